@@ -1,0 +1,96 @@
+"""Every error that coro_rt raises, named for the situation. A message says what came, what was expected, what to do."""
+
+from coro_rt.schedulers.errors import DeadlockError, SchedulerError
+
+__all__ = [
+    "Cancelled",
+    "ContextOverflow",
+    "CoroRtError",
+    "DeadlockError",
+    "DeviceError",
+    "DownloadError",
+    "HostObjectError",
+    "KernelError",
+    "MemoryBudgetExceeded",
+    "ModelError",
+    "ModelFileError",
+    "ModelNotFound",
+    "Overloaded",
+    "RuntimeClosed",
+    "SamplingError",
+    "SchedulerError",
+    "TemplateError",
+    "UnsupportedModel",
+    "WrongContext",
+]
+
+
+class Cancelled(BaseException):
+    """Thrown into a job at its `await` when the scope that asked for it is cancelled; again at every further `await`.
+
+    Clean up in `finally` and let it pass. It never reaches the task, which gets its own host's cancellation.
+    """
+
+
+class CoroRtError(Exception):
+    """The base of all errors below."""
+
+
+class RuntimeClosed(CoroRtError):
+    """The runtime (or the model) has been closed."""
+
+
+class WrongContext(CoroRtError):
+    """Used from another event loop, thread or process than the one that opened it, or outside a job."""
+
+
+class Overloaded(CoroRtError):
+    """The runtime is full and was opened with `on_full="raise"`."""
+
+
+class MemoryBudgetExceeded(Overloaded):
+    """A model or a sequence does not fit into the memory budget given to `open_runtime`."""
+
+
+class HostObjectError(CoroRtError):
+    """A job awaited an object of trio, asyncio or anyio, which only the host's loop can run."""
+
+
+class KernelError(CoroRtError):
+    """A kernel got arguments that it cannot run, or has no implementation for the device."""
+
+
+class DeviceError(CoroRtError):
+    """There is no such device, or it cannot be used here."""
+
+
+class ModelError(CoroRtError):
+    """The base of the errors about models."""
+
+
+class ModelNotFound(ModelError):
+    """No model of that name, and no such file."""
+
+
+class ModelFileError(ModelError):
+    """The file is not a GGUF file, is truncated, or contradicts itself."""
+
+
+class UnsupportedModel(ModelError):
+    """A sound file with an architecture, a tensor format or a tokenizer that coro_rt does not know."""
+
+
+class DownloadError(ModelError):
+    """A model could not be fetched, or what came is not what was promised."""
+
+
+class ContextOverflow(ModelError):
+    """The prompt is longer than the model's context."""
+
+
+class TemplateError(ModelError):
+    """The chat template is broken, oversteps its limits, or tries to leave its sandbox."""
+
+
+class SamplingError(ModelError, ValueError):
+    """A sampling parameter is out of range."""

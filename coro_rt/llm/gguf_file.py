@@ -311,7 +311,7 @@ class _Walk:
             block, block_bytes = GGML_QUANT_SIZES[kind]
             if shape[-1] % block:
                 self._fail(
-                    f"tensor {name!r} has rows of {shape[-1]}, not a multiple of {kind.name}'s block of {block}"
+                    f"tensor {name!r} has rows of {shape[-1]}, no multiple of {kind.name}'s block of {block}"
                 )
             if offset % alignment:
                 self._fail(f"tensor {name!r} starts at {offset}, not a multiple of the alignment {alignment}")

@@ -83,12 +83,11 @@ class Tokenizer:
         )
         ordinary = {name: i for i, name in enumerate(names) if types[i] == TokenType.NORMAL}
         self._bytes = _all_bytes(file, names, types)
-        self._missing = bytes(
-            set(range(256)).difference(*(piece for piece in self._bytes if len(piece) == 1))
-        )
+        self._missing = bytes(byte for name, byte in _BYTE_OF.items() if name not in ordinary)
         if set(self._missing) & set(_REPLACEMENT.encode()):
+            few = self._missing[:8].hex(" ")
             raise ModelFileError(
-                f"{file.path}: the vocabulary lacks the single bytes {self._missing[:8].hex(' ')} …, too many to read text"
+                f"{file.path}: the vocabulary lacks the bytes {few} …, too many to read text"
             )
         self._bpe = tokenizers.Tokenizer(models.BPE(vocab=ordinary, merges=_merges(file, ordinary)))
         self._bpe.pre_tokenizer = pre_tokenizer

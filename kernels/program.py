@@ -1,0 +1,404 @@
+"""Programs: a model's step as a table of operations over buffers, and the code that does a part of one operation.
+
+A `Program` is built once per model. A `Workspace` holds the buffers of one step under way (so that a suspended step keeps its
+half-done state) and the point where it goes on. An operation is cut into *units* that may be done in any order by any thread:
+
+    operation   a unit is                        reads → writes
+    EMBED       a token                          token ids → float32 row
+    NORM        a row                            float32 row → float32 row, and int8 row
+    MATMUL      16 output rows                   int8 (or float32) rows → float32 rows, set or added
+    ROPE_KV     a row                            query, key, value → query turned, key and value in the cache
+    ATTEND      a row and a query head           query, cache → float32 head, and int8 blocks
+    SWIGLU      a row                            gate | up → float32 row, and int8 row
+    SUMMARY     a row of logits                  logits → best token, log-sum-exp
+
+Operations marked `tail` work on the last rows only, those whose logits are wanted.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import activations
+from .atomics import atomic_load
+from .attention import attend, scratch_bytes
+from .embed import fetch_f16, fetch_f32, fetch_q4_0, fetch_q4_1, fetch_q8_0
+from .formats import BLOCK, F16, F32, Q4_0, Q4_1, Q8_0, Bytes, Floats
+from .jit import entry
+from .kv import PAGE_POSITIONS, KVShape, write_position
+from .logits import summarize
+from .matmul import groups_f16, groups_f32, groups_q4_0, groups_q4_1, groups_q8_0
+from .memory import align_up, aligned_zeros
+from .norm import norm_row
+from .packed import PackedMatrix
+from .rope import turn_head
+from .simd import load_f32, load_i32, load_i64, store_f32, store_i64
+from .swiglu import swiglu_row
+
+
+class Op(IntEnum):
+    EMBED = 0
+    NORM = 1
+    MATMUL = 2
+    ROPE_KV = 3
+    ATTEND = 4
+    SWIGLU = 5
+    SUMMARY = 6
+
+
+class Buffer(IntEnum):
+    """The buffers of a workspace; each has one row per token. Q… are int8 rows (see `activations`)."""
+
+    TOKENS = 0  # int32, one per token, as are the next two
+    POSITIONS = 1
+    PAGES = 2  # address of the token's sequence's table of page addresses
+    HIDDEN = 3  # the residual stream
+    NORMED = 4
+    QNORMED = 5
+    QKV = 6
+    ATTENDED = 7
+    QATTENDED = 8
+    GATE_UP = 9
+    GATED = 10
+    QGATED = 11
+    LOGITS = 12  # one row per tail row, as are the next
+    SUMMARY = 13  # int64 best token, float32 log-sum-exp
+    SCRATCH = 14  # one row per thread
+
+
+class Field(IntEnum):
+    """Columns of the table of operations, int64 each."""
+
+    OP = 0
+    UNITS = 1  # units per row (ATTEND), in all (MATMUL), else 1 per row
+    IN = 2  # buffers
+    OUT = 3
+    QOUT = 4  # -1: no int8 copy
+    COLUMNS = 5
+    FORMAT = 6
+    WEIGHT = 7  # address
+    GROUP_BYTES = 8
+    D_BYTES = 9
+    Q_AT = 10
+    OUT_OFFSET = 11  # bytes into each row of OUT
+    ADD = 12
+    TAIL = 13  # only the rows whose logits are wanted
+    SKIP = 14  # IN has all rows, OUT the tail only
+    NUMBER = 15  # float32 in a table of its own: eps or scale
+    HEADS = 16
+    KV_HEADS = 17
+    HEAD_SIZE = 18
+    LAYER_OFFSET = 19  # bytes into a page
+    TABLE = 20  # address of the sines and cosines
+    HALF = 21  # pairs turned
+    HALVES = 22  # pairs are (i, i + n/2)
+    NUMBERS = 23  # address of float32 [1]: see NUMBER
+    COUNT = 24
+
+
+class State(IntEnum):
+    """Words of a workspace's state, int64 each."""
+
+    OP = 0  # where to go on
+    UNIT = 1
+    ROWS = 2
+    TAIL = 3
+    COUNT = 8
+
+
+_FORMATS = {f.name: i for i, f in enumerate((F32, F16, Q4_0, Q4_1, Q8_0))}
+
+# numba sees plain integers
+_EMBED, _NORM, _MATMUL, _ROPE_KV, _ATTEND, _SWIGLU = (int(op) for op in list(Op)[:6])
+_F = {f.name: int(f) * 8 for f in Field}
+_OP, _UNITS, _IN, _OUT, _QOUT = (_F[n] for n in ("OP", "UNITS", "IN", "OUT", "QOUT"))
+_COLUMNS, _FORMAT, _WEIGHT, _GROUP_BYTES = (_F[n] for n in ("COLUMNS", "FORMAT", "WEIGHT", "GROUP_BYTES"))
+_D_BYTES, _Q_AT, _OUT_OFFSET, _ADD, _TAIL, _SKIP = (
+    _F[n] for n in ("D_BYTES", "Q_AT", "OUT_OFFSET", "ADD", "TAIL", "SKIP")
+)
+_HEADS, _KV_HEADS, _HEAD_SIZE, _LAYER_OFFSET = (_F[n] for n in ("HEADS", "KV_HEADS", "HEAD_SIZE", "LAYER_OFFSET"))
+_TABLE, _HALF, _HALVES, _NUMBERS = (_F[n] for n in ("TABLE", "HALF", "HALVES", "NUMBERS"))
+OP_BYTES = int(Field.COUNT) * 8
+_TOKENS, _POSITIONS, _PAGES, _SCRATCH = (int(b) * 16 for b in (Buffer.TOKENS, Buffer.POSITIONS, Buffer.PAGES, Buffer.SCRATCH))
+STATE_OP, STATE_UNIT, STATE_ROWS, STATE_TAIL = (int(s) * 8 for s in list(State)[:4])
+
+
+class Program:
+    """A table of operations, in order. Append with the methods, then `finish`; read-only afterwards."""
+
+    def __init__(self) -> None:
+        self._rows: list[NDArray[np.int64]] = []
+        self._keep: list[Any] = []  # what the table's addresses point into
+        self.table: NDArray[np.int64] = np.zeros((0, Field.COUNT), np.int64)
+
+    def finish(self) -> "Program":
+        self.table = np.ascontiguousarray(np.stack(self._rows))
+        self.table.flags.writeable = False
+        return self
+
+    def embed(self, weight: PackedMatrix, *, out: Buffer) -> None:
+        self._add(Op.EMBED, OUT=out, **self._matrix(weight))
+
+    def norm(self, weight: Floats, eps: float, columns: int, *, source: Buffer, out: Buffer, qout: Buffer | None, tail: bool = False) -> None:
+        """RMSNorm; with `tail`, of the last rows of `source` into the first rows of `out`."""
+        assert columns % BLOCK == 0 and weight.shape == (columns,), (columns, weight.shape)
+        self._add(
+            Op.NORM, IN=source, OUT=out, QOUT=-1 if qout is None else qout, COLUMNS=columns,
+            WEIGHT=self._address(np.ascontiguousarray(weight, np.float32)),
+            NUMBERS=self._address(np.array([eps], np.float32)), TAIL=tail, SKIP=tail,
+        )  # fmt: skip
+
+    def matmul(self, weight: PackedMatrix, *, source: Buffer, out: Buffer, offset: int = 0, add: bool = False, tail: bool = False) -> None:
+        """`source` are int8 rows for quantized weights, else float32 rows. `offset`: float32 columns into `out`."""
+        self._add(Op.MATMUL, IN=source, OUT=out, UNITS=weight.groups, OUT_OFFSET=offset * 4, ADD=add, TAIL=tail, **self._matrix(weight))
+
+    def rope_kv(self, kv: KVShape, layer: int, heads: int, turns: Floats, *, halves: bool, qkv: Buffer) -> None:
+        self._add(
+            Op.ROPE_KV, IN=qkv, HEADS=heads, KV_HEADS=kv.heads, HEAD_SIZE=kv.head_size,
+            LAYER_OFFSET=layer * kv.layer_bytes, TABLE=self._address(turns), HALF=turns.shape[1], HALVES=halves,
+        )  # fmt: skip
+
+    def attend(self, kv: KVShape, layer: int, heads: int, *, qkv: Buffer, out: Buffer, qout: Buffer | None) -> None:
+        assert heads % kv.heads == 0, (heads, kv)
+        assert qout is None or kv.head_size % BLOCK == 0, kv
+        self._add(
+            Op.ATTEND, IN=qkv, OUT=out, QOUT=-1 if qout is None else qout, UNITS=heads, HEADS=heads, KV_HEADS=kv.heads,
+            HEAD_SIZE=kv.head_size, LAYER_OFFSET=layer * kv.layer_bytes, COLUMNS=heads * kv.head_size,
+            NUMBERS=self._address(np.array([kv.head_size**-0.5], np.float32)),
+        )  # fmt: skip
+
+    def swiglu(self, columns: int, *, gate_up: Buffer, out: Buffer, qout: Buffer | None) -> None:
+        assert columns % BLOCK == 0, columns
+        self._add(Op.SWIGLU, IN=gate_up, OUT=out, QOUT=-1 if qout is None else qout, COLUMNS=columns)
+
+    def summary(self, vocabulary: int, *, logits: Buffer, out: Buffer) -> None:
+        self._add(Op.SUMMARY, IN=logits, OUT=out, COLUMNS=vocabulary, TAIL=True)
+
+    def _matrix(self, weight: PackedMatrix) -> dict[str, int]:
+        self._keep.append(weight)
+        return {
+            "COLUMNS": weight.columns, "FORMAT": _FORMATS[weight.format.name], "WEIGHT": weight.address,
+            "GROUP_BYTES": weight.group_bytes, "D_BYTES": weight.d_bytes, "Q_AT": weight.d_bytes + weight.m_bytes,
+        }  # fmt: skip
+
+    def _address(self, array: NDArray[Any]) -> int:
+        assert array.flags.c_contiguous
+        self._keep.append(array)
+        return int(array.ctypes.data)
+
+    def _add(self, op: Op, **fields: int) -> None:
+        row = np.zeros(Field.COUNT, np.int64)
+        row[Field.OP] = op
+        for name, value in fields.items():
+            row[Field[name]] = value
+        self._rows.append(row)
+
+
+@dataclass(frozen=True, slots=True)
+class Widths:
+    """What a workspace's rows must hold: float32 values per buffer, and the longest context."""
+
+    hidden: int
+    qkv: int
+    attended: int
+    gated: int
+    vocabulary: int
+    context: int
+
+    def row_bytes(self) -> dict[Buffer, int]:
+        pad = 16  # matrices write whole groups of 16 rows
+        return {
+            Buffer.TOKENS: 4, Buffer.POSITIONS: 4, Buffer.PAGES: 8,
+            Buffer.HIDDEN: align_up((self.hidden + pad) * 4), Buffer.NORMED: align_up((self.hidden + pad) * 4),
+            Buffer.QNORMED: activations.row_bytes(self.hidden), Buffer.QKV: align_up((self.qkv + pad) * 4),
+            Buffer.ATTENDED: align_up((self.attended + pad) * 4), Buffer.QATTENDED: activations.row_bytes(self.attended),
+            Buffer.GATE_UP: align_up((2 * self.gated + pad) * 4), Buffer.GATED: align_up((self.gated + pad) * 4),
+            Buffer.QGATED: activations.row_bytes(self.gated), Buffer.LOGITS: align_up((self.vocabulary + pad) * 4),
+            Buffer.SUMMARY: 16, Buffer.SCRATCH: align_up((self.context + 64) * 4),
+        }  # fmt: skip
+
+
+class Workspace:
+    """The buffers of one step of up to `rows` tokens, `tail` of them with logits, and where the step goes on.
+
+    One step at a time: `begin`, then run it (in pieces) with `Gang.run`, then read `logits` and `summaries`.
+    """
+
+    def __init__(self, widths: Widths, *, rows: int, tail: int, threads: int) -> None:
+        self.rows, self.tail = rows, tail
+        self.state = np.zeros(State.COUNT, np.int64)
+        self.table = np.zeros((len(Buffer), 2), np.int64)  # address, bytes per row
+        self._arrays: dict[Buffer, Bytes] = {}
+        self._row_pages: list[NDArray[np.int64]] = []
+        for buffer, row_bytes in widths.row_bytes().items():
+            count = threads if buffer is Buffer.SCRATCH else tail if buffer in (Buffer.LOGITS, Buffer.SUMMARY) else rows
+            array = aligned_zeros(row_bytes * max(count, 1))
+            self._arrays[buffer] = array
+            self.table[buffer] = array.ctypes.data, row_bytes
+        self._vocabulary = widths.vocabulary
+
+    @staticmethod
+    def nbytes_of(widths: Widths, *, rows: int, tail: int, threads: int) -> int:
+        """Bytes that such a workspace will take."""
+        sizes = widths.row_bytes()
+        per_tail = sizes.pop(Buffer.LOGITS) + sizes.pop(Buffer.SUMMARY)
+        per_thread = sizes.pop(Buffer.SCRATCH)
+        return rows * sum(sizes.values()) + tail * per_tail + threads * per_thread
+
+    def begin(self, tokens: NDArray[np.int32], positions: NDArray[np.int32], pages: list[NDArray[np.int64]], *, tail: int) -> None:
+        """Set up a step: token ids, their positions, each token's table of pages, logits for the last `tail` tokens."""
+        count = len(tokens)
+        assert 0 < count <= self.rows and 0 <= tail <= min(count, self.tail), (count, tail, self.rows, self.tail)
+        assert len(positions) == len(pages) == count
+        self.array(Buffer.TOKENS).view(np.int32)[:count] = tokens
+        self.array(Buffer.POSITIONS).view(np.int32)[:count] = positions
+        self.array(Buffer.PAGES).view(np.int64)[:count] = [table.ctypes.data for table in pages]
+        self._row_pages = pages  # keeps the tables alive
+        self.state[:] = 0
+        self.state[State.ROWS], self.state[State.TAIL] = count, tail
+
+    def array(self, buffer: Buffer) -> Bytes:
+        return self._arrays[buffer]
+
+    def floats(self, buffer: Buffer) -> Floats:
+        """A float32 view [rows, columns with padding]."""
+        return self._arrays[buffer].view(np.float32).reshape(-1, int(self.table[buffer, 1]) // 4)
+
+    @property
+    def logits(self) -> Floats:
+        """float32 [tail rows of this step, vocabulary]: a view, overwritten by the next step."""
+        return self.floats(Buffer.LOGITS)[: int(self.state[State.TAIL]), : self._vocabulary]
+
+    @property
+    def summaries(self) -> tuple[NDArray[np.int64], Floats]:
+        """(best token, log-sum-exp) of each tail row."""
+        count = int(self.state[State.TAIL])
+        best = self.array(Buffer.SUMMARY).view(np.int64).reshape(-1, 2)[:count, 0]
+        return best, self.array(Buffer.SUMMARY).view(np.float32).reshape(-1, 4)[:count, 2]
+
+
+@entry
+def units_of(op, state):  # type: ignore[no-untyped-def]
+    """How many units an operation has in this step."""
+    rows = load_i64(state + STATE_TAIL) if load_i64(op + _TAIL) != 0 else load_i64(state + STATE_ROWS)
+    if rows == 0:
+        return 0
+    kind = load_i64(op + _OP)
+    if kind == _MATMUL:
+        return load_i64(op + _UNITS)
+    if kind == _ATTEND:
+        return rows * load_i64(op + _UNITS)
+    return rows
+
+
+@entry
+def unit_cost_ns(op, state, ws):  # type: ignore[no-untyped-def]
+    """A guess of a unit's time, to cut operations into chunks of about equal time. Need not be good."""
+    rows = load_i64(state + STATE_TAIL) if load_i64(op + _TAIL) != 0 else load_i64(state + STATE_ROWS)
+    kind = load_i64(op + _OP)
+    if kind == _MATMUL:
+        return load_i64(op + _GROUP_BYTES) // 16 + load_i64(op + _COLUMNS) * 16 * rows // 128
+    if kind == _ATTEND:
+        last = load_i32(load_i64(ws + _POSITIONS) + (rows - 1) * 4)
+        return 100 + last * load_i64(op + _HEAD_SIZE) // 12
+    if kind == _ROPE_KV:
+        return load_i64(op + _HEADS) * load_i64(op + _HEAD_SIZE)
+    return load_i64(op + _COLUMNS)
+
+
+@entry
+def run_units(op, ws, state, first, last, thread):  # type: ignore[no-untyped-def]
+    """Do units first … last-1 of the operation at address `op`, over the workspace table at `ws`."""
+    kind = load_i64(op + _OP)
+    rows = load_i64(state + STATE_TAIL) if load_i64(op + _TAIL) != 0 else load_i64(state + STATE_ROWS)
+    source = ws + load_i64(op + _IN) * 16
+    x, x_stride = load_i64(source), load_i64(source + 8)
+    target = ws + load_i64(op + _OUT) * 16
+    y, y_stride = load_i64(target), load_i64(target + 8)
+    qout = load_i64(op + _QOUT)
+    q, q_stride = np.int64(0), np.int64(0)
+    if qout >= 0:
+        q, q_stride = load_i64(ws + qout * 16), load_i64(ws + qout * 16 + 8)
+    columns = load_i64(op + _COLUMNS)
+    form = load_i64(op + _FORMAT)
+    w, group_bytes = load_i64(op + _WEIGHT), load_i64(op + _GROUP_BYTES)
+    d_bytes, q_at = load_i64(op + _D_BYTES), load_i64(op + _Q_AT)
+
+    if kind == _MATMUL:
+        y += load_i64(op + _OUT_OFFSET)
+        add = load_i64(op + _ADD) != 0
+        if form == 3:
+            groups_q4_1(w, group_bytes, d_bytes, q_at, columns, x, x_stride, y, y_stride, rows, add, first, last)
+        elif form == 4:
+            groups_q8_0(w, group_bytes, d_bytes, q_at, columns, x, x_stride, y, y_stride, rows, add, first, last)
+        elif form == 2:
+            groups_q4_0(w, group_bytes, d_bytes, q_at, columns, x, x_stride, y, y_stride, rows, add, first, last)
+        elif form == 1:
+            groups_f16(w, group_bytes, d_bytes, q_at, columns, x, x_stride, y, y_stride, rows, add, first, last)
+        else:
+            groups_f32(w, group_bytes, d_bytes, q_at, columns, x, x_stride, y, y_stride, rows, add, first, last)
+    elif kind == _EMBED:
+        for t in range(first, last):
+            token = load_i32(load_i64(ws + _TOKENS) + t * 4)
+            out = y + t * y_stride
+            if form == 4:
+                fetch_q8_0(w, group_bytes, d_bytes, q_at, columns, token, out)
+            elif form == 3:
+                fetch_q4_1(w, group_bytes, d_bytes, q_at, columns, token, out)
+            elif form == 2:
+                fetch_q4_0(w, group_bytes, d_bytes, q_at, columns, token, out)
+            elif form == 1:
+                fetch_f16(w, group_bytes, d_bytes, q_at, columns, token, out)
+            else:
+                fetch_f32(w, group_bytes, d_bytes, q_at, columns, token, out)
+    elif kind == _NORM:
+        skip = load_i64(state + STATE_ROWS) - rows if load_i64(op + _SKIP) != 0 else 0
+        for t in range(first, last):
+            norm_row(x + (t + skip) * x_stride, w, y + t * y_stride, columns, load_f32(load_i64(op + _NUMBERS)))
+            if qout >= 0:
+                activations.quantize_row(y + t * y_stride, q + t * q_stride, columns)
+    elif kind == _SWIGLU:
+        for t in range(first, last):
+            swiglu_row(x + t * x_stride, x + t * x_stride + columns * 4, y + t * y_stride, columns)
+            if qout >= 0:
+                activations.quantize_row(y + t * y_stride, q + t * q_stride, columns)
+    elif kind == _ROPE_KV or kind == _ATTEND:
+        heads, kv_heads, size = load_i64(op + _HEADS), load_i64(op + _KV_HEADS), load_i64(op + _HEAD_SIZE)
+        layer = load_i64(op + _LAYER_OFFSET)
+        head_bytes = PAGE_POSITIONS * size * 4
+        if kind == _ROPE_KV:
+            half, halves = load_i64(op + _HALF), load_i64(op + _HALVES) != 0
+            for t in range(first, last):
+                position = load_i32(load_i64(ws + _POSITIONS) + t * 4)
+                turns = load_i64(op + _TABLE) + position * half * 8
+                row = x + t * x_stride
+                for head in range(heads + kv_heads):
+                    turn_head(row + head * size * 4, turns, half, halves)
+                pages = load_i64(load_i64(ws + _PAGES) + t * 8)
+                page = load_i64(pages + (position // PAGE_POSITIONS) * 8) + layer
+                for head in range(kv_heads):
+                    key = row + (heads + head) * size * 4
+                    slot = position % PAGE_POSITIONS
+                    write_position(page + head * head_bytes, slot, size, key, key + kv_heads * size * 4)
+        else:
+            scratch = load_i64(ws + _SCRATCH) + thread * load_i64(ws + _SCRATCH + 8)
+            scale = load_f32(load_i64(op + _NUMBERS))
+            for unit in range(first, last):
+                t, head = unit // heads, unit % heads
+                length = load_i32(load_i64(ws + _POSITIONS) + t * 4) + 1
+                pages = load_i64(load_i64(ws + _PAGES) + t * 8)
+                offset = layer + head // (heads // kv_heads) * head_bytes
+                out = y + t * y_stride + head * size * 4
+                attend(x + t * x_stride + head * size * 4, pages, offset, length, size, scale, scratch, out)
+                if qout >= 0:
+                    for block in range(size // BLOCK):
+                        nth = head * (size // BLOCK) + block
+                        activations.quantize_block(out + block * BLOCK * 4, q + t * q_stride, columns, nth)
+    else:
+        for t in range(first, last):
+            best, total = summarize(x + t * x_stride, columns)
+            store_i64(y + t * y_stride, best)
+            store_f32(y + t * y_stride + 8, total)

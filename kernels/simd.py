@@ -1,0 +1,402 @@
+"""Vectors of 16 lanes inside numba: types, loads and stores by address, and the few primitives that differ per CPU.
+
+Kernels here work on raw addresses (int64), not on arrays: a program's operations come as a table of numbers. Each
+function below is one LLVM operation or a handful; LLVM splits 512-bit vectors where the CPU has narrower ones, so a
+kernel is written once. Only `dot_u8s8` looks at the CPU's features.
+
+Floating-point contraction and reassociation stay off: what is fused says `fma`, and sums have one order. Who passes a
+wrong address gets a crash, so only the launchers in this package, which check shapes first, may call these.
+"""
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numba
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic, models, overload, register_model
+
+LANES = 16
+
+_I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+_F16, _F32 = ir.HalfType(), ir.FloatType()
+
+
+class _Vector(types.Type):
+    def __init__(self, name: str, element: Any, lanes: int) -> None:
+        super().__init__(name)
+        self.element = element
+        self.llvm = ir.VectorType(element, lanes)
+
+
+class _VectorF32(_Vector): ...
+
+
+class _VectorI32(_Vector): ...
+
+
+class _VectorU8(_Vector): ...
+
+
+f32x16 = _VectorF32("f32x16", _F32, 16)
+i32x16 = _VectorI32("i32x16", _I32, 16)
+u8x64 = _VectorU8("u8x64", _I8, 64)
+
+
+@register_model(_VectorF32)
+@register_model(_VectorI32)
+@register_model(_VectorU8)
+class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, dmm: Any, fe_type: _Vector) -> None:
+        super().__init__(dmm, fe_type, fe_type.llvm)
+
+
+def _define(result: Any, *parameters: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Make an intrinsic of `emit(context, builder, *values)`, with fixed types."""
+
+    def decorate(emit: Callable[..., Any]) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            values = [
+                context.cast(builder, value, came, want)
+                for value, came, want in zip(values, signature.args, parameters, strict=True)
+            ]
+            produced = emit(context, builder, *values)
+            return context.get_dummy_value() if result is types.void else produced
+
+        names = ", ".join(f"a{i}" for i in range(len(parameters)))
+        scope: dict[str, Any] = {"types": types, "result": result, "parameters": parameters, "codegen": codegen}
+        # numba reads an intrinsic's arity from its signature, hence the one generated line.
+        exec(f"def {emit.__name__}(typingctx, {names}): return result(*parameters), codegen", scope)
+        made = scope[emit.__name__]
+        made.__doc__, made.__module__ = emit.__doc__, __name__
+        return intrinsic(made)
+
+    return decorate
+
+
+def _pointer(builder: Any, address: Any, element: Any) -> Any:
+    return builder.inttoptr(address, element.as_pointer())
+
+
+def _load(builder: Any, address: Any, kind: Any, align: int) -> Any:
+    return builder.load(_pointer(builder, address, kind), align=align)
+
+
+def _store(builder: Any, address: Any, value: Any, align: int) -> None:
+    builder.store(value, _pointer(builder, address, value.type), align=align)
+
+
+def _splat(builder: Any, value: Any, lanes: int) -> Any:
+    vector = ir.VectorType(value.type, lanes)
+    one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(_I32, 0))
+    zeros = ir.Constant(ir.VectorType(_I32, lanes), [0] * lanes)
+    return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), zeros)
+
+
+def _call(builder: Any, name: str, result: Any, *values: Any) -> Any:
+    function_type = ir.FunctionType(result, [value.type for value in values])
+    function = builder.module.globals.get(name) or ir.Function(builder.module, function_type, name)
+    return builder.call(function, values)
+
+
+# Scalars by address
+
+
+@_define(types.int64, types.int64)
+def load_i64(context: Any, builder: Any, address: Any) -> Any:
+    return _load(builder, address, _I64, 8)
+
+
+@_define(types.int64, types.int64)
+def load_i32(context: Any, builder: Any, address: Any) -> Any:
+    return builder.sext(_load(builder, address, _I32, 4), _I64)
+
+
+@_define(types.int64, types.int64)
+def load_u8(context: Any, builder: Any, address: Any) -> Any:
+    return builder.zext(_load(builder, address, _I8, 1), _I64)
+
+
+@_define(types.float32, types.int64)
+def load_f32(context: Any, builder: Any, address: Any) -> Any:
+    return _load(builder, address, _F32, 4)
+
+
+@_define(types.float32, types.int64)
+def load_f16(context: Any, builder: Any, address: Any) -> Any:
+    return builder.fpext(_load(builder, address, _F16, 2), _F32)
+
+
+@_define(types.void, types.int64, types.int64)
+def store_i32(context: Any, builder: Any, address: Any, value: Any) -> None:
+    _store(builder, address, builder.trunc(value, _I32), 4)
+
+
+@_define(types.void, types.int64, types.int64)
+def store_i64(context: Any, builder: Any, address: Any, value: Any) -> None:
+    _store(builder, address, value, 8)
+
+
+@_define(types.void, types.int64, types.float32)
+def store_f32(context: Any, builder: Any, address: Any, value: Any) -> None:
+    _store(builder, address, value, 4)
+
+
+@_define(types.void, types.int64, types.float32)
+def store_f16(context: Any, builder: Any, address: Any, value: Any) -> None:
+    _store(builder, address, builder.fptrunc(value, _F16), 2)
+
+
+# Vectors by address
+
+
+@_define(f32x16, types.int64)
+def vload_f32(context: Any, builder: Any, address: Any) -> Any:
+    return _load(builder, address, f32x16.llvm, 4)
+
+
+@_define(f32x16, types.int64)
+def vload_f16(context: Any, builder: Any, address: Any) -> Any:
+    """16 float16 values, widened to float32."""
+    return builder.fpext(_load(builder, address, ir.VectorType(_F16, 16), 2), f32x16.llvm)
+
+
+@_define(u8x64, types.int64)
+def vload_u8(context: Any, builder: Any, address: Any) -> Any:
+    return _load(builder, address, u8x64.llvm, 1)
+
+
+@_define(types.void, types.int64, f32x16)
+def vstore_f32(context: Any, builder: Any, address: Any, value: Any) -> None:
+    _store(builder, address, value, 4)
+
+
+@_define(types.void, types.int64, f32x16)
+def vstore_f16(context: Any, builder: Any, address: Any, value: Any) -> None:
+    _store(builder, address, builder.fptrunc(value, ir.VectorType(_F16, 16)), 2)
+
+
+@_define(types.void, types.int64, i32x16)
+def vstore_i8(context: Any, builder: Any, address: Any, value: Any) -> None:
+    """The low byte of each lane."""
+    _store(builder, address, builder.trunc(value, ir.VectorType(_I8, 16)), 1)
+
+
+# Arithmetic
+
+
+@_define(f32x16, types.float32)
+def splat_f32(context: Any, builder: Any, value: Any) -> Any:
+    return _splat(builder, value, 16)
+
+
+@_define(i32x16, types.int64)
+def splat_i32(context: Any, builder: Any, value: Any) -> Any:
+    return _splat(builder, builder.trunc(value, _I32), 16)
+
+
+@_define(f32x16, f32x16, f32x16, f32x16)
+def fma(context: Any, builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """`a * b + c` with one rounding."""
+    return _call(builder, "llvm.fma.v16f32", f32x16.llvm, a, b, c)
+
+
+@_define(f32x16, f32x16, f32x16)
+def _vadd(context: Any, builder: Any, a: Any, b: Any) -> Any:
+    return builder.fadd(a, b)
+
+
+@_define(f32x16, f32x16, f32x16)
+def _vsub(context: Any, builder: Any, a: Any, b: Any) -> Any:
+    return builder.fsub(a, b)
+
+
+@_define(f32x16, f32x16, f32x16)
+def _vmul(context: Any, builder: Any, a: Any, b: Any) -> Any:
+    return builder.fmul(a, b)
+
+
+@_define(f32x16, f32x16, f32x16)
+def _vdiv(context: Any, builder: Any, a: Any, b: Any) -> Any:
+    return builder.fdiv(a, b)
+
+
+@_define(i32x16, i32x16, i32x16)
+def _iadd(context: Any, builder: Any, a: Any, b: Any) -> Any:
+    return builder.add(a, b)
+
+
+@_define(f32x16, f32x16, f32x16)
+def vmax(context: Any, builder: Any, a: Any, b: Any) -> Any:
+    """The larger of each pair; a NaN in `a` gives `b`'s lane."""
+    return builder.select(builder.fcmp_ordered(">", a, b), a, b)
+
+
+@_define(f32x16, f32x16)
+def vabs(context: Any, builder: Any, a: Any) -> Any:
+    return _call(builder, "llvm.fabs.v16f32", f32x16.llvm, a)
+
+
+@_define(f32x16, f32x16)
+def vround(context: Any, builder: Any, a: Any) -> Any:
+    """To the nearest integer, ties to even."""
+    return _call(builder, "llvm.rint.v16f32", f32x16.llvm, a)
+
+
+@_define(i32x16, f32x16)
+def to_i32(context: Any, builder: Any, a: Any) -> Any:
+    return builder.fptosi(a, i32x16.llvm)
+
+
+@_define(f32x16, i32x16)
+def to_f32(context: Any, builder: Any, a: Any) -> Any:
+    return builder.sitofp(a, f32x16.llvm)
+
+
+@_define(f32x16, f32x16)
+def power_of_two(context: Any, builder: Any, a: Any) -> Any:
+    """2**a for integral `a` in -126 … 127, by building the exponent."""
+    exponent = builder.add(builder.fptosi(a, i32x16.llvm), ir.Constant(i32x16.llvm, [127] * 16))
+    return builder.bitcast(builder.shl(exponent, ir.Constant(i32x16.llvm, [23] * 16)), f32x16.llvm)
+
+
+@_define(f32x16, f32x16, types.int64, types.float32)
+def keep_first(context: Any, builder: Any, a: Any, count: Any, other: Any) -> Any:
+    """Lanes below `count` as they are, `other` in the rest."""
+    lane = ir.Constant(i32x16.llvm, list(range(16)))
+    below = builder.icmp_signed("<", lane, _splat(builder, builder.trunc(count, _I32), 16))
+    return builder.select(below, a, _splat(builder, other, 16))
+
+
+def _halve(builder: Any, vector: Any, combine: Callable[[Any, Any], Any]) -> Any:
+    lanes = 16
+    while lanes > 1:
+        lanes //= 2
+        undefined = ir.Constant(vector.type, ir.Undefined)
+        low = ir.Constant(ir.VectorType(_I32, lanes), list(range(lanes)))
+        high = ir.Constant(ir.VectorType(_I32, lanes), list(range(lanes, 2 * lanes)))
+        vector = combine(
+            builder.shuffle_vector(vector, undefined, low), builder.shuffle_vector(vector, undefined, high)
+        )
+    return builder.extract_element(vector, ir.Constant(_I32, 0))
+
+
+@_define(types.float32, f32x16)
+def sum_lanes(context: Any, builder: Any, a: Any) -> Any:
+    """The sum of the lanes, halves added to halves: one order on every CPU."""
+    return _halve(builder, a, builder.fadd)
+
+
+@_define(types.float32, f32x16)
+def max_lanes(context: Any, builder: Any, a: Any) -> Any:
+    return _halve(builder, a, lambda x, y: builder.select(builder.fcmp_ordered(">", x, y), x, y))
+
+
+@_define(types.int64, i32x16)
+def sum_lanes_i32(context: Any, builder: Any, a: Any) -> Any:
+    return builder.sext(_halve(builder, a, builder.add), _I64)
+
+
+def _overload_operator(op: Callable[..., Any], floats: Any, ints: Any = None) -> None:
+    @overload(op, strict=False)
+    def _select(a: Any, b: Any) -> Any:
+        if isinstance(a, _VectorF32) and isinstance(b, _VectorF32):
+            return lambda a, b: floats(a, b)
+        if ints is not None and isinstance(a, _VectorI32) and isinstance(b, _VectorI32):
+            return lambda a, b: ints(a, b)
+        return None
+
+
+_overload_operator(operator.add, _vadd, _iadd)
+_overload_operator(operator.sub, _vsub)
+_overload_operator(operator.mul, _vmul)
+_overload_operator(operator.truediv, _vdiv)
+
+
+# Quantized products
+
+
+@_define(u8x64, u8x64)
+def low_nibbles(context: Any, builder: Any, a: Any) -> Any:
+    return builder.and_(a, ir.Constant(u8x64.llvm, [15] * 64))
+
+
+@_define(u8x64, u8x64)
+def high_nibbles(context: Any, builder: Any, a: Any) -> Any:
+    return builder.lshr(a, ir.Constant(u8x64.llvm, [4] * 64))
+
+
+def cpu_features(context: Any = None) -> frozenset[str]:
+    """The features that numba compiles for: the host's, or those in NUMBA_CPU_FEATURES."""
+    if context is None:
+        from numba.core.registry import cpu_target
+
+        context = cpu_target.target_context
+    listed = context.codegen()._tm_features
+    return frozenset(item[1:] for item in listed.split(",") if item.startswith("+"))
+
+
+def isa(context: Any = None) -> str:
+    """The instruction set that `dot_u8s8` uses on this CPU: `avx512-vnni` or `portable`."""
+    features = cpu_features(context)
+    return "avx512-vnni" if {"avx512vnni", "avx512bw"} <= features else "portable"
+
+
+@_define(i32x16, i32x16, u8x64, types.int64)
+def dot_u8s8(context: Any, builder: Any, accumulator: Any, unsigned: Any, address: Any) -> Any:
+    """Lane i: accumulator[i] + Σ unsigned[4i+k] * signed[k], k < 4, the 4 int8 at `address` being shared by all lanes.
+
+    Exact: 32 bits hold more than 16,000 such sums.
+    """
+    four = _splat(builder, _load(builder, address, _I32, 1), 16)
+    if isa(context) == "avx512-vnni":
+        words = builder.bitcast(unsigned, i32x16.llvm)
+        # LLVM 20 and later take the operands as bytes, earlier ones as words.
+        return _vpdpbusd(builder, accumulator, words, four)
+    wide = ir.VectorType(_I32, 64)
+    products = builder.mul(
+        builder.zext(unsigned, wide), builder.sext(builder.bitcast(four, u8x64.llvm), wide)
+    )
+    undefined = ir.Constant(wide, ir.Undefined)
+    for k in range(4):
+        picks = ir.Constant(ir.VectorType(_I32, 16), [4 * i + k for i in range(16)])
+        accumulator = builder.add(accumulator, builder.shuffle_vector(products, undefined, picks))
+    return accumulator
+
+
+def _vpdpbusd(builder: Any, accumulator: Any, unsigned: Any, signed: Any) -> Any:
+    return _call(
+        builder, "llvm.x86.avx512.vpdpbusd.512", i32x16.llvm, accumulator,
+        *(builder.bitcast(v, _VPDPBUSD_OPERAND) for v in (unsigned, signed)),
+    )  # fmt: skip
+
+
+# The bytes of the operands came as 16 words before LLVM 22; FACTS of the installed llvmlite decide.
+import llvmlite.binding as _binding  # noqa: E402
+
+_VPDPBUSD_OPERAND = u8x64.llvm if _binding.llvm_version_info[0] >= 22 else i32x16.llvm
+
+inline = numba.njit(nogil=True, forceinline=True, error_model="numpy")
+"""For the small functions that kernels are made of: always inlined, so that vectors stay in registers."""
+
+
+@inline
+def vexp(x: Any) -> Any:
+    """e**x in float32 to about 2 units in the last place; below -87 it gives about 1e-38, above 88 about 1e38.
+
+    2**n * p(r), n = round(x / ln 2), |r| <= ln 2 / 2, p the Taylor polynomial to the 7th power (error 1e-8 relative).
+    """
+    x = vmax(x, splat_f32(-87.0))
+    x = splat_f32(0.0) - vmax(splat_f32(0.0) - x, splat_f32(-88.0))
+    n = vround(x * splat_f32(1.4426950408889634))
+    r = fma(n, splat_f32(-0.693359375), x)  # ln 2 in two pieces, the first exact in few bits
+    r = fma(n, splat_f32(2.1219444005469057e-4), r)
+    p = fma(r, splat_f32(1 / 5040), splat_f32(1 / 720))
+    p = fma(p, r, splat_f32(1 / 120))
+    p = fma(p, r, splat_f32(1 / 24))
+    p = fma(p, r, splat_f32(1 / 6))
+    p = fma(p, r, splat_f32(0.5))
+    p = fma(p, r, splat_f32(1.0))
+    p = fma(p, r, splat_f32(1.0))
+    return p * power_of_two(n)

@@ -2,3 +2,34 @@
 
 if __name__ != "coro_rt.schedulers":  # one file, one name
     raise ImportError("import coro_rt.schedulers, not " + __name__)
+
+from coro_rt.schedulers.dynamic import Dynamic
+from coro_rt.schedulers.entry import Entry, Grant, State
+from coro_rt.schedulers.errors import DeadlockError, SchedulerError
+from coro_rt.schedulers.explanation import Explanation
+from coro_rt.schedulers.fair import Fair
+from coro_rt.schedulers.fifo import Fifo
+from coro_rt.schedulers.policy import Policy
+from coro_rt.schedulers.qos import QoS
+from coro_rt.schedulers.registry import POLICIES, get_policy
+from coro_rt.schedulers.scheduler import Ejection, Scheduler
+from coro_rt.schedulers.strict import Strict
+
+__all__ = [
+    "POLICIES",
+    "DeadlockError",
+    "Dynamic",
+    "Ejection",
+    "Entry",
+    "Explanation",
+    "Fair",
+    "Fifo",
+    "Grant",
+    "Policy",
+    "QoS",
+    "Scheduler",
+    "SchedulerError",
+    "State",
+    "Strict",
+    "get_policy",
+]

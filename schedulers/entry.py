@@ -1,0 +1,144 @@
+"""An entry: the scheduler's view of a job. It knows urgency, service and whom it waits for; no code, no arrays.
+
+Policies read entries (`job` in their methods); the scheduler alone changes them. A state changes only in `move`, which
+asserts that the step exists:
+
+    NEW -> READY -> RUNNING -> READY | WAITING | DONE,   WAITING -> READY,   NEW | READY (not started) -> DONE
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from coro_rt.schedulers.qos import QoS
+
+if TYPE_CHECKING:
+    from coro_rt.schedulers.ready import Lane
+
+
+class State(Enum):
+    """Where an entry is."""
+
+    NEW = "new"
+    READY = "ready"
+    RUNNING = "running"
+    WAITING = "waiting"
+    DONE = "done"
+
+
+class Turn(Enum):
+    """Why an entry was granted the device."""
+
+    POLICY = "the policy put it first"
+    EXPEDITED = "it was expedited"
+    OVERDUE = "it had waited longer than max_wait_s"
+    SHARE = "background work had received less than its share"
+
+
+_STEPS = {
+    State.NEW: {State.READY, State.DONE},
+    State.READY: {State.RUNNING, State.DONE},
+    State.RUNNING: {State.READY, State.WAITING, State.DONE},
+    State.WAITING: {State.READY},
+    State.DONE: set[State](),
+}
+
+
+class Entry:
+    """One job as the scheduler sees it; equal only to itself.
+
+    `deadline` is absolute, on the clock that `now` is read from. `ready_since` is when it last became ready or, while it
+    runs, when its slice began. Seconds: `served_s` on the device, `waited_s` ready but not running. `switches` counts the
+    grants that took the device over from another entry. `vtime` belongs to the policy.
+    """
+
+    __slots__ = (
+        "background",
+        "deadline",
+        "device",
+        "effective_qos",
+        "expedited",
+        "grant",
+        "id",
+        "key",
+        "lane",
+        "name",
+        "own_key",
+        "predicted_seconds_left",
+        "qos",
+        "ready_since",
+        "served_s",
+        "started",
+        "state",
+        "submitted_at",
+        "switches",
+        "tenant",
+        "ticket",
+        "turn",
+        "vtime",
+        "waited_s",
+        "waiters",
+        "waits_on",
+    )
+
+    def __init__(
+        self,
+        id: int,
+        *,
+        name: str = "",
+        qos: QoS = QoS.DEFAULT,
+        deadline: float = inf,
+        tenant: str = "default",
+        device: str = "cpu",
+        predicted_seconds_left: float = 0.0,
+    ) -> None:
+        self.id = id
+        self.name = name or f"job-{id}"
+        self.qos = qos
+        self.deadline = deadline
+        self.tenant = tenant
+        self.device = device
+        self.predicted_seconds_left = predicted_seconds_left
+
+        self.state = State.NEW
+        self.started = False  # has been granted the device at least once
+        self.submitted_at = 0.0
+        self.ready_since = 0.0
+        self.served_s = 0.0
+        self.waited_s = 0.0
+        self.switches = 0
+        self.vtime = 0.0
+        self.turn = Turn.POLICY  # why it was last granted the device
+
+        self.waits_on: Entry | None = None
+        self.waiters: dict[Entry, None] = {}  # a set that keeps its order, so that decisions are reproducible
+        # Any: a number or a tuple of numbers, but one shape per policy, so that any two keys compare.
+        self.own_key: Any = 0.0  # what the policy said
+        self.key: Any = 0.0  # the smallest of that and of the waiters' keys
+        self.effective_qos = qos  # the highest of its own and of its waiters' levels
+        self.background = qos is QoS.BACKGROUND  # by the effective level
+
+        # The queue's own: see ready.py.
+        self.lane: Lane | None = None
+        self.ticket = 0  # of its valid item in a heap; 0: none
+        self.expedited = False
+        self.grant: Grant | None = None  # made once, given again at every turn
+
+    def __repr__(self) -> str:
+        return f"<Entry {self.id} {self.name!r} {self.qos.name} {self.state.value}>"
+
+    def move(self, state: State) -> None:
+        """Goes to `state`; a step that does not exist is our bug."""
+        assert state in _STEPS[self.state], f"{self!r} cannot become {state.value}"
+        self.state = state
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a worker may run: `entry`, for `slice_s` seconds before it asks again."""
+
+    entry: Entry
+    slice_s: float

@@ -1,0 +1,285 @@
+"""The ready queue of one device: who would be next, and why.
+
+Two levels. Tenants share the device by virtual time (start-time fair queueing, Goyal 1996: a tenant's virtual time is not
+less than the queue's when it comes; service divided by its weight moves it on; the smallest goes first). Inside a tenant the
+policy's keys decide; a *lane* holds them in two heaps, foreground and background, because background's guaranteed share is
+taken from the second. Three things go before both levels: expedited entries, overdue ones, and background's share.
+
+Heap items are `(key, ticket, entry)`; an item is valid if its ticket is its entry's. Whoever leaves or is re-keyed only
+changes its ticket; invalid items are dropped when they reach the top, or all at once when they outnumber the valid ones.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Mapping
+from heapq import heapify, heappop, heappush
+from math import inf
+from typing import Any
+
+from coro_rt.schedulers.entry import Entry, Turn
+
+_Item = tuple[Any, int, Entry]
+_POLICY = Turn.POLICY
+
+
+class Lane:
+    """One tenant's ready entries on one device."""
+
+    __slots__ = ("background", "foreground", "pace", "queue", "tenant", "vtime")
+
+    def __init__(self, tenant: str, queue: ReadyQueue, weight: float) -> None:
+        self.tenant = tenant
+        self.queue = queue
+        self.pace = 1.0 / weight  # virtual seconds per second of service
+        self.vtime = queue.vtime
+        self.foreground: list[_Item] = []
+        self.background: list[_Item] = []
+
+
+class ReadyQueue:
+    """One device: its lanes, who runs there, and what background is owed."""
+
+    __slots__ = (
+        "background_count",
+        "background_owed_s",
+        "calm",
+        "due_at",
+        "expedited",
+        "guaranteed_share",
+        "lanes",
+        "last",
+        "max_wait_s",
+        "name",
+        "only_lane",
+        "prune_at",
+        "ready",
+        "running",
+        "stale",
+        "tickets",
+        "turn",
+        "used_s",
+        "vtime",
+        "weights",
+    )
+
+    def __init__(
+        self, name: str, *, weights: Mapping[str, float], max_wait_s: float, tickets: Iterator[int]
+    ) -> None:
+        self.name = name
+        self.weights = weights
+        self.max_wait_s = max_wait_s
+        self.tickets = tickets  # shared by all devices: a ticket is never given twice
+        self.ready: OrderedDict[Entry, None] = OrderedDict()  # who has waited longest comes first
+        self.expedited: deque[Entry] = deque()
+        self.lanes: dict[str, Lane] = {}
+        self.only_lane: Lane | None = None  # the common case, one tenant, needs no search
+        self.prune_at = 16
+        self.vtime = 0.0  # virtual time of the tenant last granted in turn
+        self.stale = 0  # invalid items in the heaps
+        self.due_at = -inf  # nobody is overdue before this
+
+        self.running: Entry | None = None
+        self.last: Entry | None = None  # who was granted last
+        self.turn = _POLICY  # of the last grant
+        self.calm = False  # the last grant came right after an overdue one: it keeps its slice
+        self.used_s = 0.0  # seconds run in the current slice
+
+        self.guaranteed_share = 0.0
+        self.background_count = 0  # ready background entries
+        # What background has earned (its share of all service while it is ready) less what it got. Not more than it can
+        # earn in max_wait_s is held against it, so that a quiet hour does not cost it its share afterwards.
+        self.background_owed_s = 0.0
+
+    def lane(self, tenant: str) -> Lane:
+        """The lane of a tenant, made if need be."""
+        lane = self.lanes.get(tenant)
+        if lane is None:
+            if len(self.lanes) >= self.prune_at:
+                self._prune()
+            lane = self.lanes[tenant] = Lane(tenant, self, self.weights.get(tenant, 1.0))
+            self.only_lane = lane if len(self.lanes) == 1 else None
+        return lane
+
+    def push(self, entry: Entry) -> None:
+        """Puts an entry, with its key and lane, among the ready."""
+        lane = entry.lane
+        assert lane is not None
+        if lane.vtime < self.vtime:
+            lane.vtime = self.vtime  # time without work is no credit
+        entry.ticket = ticket = next(self.tickets)
+        if entry.background:
+            self.background_count += 1
+            heappush(lane.background, (entry.key, ticket, entry))
+        else:
+            heappush(lane.foreground, (entry.key, ticket, entry))
+        self.ready[entry] = None
+
+    def rekey(self, entry: Entry, key: Any, *, background: bool) -> None:
+        """Gives a ready entry another key or level; it has still waited as long as it has."""
+        if background is not entry.background:
+            self.background_count += 1 if background else -1
+            entry.background = background
+        entry.key = key
+        entry.ticket = ticket = next(self.tickets)
+        assert entry.lane is not None
+        heappush(entry.lane.background if background else entry.lane.foreground, (key, ticket, entry))
+        self._dropped()
+
+    def remove(self, entry: Entry) -> None:
+        """Takes a ready entry out, wherever it stands."""
+        entry.ticket = 0
+        entry.expedited = False
+        del self.ready[entry]
+        if entry.background:
+            self.background_count -= 1
+        self._dropped()
+
+    def rebuild(self) -> None:
+        """Fills the heaps again from the ready entries and their keys."""
+        for lane in self.lanes.values():
+            lane.foreground.clear()
+            lane.background.clear()
+        self.stale = 0
+        self.background_count = 0
+        for entry in list(self.ready):
+            self.push(entry)
+
+    def pick(self, now: float) -> tuple[Entry, Turn] | None:
+        """Who would be granted the device now, and why; nobody is taken out."""
+        if self.expedited:
+            expedited = self.first_expedited()
+            if expedited is not None:
+                return expedited, Turn.EXPEDITED
+        if now > self.due_at and self.turn is not Turn.OVERDUE:
+            overdue = self.overdue(now)
+            if overdue is not None:
+                return overdue, Turn.OVERDUE
+        head = self.head()
+        if head is None:
+            return None
+        if (
+            self.background_owed_s > 0.0
+            and self.guaranteed_share
+            and self.background_count
+            and not head.background
+        ):
+            return self._background_head(), Turn.SHARE
+        return head, _POLICY
+
+    def head(self) -> Entry | None:
+        """The first by tenant and key alone."""
+        lane = self.only_lane or self._next_lane()
+        if lane is None:
+            return None
+        foreground, background = lane.foreground, lane.background
+        while foreground and foreground[0][1] != foreground[0][2].ticket:
+            heappop(foreground)
+            self.stale -= 1
+        while background and background[0][1] != background[0][2].ticket:
+            heappop(background)
+            self.stale -= 1
+        if not background:
+            return foreground[0][2] if foreground else None
+        if not foreground or background[0] < foreground[0]:
+            return background[0][2]
+        return foreground[0][2]
+
+    def first_expedited(self) -> Entry | None:
+        """Who was expedited first and still is."""
+        while self.expedited and not self.expedited[0].expedited:
+            self.expedited.popleft()
+        return self.expedited[0] if self.expedited else None
+
+    def overdue(self, now: float) -> Entry | None:
+        """The entry that has waited longest, if that is longer than max_wait_s."""
+        if now <= self.due_at:
+            return None
+        oldest = next(iter(self.ready), None)
+        self.due_at = self.max_wait_s + (now if oldest is None else oldest.ready_since)
+        return oldest if now > self.due_at else None
+
+    def compare_tenants(self, candidate: Entry, running: Entry) -> int:
+        """1: the candidate's tenant goes before that of the running entry; -1: it does not; 0: the policy decides."""
+        if (
+            running.background
+            and not candidate.background
+            and self.background_owed_s > 0.0
+            and self.guaranteed_share
+        ):
+            return -1  # background catches up
+        mine, theirs = candidate.lane, running.lane
+        if mine is theirs:
+            return 0
+        assert mine is not None and theirs is not None
+        mine_foreground = not candidate.background or self._live(mine.foreground)
+        theirs_foreground = not running.background or self._live(theirs.foreground)
+        if mine_foreground is not theirs_foreground:
+            return 1 if mine_foreground else -1
+        return (mine.vtime < theirs.vtime) - (mine.vtime > theirs.vtime)
+
+    def charge(self, entry: Entry, seconds: float) -> None:
+        """Books service of the running entry: to its slice, its tenant, and what background is owed."""
+        self.used_s += seconds
+        lane = entry.lane
+        assert lane is not None
+        lane.vtime += seconds * lane.pace
+        share = self.guaranteed_share
+        owed = self.background_owed_s + share * seconds
+        if entry.background:
+            owed -= seconds
+            if owed < -share * self.max_wait_s:
+                owed = -share * self.max_wait_s
+        elif owed > 0.0 and not self.background_count:
+            owed = 0.0
+        self.background_owed_s = owed
+
+    def _next_lane(self) -> Lane | None:
+        """The tenant whose turn it is: with foreground work before those without, then by virtual time."""
+        best: Lane | None = None
+        best_is_foreground = False
+        for lane in self.lanes.values():
+            is_foreground = self._live(lane.foreground)
+            if not is_foreground and not self._live(lane.background):
+                continue
+            if (
+                best is None
+                or is_foreground > best_is_foreground
+                or (is_foreground is best_is_foreground and lane.vtime < best.vtime)
+            ):
+                best, best_is_foreground = lane, is_foreground
+        return best
+
+    def _background_head(self) -> Entry:
+        lanes = [lane for lane in self.lanes.values() if self._live(lane.background)]
+        return min(lanes, key=lambda lane: lane.vtime).background[0][2]
+
+    def _live(self, heap: list[_Item]) -> bool:
+        """Whether a heap holds a valid item; if so, it is on top."""
+        while heap and heap[0][1] != heap[0][2].ticket:
+            heappop(heap)
+            self.stale -= 1
+        return bool(heap)
+
+    def _dropped(self) -> None:
+        """One more item is invalid: too many of them are thrown out together."""
+        self.stale += 1
+        if self.stale > len(self.ready) + 64:
+            for lane in self.lanes.values():
+                for heap in (lane.foreground, lane.background):
+                    heap[:] = [item for item in heap if item[1] == item[2].ticket]
+                    heapify(heap)
+            self.stale = 0
+
+    def _prune(self) -> None:
+        """Forgets tenants that have no work here and no service to their debit."""
+        running = self.running.lane if self.running is not None else None
+        self.lanes = {
+            lane.tenant: lane
+            for lane in self.lanes.values()
+            if self._live(lane.foreground)
+            or self._live(lane.background)
+            or lane.vtime > self.vtime
+            or lane is running
+        }
+        self.prune_at = max(16, 2 * len(self.lanes))

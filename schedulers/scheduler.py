@@ -1,0 +1,489 @@
+"""The scheduler: every decision about what runs next, and nothing else.
+
+Pure: no threads, no clock, no input or output. Workers drive it under one lock, simulators and tests without any; every call
+takes `now`. The order is the policy's (policy.py); tenants, waiting limits and background's share are the queue's (ready.py);
+here are the transitions, inheritance, and what happens when a policy misbehaves.
+
+A decision is made once a slice, `policy.slice_s`. Within its slice an entry gives way only to what its policy says
+`preempts` it, to an expedited or to an overdue one; an entry granted out of turn keeps its slice, except from an expedited one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import count
+from math import inf
+from typing import Any
+
+from coro_rt.schedulers.dynamic import Dynamic
+from coro_rt.schedulers.entry import Entry, Grant, State, Turn
+from coro_rt.schedulers.errors import DeadlockError, SchedulerError
+from coro_rt.schedulers.explanation import Explanation, explain
+from coro_rt.schedulers.policy import Policy
+from coro_rt.schedulers.qos import QoS
+from coro_rt.schedulers.ready import ReadyQueue
+from coro_rt.schedulers.registry import PolicyLike, get_policy
+
+_READY, _RUNNING, _POLICY = (
+    State.READY,
+    State.RUNNING,
+    Turn.POLICY,
+)  # attributes of an Enum are slow to look up
+
+
+@dataclass(frozen=True, slots=True)
+class Ejection:
+    """A policy broke its contract, and `dynamic` took over."""
+
+    policy: str
+    hook: str  # the method that failed
+    entry: Entry  # for whom it was asked
+    reason: str
+    now: float
+
+
+class Scheduler:
+    """Decides what runs on each device. Not thread-safe; calls take constant time, or log n for n ready entries.
+
+    `shares` are the tenants' weights (1 where not given); `background_share` is background's part of each device while it has
+    work; `on_ejected` is called in the middle of a decision, so it must not raise and not call the scheduler.
+    """
+
+    def __init__(
+        self,
+        policy: PolicyLike = "dynamic",
+        *,
+        devices: Iterable[str] = ("cpu",),
+        shares: Mapping[str, float] | None = None,
+        background_share: float = 0.05,
+        max_wait_s: float = 10.0,
+        on_ejected: Callable[[Ejection], None] | None = None,
+    ) -> None:
+        for tenant, weight in (shares or {}).items():
+            if not 0 < weight < inf:
+                raise SchedulerError(
+                    f"the share of tenant {tenant!r} is {weight!r}; it takes a positive number"
+                )
+        if not 0 <= background_share < 1:
+            raise SchedulerError(f"background_share is {background_share!r}; it takes 0 <= share < 1")
+        if not max_wait_s > 0:
+            raise SchedulerError(f"max_wait_s is {max_wait_s!r}; it takes a positive number of seconds")
+        self.switches = 0  # grants of a device to another entry than the one before
+        self.preemptions = 0  # entries that gave way before their slice was over
+        self.decisions = 0  # calls of next and should_yield
+        self._shares = dict(shares or {})
+        self._background_share = background_share
+        self._max_wait_s = max_wait_s
+        self._on_ejected = on_ejected
+        self._tickets = count(1)
+        self._queues: dict[str, ReadyQueue] = {}
+        self._entries: dict[Entry, None] = {}  # submitted and not done, in the order of submission
+        self._adopt(get_policy(policy), 0.0)
+        for device in devices:
+            self.add_device(device)
+
+    def __len__(self) -> int:
+        """How many entries are submitted and not done."""
+        return len(self._entries)
+
+    @property
+    def policy(self) -> Policy:
+        """The policy that decides now."""
+        return self._policy
+
+    def add_device(self, device: str) -> None:
+        """Opens a queue for one more device."""
+        if device in self._queues:
+            raise SchedulerError(f"there is a device {device!r} already")
+        queue = ReadyQueue(device, weights=self._shares, max_wait_s=self._max_wait_s, tickets=self._tickets)
+        self._promise_share(queue)
+        self._queues[device] = queue
+
+    def ready(self, device: str) -> int:
+        """How many entries are ready on a device."""
+        return len(self._queue(device).ready)
+
+    # What the host and the workers call.
+
+    def submit(self, entry: Entry, now: float) -> bool:
+        """NEW to READY. True: the entry that runs on its device should give way to it."""
+        queue = self._queue(entry.device)
+        entry.move(State.READY)
+        entry.submitted_at = now
+        self._entries[entry] = None
+        entry.lane = queue.lane(entry.tenant)
+        self._enqueue(entry, now)
+        return self._gives_way(queue, entry, now)
+
+    def next(self, device: str, now: float) -> Grant | None:
+        """READY to RUNNING: grants a device, on which nobody runs, to the entry that goes first; None if nobody is ready."""
+        queue = self._queues.get(device) or self._queue(device)
+        assert queue.running is None, f"{queue.running!r} still runs on {device}"
+        self.decisions += 1
+        picked = queue.pick(now)
+        if picked is None:
+            return None
+        entry, turn = picked
+        queue.remove(entry)
+        entry.state = _RUNNING
+        entry.started = True
+        entry.waited_s += now - entry.ready_since
+        entry.ready_since = now
+        entry.turn = turn
+        queue.calm = queue.turn is Turn.OVERDUE
+        queue.turn = turn
+        lane = entry.lane
+        if turn is _POLICY and lane is not None and lane.vtime > queue.vtime:
+            queue.vtime = lane.vtime
+        queue.used_s = 0.0
+        queue.running = entry
+        if queue.last is not entry:
+            queue.last = entry
+            entry.switches += 1
+            self.switches += 1
+        grant = entry.grant
+        if grant is None or grant.slice_s != self._slice_s:
+            entry.grant = grant = Grant(entry, self._slice_s)
+        return grant
+
+    def ran(self, entry: Entry, seconds: float, now: float) -> None:
+        """Accounts device seconds to a RUNNING entry."""
+        assert entry.state is _RUNNING and seconds >= 0.0, (entry, seconds)
+        entry.served_s += seconds
+        assert entry.lane is not None
+        entry.lane.queue.charge(entry, seconds)
+        if self._on_ran is not None:
+            try:
+                self._on_ran(entry, seconds, now)
+            except Exception as error:
+                self._eject("on_ran", entry, _raised(error), now)
+
+    def should_yield(self, entry: Entry, now: float) -> bool:
+        """Whether a RUNNING entry has to give way; if not, and its slice is over, it begins another."""
+        assert entry.lane is not None
+        queue = entry.lane.queue
+        assert queue.running is entry, f"{entry!r} does not run"
+        self.decisions += 1
+        if queue.used_s >= self._slice_s:
+            return self._slice_over(queue, entry, now)
+        if queue.expedited and queue.first_expedited() is not None:
+            return queue.turn is not Turn.EXPEDITED
+        if queue.turn is not _POLICY or not queue.ready:
+            return False
+        if now > queue.due_at and not queue.calm and queue.overdue(now) is not None:
+            return True
+        head = queue.head()
+        assert head is not None
+        return self._preempts(queue, head, entry, now)
+
+    def requeue(self, entry: Entry, now: float) -> None:
+        """RUNNING to READY."""
+        assert entry.lane is not None
+        queue = entry.lane.queue
+        assert queue.running is entry, f"{entry!r} does not run"
+        queue.running = None
+        if queue.used_s < self._slice_s:
+            self.preemptions += 1
+        entry.state = _READY
+        self._enqueue(entry, now)
+
+    def park(self, entry: Entry, now: float, *, on: Entry | None = None) -> None:
+        """RUNNING to WAITING. `on` is the entry that it waits for, which inherits its urgency while it does.
+
+        A WAITING entry may be parked again on somebody else: a lock was handed on. Raises DeadlockError, and changes nothing,
+        if `on` waits for this entry already.
+        """
+        link = on
+        while link is not None:
+            if link is entry:
+                raise DeadlockError(_circle(entry, on))
+            link = link.waits_on
+        if entry.state is State.WAITING:
+            self._unlink(entry)
+        else:
+            self._leave_device(entry)
+            entry.move(State.WAITING)
+        if on is not None and on.state is not State.DONE:
+            entry.waits_on = on
+            on.waiters[entry] = None
+            self._inherit(on)
+
+    def wake(self, entry: Entry, now: float) -> bool:
+        """WAITING to READY, on the device that it names now; nobody inherits from it any more. Returns like `submit`."""
+        queue = self._queue(entry.device)
+        entry.move(State.READY)
+        self._unlink(entry)
+        entry.lane = queue.lane(entry.tenant)
+        self._enqueue(entry, now)
+        return self._gives_way(queue, entry, now)
+
+    def done(self, entry: Entry, now: float) -> None:
+        """RUNNING to DONE; an entry that has not started leaves from NEW or READY. Whoever waits for it inherits nothing more."""
+        assert entry.state is State.RUNNING or not entry.started, (
+            f"{entry!r} has started: expedite it, then let it run"
+        )
+        if entry.state is State.RUNNING:
+            self._leave_device(entry)
+        elif entry.state is State.READY:
+            assert entry.lane is not None
+            entry.lane.queue.remove(entry)
+        known = entry.state is not State.NEW
+        entry.move(State.DONE)
+        for waiter in entry.waiters:
+            waiter.waits_on = None
+        entry.waiters.clear()
+        entry.grant = None
+        if known:
+            del self._entries[entry]
+            if self._on_done is not None:
+                try:
+                    self._on_done(entry, now)
+                except Exception as error:
+                    self._eject("on_done", entry, _raised(error), now)
+
+    def expedite(self, entry: Entry, now: float) -> bool:
+        """Serves a READY or WAITING entry next, once; a waiting one wakes. Returns like `submit`; False if it runs already."""
+        if entry.state is State.RUNNING:
+            return False
+        if entry.state is State.WAITING:
+            self.wake(entry, now)
+        assert entry.state is State.READY and entry.lane is not None, f"{entry!r} cannot be expedited"
+        queue = entry.lane.queue
+        if not entry.expedited:
+            entry.expedited = True
+            queue.expedited.append(entry)
+        return self._gives_way(queue, entry, now)
+
+    def set_qos(
+        self, entry: Entry, now: float, *, qos: QoS | None = None, deadline: float | None = None
+    ) -> bool:
+        """Changes how urgent an entry is, and who inherits from it. Returns like `submit`; for a RUNNING entry, whether it
+        should itself give way now."""
+        if qos is not None:
+            entry.qos = qos
+        if deadline is not None:
+            entry.deadline = deadline
+        if entry.lane is None or entry.state is State.DONE:
+            return False
+        entry.own_key = self._key_of(entry, now)
+        self._inherit(entry)
+        queue = entry.lane.queue
+        if entry.state is State.READY:
+            return self._gives_way(queue, entry, now)
+        if entry.state is State.RUNNING and queue.turn is _POLICY:
+            head = queue.head()
+            return head is not None and self._preempts(queue, head, entry, now)
+        return False
+
+    def set_policy(self, policy: PolicyLike, now: float) -> None:
+        """Changes the policy; every entry gets a new key. Raises SchedulerError, and changes nothing, if there is no such policy."""
+        self._adopt(get_policy(policy), now)
+
+    def explain(self, entry: Entry, now: float) -> Explanation:
+        """Why an entry waits or runs, and who goes before it."""
+        return explain(entry, self._queue(entry.device), self._policy.name, now)
+
+    # Transitions.
+
+    def _queue(self, device: str) -> ReadyQueue:
+        queue = self._queues.get(device)
+        if queue is None:
+            raise SchedulerError(
+                f"no device {device!r}; known are {', '.join(sorted(self._queues)) or 'none'}"
+            )
+        return queue
+
+    def _enqueue(self, entry: Entry, now: float) -> None:
+        """Gives a READY entry its key and puts it into its queue."""
+        entry.ready_since = now
+        if self._on_ready is not None:
+            self._call_on_ready(entry, now)
+        entry.own_key = entry.key = self._key_of(entry, now)
+        if entry.waiters or entry.effective_qos is not entry.qos:
+            self._inherit(entry)
+        lane = entry.lane
+        assert lane is not None
+        lane.queue.push(entry)
+
+    def _leave_device(self, entry: Entry) -> None:
+        assert entry.lane is not None and entry.lane.queue.running is entry, f"{entry!r} does not run"
+        entry.lane.queue.running = None
+
+    # Who goes before whom.
+
+    def _slice_over(self, queue: ReadyQueue, entry: Entry, now: float) -> bool:
+        """The slice is over: compares with what the entry would be if it became ready now."""
+        entry.ready_since = now
+        entry.own_key = entry.key = self._key_of(entry, now)
+        if entry.waiters:
+            self._inherit(entry)
+        picked = queue.pick(now)
+        if picked is not None:
+            other, turn = picked
+            if (
+                turn is Turn.EXPEDITED
+                or turn is Turn.OVERDUE
+                or (turn is Turn.SHARE and not entry.background)
+            ):
+                return True
+            order = queue.compare_tenants(other, entry)
+            if order > 0 or (order == 0 and other.lane is entry.lane and other.key < entry.key):
+                return True
+        queue.used_s = 0.0
+        queue.turn = entry.turn = _POLICY
+        queue.calm = False
+        return False
+
+    def _gives_way(self, queue: ReadyQueue, candidate: Entry, now: float) -> bool:
+        """Whether the running entry should give way to a READY one within its slice."""
+        running = queue.running
+        if running is None:
+            return False
+        if candidate.expedited:
+            return queue.turn is not Turn.EXPEDITED
+        return queue.turn is _POLICY and self._preempts(queue, candidate, running, now)
+
+    def _preempts(self, queue: ReadyQueue, candidate: Entry, running: Entry, now: float) -> bool:
+        """Whether a candidate takes the device from a running entry within its slice, by tenant and policy."""
+        order = queue.compare_tenants(candidate, running)
+        if order < 0:
+            return False
+        if order > 0 and running.background and not candidate.background:
+            return True  # another tenant's foreground work
+        if self._on_preempts is not None:
+            try:
+                answer = self._on_preempts(candidate, running, now)
+            except Exception as error:
+                self._eject("preempts", candidate, _raised(error), now)
+            else:
+                if answer is True or answer is False:
+                    return answer
+                self._eject("preempts", candidate, f"returned {answer!r}, not a bool", now)
+        return bool(candidate.key < running.key)
+
+    # Inheritance.
+
+    def _inherit(self, entry: Entry) -> None:
+        """Works out the key and level of an entry, of whom it waits for, and so on."""
+        link: Entry | None = entry
+        while (
+            link is not None and link.lane is not None
+        ):  # who is not submitted yet has no key to compare with
+            key, qos = link.own_key, link.qos
+            for waiter in link.waiters:
+                if waiter.key < key:
+                    key = waiter.key
+                if waiter.effective_qos > qos:
+                    qos = waiter.effective_qos
+            link.effective_qos = qos
+            background = qos is QoS.BACKGROUND
+            if link.ticket == 0:
+                link.key = key
+                link.background = background
+            elif key != link.key or background is not link.background:
+                link.lane.queue.rekey(link, key, background=background)
+            link = link.waits_on
+
+    def _unlink(self, entry: Entry) -> None:
+        """Ends what an entry waits for."""
+        on = entry.waits_on
+        if on is not None:
+            entry.waits_on = None
+            del on.waiters[entry]
+            self._inherit(on)
+
+    # The policy, at arm's length.
+
+    def _adopt(self, policy: Policy, now: float) -> None:
+        """Makes a policy decide, and gives every entry a key from it."""
+        kind = type(policy)
+        self._policy = policy
+        self._slice_s = float(policy.slice_s)
+        self._key = policy.key
+        self._key_kind: type | None = None  # float or tuple, with the first key
+        self._on_ready = policy.on_ready if kind.on_ready is not Policy.on_ready else None
+        self._on_ran = policy.on_ran if kind.on_ran is not Policy.on_ran else None
+        self._on_done = policy.on_done if kind.on_done is not Policy.on_done else None
+        self._on_preempts = policy.preempts if kind.preempts is not Policy.preempts else None
+        for queue in self._queues.values():
+            self._promise_share(queue)
+        for entry in self._entries:
+            entry.vtime = 0.0
+        for entry in self._entries:
+            if entry.ticket and self._on_ready is not None:
+                self._call_on_ready(entry, now)
+            entry.own_key = entry.key = self._key_of(entry, now)
+            if self._policy is not policy:
+                return  # ejected on the way: its successor has done all this
+        for entry in self._entries:
+            link = entry.waits_on
+            while link is not None and link.lane is not None and entry.key < link.key:
+                link.key = entry.key
+                link = link.waits_on
+        for queue in self._queues.values():
+            queue.rebuild()
+
+    def _promise_share(self, queue: ReadyQueue) -> None:
+        queue.guaranteed_share = self._background_share if self._policy.guarantees_background else 0.0
+        queue.background_owed_s = 0.0
+
+    def _call_on_ready(self, entry: Entry, now: float) -> None:
+        assert self._on_ready is not None
+        try:
+            self._on_ready(entry, now)
+        except Exception as error:
+            self._eject("on_ready", entry, _raised(error), now)
+
+    def _key_of(self, entry: Entry, now: float) -> Any:
+        """The policy's key, checked."""
+        try:
+            key = self._key(entry, now)
+        except Exception as error:
+            return self._ejected_key(entry, _raised(error), now)
+        kind: type = type(key)
+        if kind is not float or key != key:
+            kind = _kind(key)
+            if kind is type(None):
+                return self._ejected_key(entry, f"returned {key!r}, not a number or a tuple of numbers", now)
+        if kind is not self._key_kind:
+            if self._key_kind is not None:
+                return self._ejected_key(entry, f"returned {key!r} after keys of the other shape", now)
+            self._key_kind = kind
+        return key
+
+    def _ejected_key(self, entry: Entry, reason: str, now: float) -> Any:
+        self._eject("key", entry, reason, now)
+        return self._key(entry, now)
+
+    def _eject(self, hook: str, entry: Entry, reason: str, now: float) -> None:
+        """Puts `dynamic` in the place of a policy that broke its contract, and reports it."""
+        ejected = self._policy
+        if type(ejected) is Dynamic:
+            raise SchedulerError(
+                f"{entry!r} has no place under dynamic: {hook} {reason}"
+            )  # a field that is no number
+        self._adopt(Dynamic(), now)
+        if self._on_ejected is not None:
+            self._on_ejected(Ejection(ejected.name, hook, entry, reason, now))
+
+
+def _raised(error: Exception) -> str:
+    return f"raised {type(error).__name__}: {error}"
+
+
+def _kind(key: object) -> type:
+    """float for a number, tuple for a tuple of numbers, NoneType for what is not a key."""
+    numbers = key if isinstance(key, tuple) else (key,)
+    for number in numbers:
+        if not isinstance(number, float | int) or isinstance(number, bool) or number != number:
+            return type(None)
+    return tuple if isinstance(key, tuple) else float
+
+
+def _circle(entry: Entry, on: Entry | None) -> str:
+    names = [entry.name]
+    while on is not None and on is not entry:
+        names.append(on.name)
+        on = on.waits_on
+    return " waits for ".join([*names, entry.name])

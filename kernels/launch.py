@@ -1,0 +1,184 @@
+"""Kernels on arrays: check dtype and shape, put the operands into a workspace, run the operation, take the result.
+
+The same code that runs a model, one operation at a time: for tests, benchmarks and whoever needs one product. The
+compiled code addresses memory without checks, so every check is here: TypeError for another dtype, ValueError for shapes.
+Each function takes a `gang` (default: the calling thread alone).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import activations
+from .formats import BLOCK, Floats
+from .gang import Gang
+from .jit import entry
+from .kv import PAGE_POSITIONS, KVShape, PagePool
+from .packed import PackedMatrix
+from .program import Buffer, Program, Widths, Workspace
+
+
+def matmul(w: PackedMatrix, x: Floats, *, gang: Gang | None = None) -> Floats:
+    """x @ W.T: float32 [T, w.rows] of x float32 [T, w.columns]."""
+    x = _floats("x", x, (None, w.columns))
+
+    def build(program: Program) -> None:
+        source = Buffer.QNORMED if w.format.quantized else Buffer.NORMED
+        program.matmul(w, source=source, out=Buffer.QKV)
+
+    def fill(workspace: Workspace) -> None:
+        workspace.floats(Buffer.NORMED)[:, : w.columns] = x
+        if w.format.quantized:
+            rows = workspace.table
+            _quantize_rows(
+                rows[Buffer.NORMED, 0], rows[Buffer.NORMED, 1], rows[Buffer.QNORMED, 0], rows[Buffer.QNORMED, 1],
+                w.columns, len(x),
+            )  # fmt: skip
+
+    workspace = _run(len(x), build, fill, gang, hidden=w.columns, qkv=w.rows)
+    return workspace.floats(Buffer.QKV)[:, : w.rows].copy()
+
+
+def quantize_activations(x: Floats) -> tuple[NDArray[np.int8], Floats]:
+    """(q int8 [T, K], scale float32 [T, K/32]) of x float32 [T, K]; K is a multiple of 32."""
+    x = _floats("x", x, (None, None))
+    columns = _multiple("columns of x", x.shape[1], BLOCK)
+    rows = np.zeros((len(x), activations.row_bytes(columns)), np.uint8)
+    _quantize_rows(x.ctypes.data, x.strides[0], rows.ctypes.data, rows.strides[0], columns, len(x))
+    scales = rows[:, columns : columns + columns // BLOCK * 4].copy().view(np.float32)
+    return rows[:, :columns].view(np.int8).copy(), scales
+
+
+def rms_norm(x: Floats, weight: Floats, eps: float, *, gang: Gang | None = None) -> Floats:
+    """float32 [T, K] of x float32 [T, K] and weight float32 [K]; K is a multiple of 32."""
+    x = _floats("x", x, (None, None))
+    columns = _multiple("columns of x", x.shape[1], BLOCK)
+    weight = _floats("weight", weight, (columns,))
+
+    def build(program: Program) -> None:
+        program.norm(weight, eps, columns, source=Buffer.HIDDEN, out=Buffer.NORMED, qout=Buffer.QNORMED)
+
+    def fill(workspace: Workspace) -> None:
+        workspace.floats(Buffer.HIDDEN)[:, :columns] = x
+
+    return _run(len(x), build, fill, gang, hidden=columns).floats(Buffer.NORMED)[:, :columns].copy()
+
+
+def swiglu(gate: Floats, up: Floats, *, gang: Gang | None = None) -> Floats:
+    """silu(gate) * up: float32 [T, K] each; K is a multiple of 32."""
+    gate = _floats("gate", gate, (None, None))
+    columns = _multiple("columns of gate", gate.shape[1], BLOCK)
+    up = _floats("up", up, gate.shape)
+
+    def build(program: Program) -> None:
+        program.swiglu(columns, gate_up=Buffer.GATE_UP, out=Buffer.GATED, qout=Buffer.QGATED)
+
+    def fill(workspace: Workspace) -> None:
+        workspace.floats(Buffer.GATE_UP)[:, : 2 * columns] = np.concatenate([gate, up], axis=1)
+
+    return _run(len(gate), build, fill, gang, gated=columns).floats(Buffer.GATED)[:, :columns].copy()
+
+
+def rope(x: Floats, turns: Floats, *, halves: bool, gang: Gang | None = None) -> Floats:
+    """x float32 [T, heads, n] with token t turned by row t of `turns` float32 [T, width/2, 2]; n a multiple of 32."""
+    x = _floats("x", x, (None, None, None))
+    count, heads, size = x.shape
+    _multiple("head size", size, BLOCK)
+    turns = _floats("turns", turns, (count, None, 2))
+    if not 0 < turns.shape[1] * 2 <= size:
+        raise ValueError(f"turns for {turns.shape[1]} pairs do not fit a head of {size} values")
+    blank = np.zeros((count, 1, size), np.float32)
+    workspace = _with_cache(x, blank, blank, turns, halves=halves, attend=False, gang=gang)
+    return workspace.floats(Buffer.QKV)[:, : heads * size].reshape(x.shape).copy()
+
+
+def attention(q: Floats, k: Floats, v: Floats, *, gang: Gang | None = None) -> Floats:
+    """Causal attention: float32 [T, heads, n] of q [T, heads, n], k and v [T, KV heads, n], through a float16 cache.
+
+    heads is a multiple of KV heads, n of 32.
+    """
+    q = _floats("q", q, (None, None, None))
+    count, heads, size = q.shape
+    _multiple("head size", size, BLOCK)
+    k = _floats("k", k, (count, None, size))
+    v = _floats("v", v, k.shape)
+    _multiple("query heads", heads, k.shape[1])
+    still = np.zeros((count, size // 2, 2), np.float32)
+    still[..., 0] = 1
+    workspace = _with_cache(q, k, v, still, halves=False, attend=True, gang=gang)
+    return workspace.floats(Buffer.ATTENDED)[:, : heads * size].reshape(q.shape).copy()
+
+
+def best_and_log_sum(logits: Floats, *, gang: Gang | None = None) -> tuple[NDArray[np.int64], Floats]:
+    """(best token [T], log Σ exp [T]) of logits float32 [T, vocabulary]."""
+    logits = _floats("logits", logits, (None, None))
+    vocabulary = logits.shape[1]
+
+    def build(program: Program) -> None:
+        program.summary(vocabulary, logits=Buffer.LOGITS, out=Buffer.SUMMARY)
+
+    def fill(workspace: Workspace) -> None:
+        workspace.logits[:] = logits
+
+    best, total = _run(len(logits), build, fill, gang, vocabulary=vocabulary).summaries
+    return best.copy(), total.copy()
+
+
+def _with_cache(q: Floats, k: Floats, v: Floats, turns: Floats, *, halves: bool, attend: bool, gang: Gang | None) -> Workspace:
+    count, heads, size = q.shape
+    kv = KVShape(1, k.shape[1], size)
+    pool = PagePool(kv)
+    pages = [pool.take() for _ in range(-(-count // PAGE_POSITIONS))]
+    table = np.array([page.ctypes.data for page in pages], np.int64)
+    row = np.concatenate([q.reshape(count, -1), k.reshape(count, -1), v.reshape(count, -1)], axis=1)
+
+    def build(program: Program) -> None:
+        program.rope_kv(kv, 0, heads, turns, halves=halves, qkv=Buffer.QKV)
+        if attend:
+            program.attend(kv, 0, heads, qkv=Buffer.QKV, out=Buffer.ATTENDED, qout=Buffer.QATTENDED)
+
+    def fill(workspace: Workspace) -> None:
+        workspace.floats(Buffer.QKV)[:, : row.shape[1]] = row
+
+    return _run(count, build, fill, gang, table=table, qkv=row.shape[1], attended=heads * size)
+
+
+def _run(
+    rows: int, build: Callable[[Program], None], fill: Callable[[Workspace], None], gang: Gang | None,
+    table: NDArray[np.int64] | None = None, **widths: int,
+) -> Workspace:  # fmt: skip
+    gang = gang or Gang(1)
+    program = Program()
+    build(program)
+    sizes: dict[str, int] = dict.fromkeys(("hidden", "qkv", "attended", "gated", "vocabulary"), BLOCK) | widths
+    workspace = Workspace(Widths(**sizes, context=rows), rows=rows, tail=rows, threads=gang.threads)
+    table = np.zeros(1, np.int64) if table is None else table
+    workspace.begin(np.zeros(rows, np.int32), np.arange(rows, dtype=np.int32), [table] * rows, tail=rows)
+    fill(workspace)
+    gang.run(program.finish(), workspace)
+    return workspace
+
+
+def _floats(name: str, array: Any, shape: tuple[int | None, ...]) -> Floats:
+    if not isinstance(array, np.ndarray) or array.dtype != np.float32:
+        came = f"{array.dtype} array" if isinstance(array, np.ndarray) else type(array).__name__
+        raise TypeError(f"{name} must be a float32 array, not a {came}; convert it with .astype(np.float32)")
+    matches = array.ndim == len(shape) and all(w is None or w == h for w, h in zip(shape, array.shape, strict=True))
+    if not matches or array.size == 0:
+        expected = "[" + ", ".join("any" if n is None else str(n) for n in shape) + "]"
+        raise ValueError(f"{name} has shape {list(array.shape)}, where a non-empty {expected} was expected")
+    return np.ascontiguousarray(array)
+
+
+def _multiple(name: str, value: int, of: int) -> int:
+    if value % of:
+        raise ValueError(f"{name}: {value} is not a multiple of {of}")
+    return value
+
+
+@entry
+def _quantize_rows(x, x_stride, q, q_stride, columns, rows):  # type: ignore[no-untyped-def]
+    for t in range(rows):
+        activations.quantize_row(x + t * x_stride, q + t * q_stride, columns)

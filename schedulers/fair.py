@@ -4,6 +4,7 @@ from coro_rt.schedulers.entry import Entry, Turn
 from coro_rt.schedulers.policy import Policy
 
 WEIGHTS = (1.0, 2.0, 4.0, 8.0, 16.0)  # by QoS, BACKGROUND first
+_IN_TURN = Turn.POLICY
 
 
 class Fair(Policy):
@@ -37,7 +38,7 @@ class Fair(Policy):
     def on_ran(self, job: Entry, seconds: float, now: float) -> None:
         job.vtime += seconds / WEIGHTS[job.qos]
         # Who runs out of turn (overdue, background's share) may be far ahead of the others; newcomers must not start there.
-        if job.turn is Turn.POLICY and job.key > self._clocks.get((job.device, job.tenant), 0.0):
+        if job.turn is _IN_TURN and job.key > self._clocks.get((job.device, job.tenant), 0.0):
             self._clocks[job.device, job.tenant] = job.key
 
     def preempts(self, candidate: Entry, running: Entry, now: float) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 from coro_rt.schedulers.entry import Entry, Turn
 
 _Item = tuple[Any, int, Entry]
-_POLICY = Turn.POLICY
+_POLICY, _EXPEDITED, _OVERDUE, _SHARE = Turn.POLICY, Turn.EXPEDITED, Turn.OVERDUE, Turn.SHARE  # quick to look up
 
 
 class Lane:
@@ -47,6 +47,7 @@ class ReadyQueue:
         "due_at",
         "expedited",
         "guaranteed_share",
+        "keyed_at",
         "lanes",
         "last",
         "max_wait_s",
@@ -84,6 +85,7 @@ class ReadyQueue:
         self.turn = _POLICY  # of the last grant
         self.calm = False  # the last grant came right after an overdue one: it keeps its slice
         self.used_s = 0.0  # seconds run in the current slice
+        self.keyed_at = -inf  # when the running entry last got the key that it would be requeued with
 
         self.guaranteed_share = 0.0
         self.background_count = 0  # ready background entries
@@ -124,16 +126,22 @@ class ReadyQueue:
         entry.ticket = ticket = next(self.tickets)
         assert entry.lane is not None
         heappush(entry.lane.background if background else entry.lane.foreground, (key, ticket, entry))
-        self._dropped()
+        self.stale += 1
+        self._compact()
 
-    def remove(self, entry: Entry) -> None:
+    def take(self, entry: Entry) -> None:
         """Takes a ready entry out, wherever it stands."""
         entry.ticket = 0
         entry.expedited = False
         del self.ready[entry]
         if entry.background:
             self.background_count -= 1
-        self._dropped()
+        self.stale += 1
+
+    def remove(self, entry: Entry) -> None:
+        """Takes out an entry that is not next: its item stays behind."""
+        self.take(entry)
+        self._compact()
 
     def rebuild(self) -> None:
         """Fills the heaps again from the ready entries and their keys."""
@@ -150,11 +158,11 @@ class ReadyQueue:
         if self.expedited:
             expedited = self.first_expedited()
             if expedited is not None:
-                return expedited, Turn.EXPEDITED
-        if now > self.due_at and self.turn is not Turn.OVERDUE:
+                return expedited, _EXPEDITED
+        if now > self.due_at and self.turn is not _OVERDUE:
             overdue = self.overdue(now)
             if overdue is not None:
-                return overdue, Turn.OVERDUE
+                return overdue, _OVERDUE
         head = self.head()
         if head is None:
             return None
@@ -164,7 +172,7 @@ class ReadyQueue:
             and self.background_count
             and not head.background
         ):
-            return self._background_head(), Turn.SHARE
+            return self._background_head(), _SHARE
         return head, _POLICY
 
     def head(self) -> Entry | None:
@@ -261,9 +269,8 @@ class ReadyQueue:
             self.stale -= 1
         return bool(heap)
 
-    def _dropped(self) -> None:
-        """One more item is invalid: too many of them are thrown out together."""
-        self.stale += 1
+    def _compact(self) -> None:
+        """Throws out the invalid items when they outnumber the valid ones."""
         if self.stale > len(self.ready) + 64:
             for lane in self.lanes.values():
                 for heap in (lane.foreground, lane.background):

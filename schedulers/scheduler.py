@@ -25,11 +25,9 @@ from coro_rt.schedulers.qos import QoS
 from coro_rt.schedulers.ready import ReadyQueue
 from coro_rt.schedulers.registry import PolicyLike, get_policy
 
-_READY, _RUNNING, _POLICY = (
-    State.READY,
-    State.RUNNING,
-    Turn.POLICY,
-)  # attributes of an Enum are slow to look up
+# Looking up a member of an Enum takes as long as a call, so these are named once.
+_READY, _RUNNING = State.READY, State.RUNNING
+_POLICY, _EXPEDITED, _OVERDUE, _SHARE = Turn.POLICY, Turn.EXPEDITED, Turn.OVERDUE, Turn.SHARE
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +107,7 @@ class Scheduler:
     def submit(self, entry: Entry, now: float) -> bool:
         """NEW to READY. True: the entry that runs on its device should give way to it."""
         queue = self._queue(entry.device)
-        entry.move(State.READY)
+        entry.move(_READY)
         entry.submitted_at = now
         self._entries[entry] = None
         entry.lane = queue.lane(entry.tenant)
@@ -125,18 +123,19 @@ class Scheduler:
         if picked is None:
             return None
         entry, turn = picked
-        queue.remove(entry)
+        queue.take(entry)
         entry.state = _RUNNING
         entry.started = True
         entry.waited_s += now - entry.ready_since
         entry.ready_since = now
         entry.turn = turn
-        queue.calm = queue.turn is Turn.OVERDUE
+        queue.calm = queue.turn is _OVERDUE
         queue.turn = turn
         lane = entry.lane
         if turn is _POLICY and lane is not None and lane.vtime > queue.vtime:
             queue.vtime = lane.vtime
         queue.used_s = 0.0
+        queue.keyed_at = -inf
         queue.running = entry
         if queue.last is not entry:
             queue.last = entry
@@ -168,7 +167,7 @@ class Scheduler:
         if queue.used_s >= self._slice_s:
             return self._slice_over(queue, entry, now)
         if queue.expedited and queue.first_expedited() is not None:
-            return queue.turn is not Turn.EXPEDITED
+            return queue.turn is not _EXPEDITED
         if queue.turn is not _POLICY or not queue.ready:
             return False
         if now > queue.due_at and not queue.calm and queue.overdue(now) is not None:
@@ -186,7 +185,11 @@ class Scheduler:
         if queue.used_s < self._slice_s:
             self.preemptions += 1
         entry.state = _READY
-        self._enqueue(entry, now)
+        if queue.keyed_at == now and self._on_ready is None:
+            entry.ready_since = now
+            queue.push(entry)  # should_yield asked for this key just now
+        else:
+            self._enqueue(entry, now)
 
     def park(self, entry: Entry, now: float, *, on: Entry | None = None) -> None:
         """RUNNING to WAITING. `on` is the entry that it waits for, which inherits its urgency while it does.
@@ -212,7 +215,7 @@ class Scheduler:
     def wake(self, entry: Entry, now: float) -> bool:
         """WAITING to READY, on the device that it names now; nobody inherits from it any more. Returns like `submit`."""
         queue = self._queue(entry.device)
-        entry.move(State.READY)
+        entry.move(_READY)
         self._unlink(entry)
         entry.lane = queue.lane(entry.tenant)
         self._enqueue(entry, now)
@@ -220,12 +223,12 @@ class Scheduler:
 
     def done(self, entry: Entry, now: float) -> None:
         """RUNNING to DONE; an entry that has not started leaves from NEW or READY. Whoever waits for it inherits nothing more."""
-        assert entry.state is State.RUNNING or not entry.started, (
+        assert entry.state is _RUNNING or not entry.started, (
             f"{entry!r} has started: expedite it, then let it run"
         )
-        if entry.state is State.RUNNING:
+        if entry.state is _RUNNING:
             self._leave_device(entry)
-        elif entry.state is State.READY:
+        elif entry.state is _READY:
             assert entry.lane is not None
             entry.lane.queue.remove(entry)
         known = entry.state is not State.NEW
@@ -244,11 +247,11 @@ class Scheduler:
 
     def expedite(self, entry: Entry, now: float) -> bool:
         """Serves a READY or WAITING entry next, once; a waiting one wakes. Returns like `submit`; False if it runs already."""
-        if entry.state is State.RUNNING:
+        if entry.state is _RUNNING:
             return False
         if entry.state is State.WAITING:
             self.wake(entry, now)
-        assert entry.state is State.READY and entry.lane is not None, f"{entry!r} cannot be expedited"
+        assert entry.state is _READY and entry.lane is not None, f"{entry!r} cannot be expedited"
         queue = entry.lane.queue
         if not entry.expedited:
             entry.expedited = True
@@ -269,9 +272,9 @@ class Scheduler:
         entry.own_key = self._key_of(entry, now)
         self._inherit(entry)
         queue = entry.lane.queue
-        if entry.state is State.READY:
+        if entry.state is _READY:
             return self._gives_way(queue, entry, now)
-        if entry.state is State.RUNNING and queue.turn is _POLICY:
+        if entry.state is _RUNNING and queue.turn is _POLICY:
             head = queue.head()
             return head is not None and self._preempts(queue, head, entry, now)
         return False
@@ -290,7 +293,7 @@ class Scheduler:
         queue = self._queues.get(device)
         if queue is None:
             raise SchedulerError(
-                f"no device {device!r}; known are {', '.join(sorted(self._queues)) or 'none'}"
+                f"no device {device!r}; there are {sorted(self._queues)}"
             )
         return queue
 
@@ -318,16 +321,19 @@ class Scheduler:
         entry.own_key = entry.key = self._key_of(entry, now)
         if entry.waiters:
             self._inherit(entry)
+        queue.keyed_at = now
         picked = queue.pick(now)
         if picked is not None:
             other, turn = picked
             if (
-                turn is Turn.EXPEDITED
-                or turn is Turn.OVERDUE
-                or (turn is Turn.SHARE and not entry.background)
+                turn is _EXPEDITED
+                or turn is _OVERDUE
+                or (turn is _SHARE and not entry.background)
             ):
                 return True
-            order = queue.compare_tenants(other, entry)
+            order = 0
+            if other.lane is not entry.lane or entry.background:
+                order = queue.compare_tenants(other, entry)
             if order > 0 or (order == 0 and other.lane is entry.lane and other.key < entry.key):
                 return True
         queue.used_s = 0.0
@@ -341,12 +347,14 @@ class Scheduler:
         if running is None:
             return False
         if candidate.expedited:
-            return queue.turn is not Turn.EXPEDITED
+            return queue.turn is not _EXPEDITED
         return queue.turn is _POLICY and self._preempts(queue, candidate, running, now)
 
     def _preempts(self, queue: ReadyQueue, candidate: Entry, running: Entry, now: float) -> bool:
         """Whether a candidate takes the device from a running entry within its slice, by tenant and policy."""
-        order = queue.compare_tenants(candidate, running)
+        order = 0
+        if candidate.lane is not running.lane or running.background:
+            order = queue.compare_tenants(candidate, running)
         if order < 0:
             return False
         if order > 0 and running.background and not candidate.background:

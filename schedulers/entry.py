@@ -1,9 +1,8 @@
 """An entry: the scheduler's view of a job. It knows urgency, service and whom it waits for; no code, no arrays.
 
-Policies read entries (`job` in their methods); the scheduler alone changes them. A state changes only in `move`, which
-asserts that the step exists:
+Policies read entries (`job` in their methods); the scheduler alone changes them, and asserts each step:
 
-    NEW -> READY -> RUNNING -> READY | WAITING | DONE,   WAITING -> READY,   NEW | READY (not started) -> DONE
+    NEW -> READY -> RUNNING -> READY | WAITING | DONE,  WAITING -> READY,  NEW | READY (not started) -> DONE
 """
 
 from __future__ import annotations
@@ -38,21 +37,13 @@ class Turn(Enum):
     SHARE = "background work had received less than its share"
 
 
-_STEPS = {
-    State.NEW: {State.READY, State.DONE},
-    State.READY: {State.RUNNING, State.DONE},
-    State.RUNNING: {State.READY, State.WAITING, State.DONE},
-    State.WAITING: {State.READY},
-    State.DONE: set[State](),
-}
-
-
 class Entry:
     """One job as the scheduler sees it; equal only to itself.
 
-    `deadline` is absolute, on the clock that `now` is read from. `ready_since` is when it last became ready or, while it
-    runs, when its slice began. Seconds: `served_s` on the device, `waited_s` ready but not running. `switches` counts the
-    grants that took the device over from another entry. `vtime` belongs to the policy.
+    `deadline` is absolute, on the clock that `now` is read from. `ready_since` is when it last became ready
+    or, while it runs, when its slice began. Seconds: `served_s` on the device, `waited_s` ready but not
+    running. `switches` counts the grants that took the device over from another entry. `vtime` belongs to the
+    policy.
     """
 
     __slots__ = (
@@ -129,11 +120,6 @@ class Entry:
 
     def __repr__(self) -> str:
         return f"<Entry {self.id} {self.name!r} {self.qos.name} {self.state.value}>"
-
-    def move(self, state: State) -> None:
-        """Goes to `state`; a step that does not exist is our bug."""
-        assert state in _STEPS[self.state], f"{self!r} cannot become {state.value}"
-        self.state = state
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,12 @@ from typing import Any
 from coro_rt.schedulers.entry import Entry, Turn
 
 _Item = tuple[Any, int, Entry]
-_POLICY, _EXPEDITED, _OVERDUE, _SHARE = Turn.POLICY, Turn.EXPEDITED, Turn.OVERDUE, Turn.SHARE  # quick to look up
+_POLICY, _EXPEDITED, _OVERDUE, _SHARE = (
+    Turn.POLICY,
+    Turn.EXPEDITED,
+    Turn.OVERDUE,
+    Turn.SHARE,
+)  # quick to look up
 
 
 class Lane:
@@ -166,12 +171,7 @@ class ReadyQueue:
         head = self.head()
         if head is None:
             return None
-        if (
-            self.background_owed_s > 0.0
-            and self.guaranteed_share
-            and self.background_count
-            and not head.background
-        ):
+        if not head.background and self.owes_background():
             return self._background_head(), _SHARE
         return head, _POLICY
 
@@ -207,6 +207,10 @@ class ReadyQueue:
         self.due_at = self.max_wait_s + (now if oldest is None else oldest.ready_since)
         return oldest if now > self.due_at else None
 
+    def owes_background(self) -> bool:
+        """Whether background waits and has received less than its share."""
+        return self.background_owed_s > 0.0 and self.background_count > 0 and self.guaranteed_share > 0.0
+
     def compare_tenants(self, candidate: Entry, running: Entry) -> int:
         """1: the candidate's tenant goes before that of the running entry; -1: it does not; 0: the policy decides."""
         if (
@@ -241,6 +245,12 @@ class ReadyQueue:
         elif owed > 0.0 and not self.background_count:
             owed = 0.0
         self.background_owed_s = owed
+
+    def idle(self) -> None:
+        """Nobody is ready or runs: the tenants start afresh, whatever they had before."""
+        for lane in self.lanes.values():
+            if lane.vtime > self.vtime:
+                self.vtime = lane.vtime
 
     def _next_lane(self) -> Lane | None:
         """The tenant whose turn it is: with foreground work before those without, then by virtual time."""

@@ -31,10 +31,11 @@ def get_policy(policy: PolicyLike) -> Policy:
                 f"no policy {policy!r}; known are {known}, or give a path 'package.module:Class'"
             )
     if isinstance(found, type) and issubclass(found, Policy):
+        kind: type[Policy] = found
         try:
-            found = found()
+            found = kind()
         except Exception as error:
-            raise SchedulerError(f"{found.__name__}() raised {type(error).__name__}: {error}") from error
+            raise SchedulerError(f"{kind.__name__}() raised {type(error).__name__}: {error}") from error
     if not isinstance(found, Policy):
         raise SchedulerError(f"a policy is a name, a Policy or a subclass of it, not {found!r}")
     slice_s: object = found.slice_s

@@ -27,7 +27,7 @@ from coro_rt.schedulers.registry import PolicyLike, get_policy
 
 # Looking up a member of an Enum takes as long as a call, so these are named once.
 _READY, _RUNNING = State.READY, State.RUNNING
-_POLICY, _EXPEDITED, _OVERDUE, _SHARE = Turn.POLICY, Turn.EXPEDITED, Turn.OVERDUE, Turn.SHARE
+_POLICY, _EXPEDITED, _OVERDUE = Turn.POLICY, Turn.EXPEDITED, Turn.OVERDUE
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,8 @@ class Scheduler:
     def submit(self, entry: Entry, now: float) -> bool:
         """NEW to READY. True: the entry that runs on its device should give way to it."""
         queue = self._queue(entry.device)
-        entry.move(_READY)
+        assert entry.state is State.NEW, f"{entry!r} is submitted already"
+        entry.state = _READY
         entry.submitted_at = now
         self._entries[entry] = None
         entry.lane = queue.lane(entry.tenant)
@@ -121,6 +122,7 @@ class Scheduler:
         self.decisions += 1
         picked = queue.pick(now)
         if picked is None:
+            queue.idle()
             return None
         entry, turn = picked
         queue.take(entry)
@@ -206,7 +208,7 @@ class Scheduler:
             self._unlink(entry)
         else:
             self._leave_device(entry)
-            entry.move(State.WAITING)
+            entry.state = State.WAITING
         if on is not None and on.state is not State.DONE:
             entry.waits_on = on
             on.waiters[entry] = None
@@ -215,7 +217,8 @@ class Scheduler:
     def wake(self, entry: Entry, now: float) -> bool:
         """WAITING to READY, on the device that it names now; nobody inherits from it any more. Returns like `submit`."""
         queue = self._queue(entry.device)
-        entry.move(_READY)
+        assert entry.state is State.WAITING, f"{entry!r} does not wait"
+        entry.state = _READY
         self._unlink(entry)
         entry.lane = queue.lane(entry.tenant)
         self._enqueue(entry, now)
@@ -232,7 +235,7 @@ class Scheduler:
             assert entry.lane is not None
             entry.lane.queue.remove(entry)
         known = entry.state is not State.NEW
-        entry.move(State.DONE)
+        entry.state = State.DONE
         for waiter in entry.waiters:
             waiter.waits_on = None
         entry.waiters.clear()
@@ -292,9 +295,7 @@ class Scheduler:
     def _queue(self, device: str) -> ReadyQueue:
         queue = self._queues.get(device)
         if queue is None:
-            raise SchedulerError(
-                f"no device {device!r}; there are {sorted(self._queues)}"
-            )
+            raise SchedulerError(f"no device {device!r}; there are {sorted(self._queues)}")
         return queue
 
     def _enqueue(self, entry: Entry, now: float) -> None:
@@ -325,17 +326,16 @@ class Scheduler:
         picked = queue.pick(now)
         if picked is not None:
             other, turn = picked
-            if (
-                turn is _EXPEDITED
-                or turn is _OVERDUE
-                or (turn is _SHARE and not entry.background)
-            ):
+            if turn is _EXPEDITED or turn is _OVERDUE or (not entry.background and queue.owes_background()):
                 return True
             order = 0
             if other.lane is not entry.lane or entry.background:
                 order = queue.compare_tenants(other, entry)
             if order > 0 or (order == 0 and other.lane is entry.lane and other.key < entry.key):
                 return True
+        lane = entry.lane
+        if lane is not None and lane.vtime > queue.vtime:
+            queue.vtime = lane.vtime
         queue.used_s = 0.0
         queue.turn = entry.turn = _POLICY
         queue.calm = False
@@ -482,7 +482,7 @@ def _raised(error: Exception) -> str:
 
 def _kind(key: object) -> type:
     """float for a number, tuple for a tuple of numbers, NoneType for what is not a key."""
-    numbers = key if isinstance(key, tuple) else (key,)
+    numbers = key or (None,) if isinstance(key, tuple) else (key,)
     for number in numbers:
         if not isinstance(number, float | int) or isinstance(number, bool) or number != number:
             return type(None)

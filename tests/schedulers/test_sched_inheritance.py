@@ -1,0 +1,151 @@
+"""Whoever is waited for is as urgent as those who wait, while they do."""
+
+import pytest
+
+from coro_rt.schedulers import Entry, QoS, Scheduler
+
+policies = pytest.mark.parametrize("policy", ["strict", "dynamic"])
+
+
+def scene(policy: str, *, inherit: bool) -> tuple[Scheduler, Entry, list[Entry], Entry]:
+    """A background holder that has begun, a crowd in the middle, and an urgent entry that waits for the holder."""
+    scheduler = Scheduler(policy, background_share=0.0)
+    holder = Entry(0, name="holder", qos=QoS.BACKGROUND)
+    scheduler.submit(holder, 0.0)
+    grant = scheduler.next("cpu", 0.0)
+    assert grant is not None
+    scheduler.ran(holder, 0.001, 0.001)
+    crowd = [Entry(i, name=f"middle {i}") for i in range(1, 11)]
+    for entry in crowd:
+        scheduler.submit(entry, 0.001)
+    urgent = Entry(99, name="urgent", qos=QoS.USER_INTERACTIVE)
+    assert scheduler.submit(urgent, 0.001)
+    scheduler.requeue(holder, 0.001)
+    assert scheduler.next("cpu", 0.001) is not None
+    scheduler.ran(urgent, 0.001, 0.002)
+    scheduler.park(urgent, 0.002, on=holder if inherit else None)
+    return scheduler, holder, crowd, urgent
+
+
+def ran_before(scheduler: Scheduler, wanted: Entry, now: float) -> int:
+    """How many others are granted a slice before the wanted one."""
+    for others in range(1000):
+        grant = scheduler.next("cpu", now)
+        assert grant is not None
+        if grant.entry is wanted:
+            return others
+        now += 0.002
+        scheduler.ran(grant.entry, 0.002, now)
+        scheduler.requeue(grant.entry, now)
+    return 1000
+
+
+@policies
+def test_the_holder_runs_next_and_goes_on_running_until_the_wait_ends(policy: str) -> None:
+    scheduler, holder, _, urgent = scene(policy, inherit=True)
+    assert holder.effective_qos is QoS.USER_INTERACTIVE
+    assert ran_before(scheduler, holder, 0.002) == 0
+    scheduler.ran(holder, 0.002, 0.004)
+    assert not scheduler.should_yield(holder, 0.004), "its next slice is as urgent"
+    assert scheduler.wake(urgent, 0.004)
+    assert holder.effective_qos is QoS.BACKGROUND
+    assert scheduler.should_yield(holder, 0.004)
+    scheduler.requeue(holder, 0.004)
+    assert ran_before(scheduler, urgent, 0.004) == 0
+
+
+@policies
+def test_without_inheritance_the_crowd_in_the_middle_goes_before_the_holder(policy: str) -> None:
+    scheduler, holder, crowd, _ = scene(policy, inherit=False)
+    assert ran_before(scheduler, holder, 0.002) >= len(crowd)
+
+
+@policies
+def test_urgency_travels_along_a_chain_and_back(policy: str) -> None:
+    scheduler = Scheduler(policy)
+    chain = [
+        Entry(i, name=f"link {i}", qos=qos)
+        for i, qos in enumerate([QoS.BACKGROUND, QoS.UTILITY, QoS.DEFAULT])
+    ]
+    urgent = Entry(9, name="urgent", qos=QoS.USER_INTERACTIVE)
+    for entry in [urgent, *reversed(chain)]:
+        scheduler.submit(entry, 0.0)
+    for entry, on in [(urgent, chain[2]), (chain[2], chain[1]), (chain[1], chain[0])]:
+        grant = scheduler.next("cpu", 0.0)
+        assert grant is not None
+        assert grant.entry is entry
+        scheduler.park(entry, 0.0, on=on)
+    assert [entry.effective_qos for entry in chain] == [QoS.USER_INTERACTIVE] * 3
+    assert [entry.key for entry in chain] == [urgent.key] * 3
+    assert "raised to USER_INTERACTIVE by link 1" in str(scheduler.explain(chain[0], 0.0))
+
+    scheduler.set_qos(urgent, 0.0, qos=QoS.USER_INITIATED)
+    assert [entry.effective_qos for entry in chain] == [QoS.USER_INITIATED] * 3
+    assert [entry.key for entry in chain] == [urgent.key] * 3
+
+    scheduler.set_policy("dynamic", 0.0)
+    assert [entry.key for entry in chain] == [urgent.key] * 3
+
+    scheduler.wake(urgent, 0.0)
+    assert [entry.effective_qos for entry in chain] == [QoS.DEFAULT] * 3
+    grant = scheduler.next("cpu", 0.0)
+    assert grant is not None
+    assert grant.entry is urgent
+    scheduler.park(urgent, 0.0)
+    grant = scheduler.next("cpu", 0.0)
+    assert grant is not None
+    assert grant.entry is chain[0]
+    scheduler.done(chain[0], 0.0)
+    assert chain[1].waits_on is None
+    assert chain[1].effective_qos is QoS.DEFAULT
+
+
+def test_a_lock_handed_on_takes_its_other_waiters_along() -> None:
+    scheduler = Scheduler("strict")
+    first, second = Entry(1, qos=QoS.BACKGROUND), Entry(2, qos=QoS.UTILITY)
+    urgent = Entry(3, qos=QoS.USER_INTERACTIVE)
+    scheduler.submit(first, 0.0)
+    for entry in (second, urgent):
+        scheduler.submit(entry, 0.0)
+        assert scheduler.next("cpu", 0.0) is not None
+        scheduler.park(entry, 0.0, on=first)
+    scheduler.wake(second, 0.0)
+    scheduler.park(urgent, 0.0, on=second)
+    assert (first.effective_qos, second.effective_qos) == (QoS.BACKGROUND, QoS.USER_INTERACTIVE)
+    scheduler.park(urgent, 0.0)
+    assert second.effective_qos is QoS.UTILITY
+
+
+def test_one_who_is_waited_for_before_it_is_submitted_is_urgent_from_the_start() -> None:
+    scheduler = Scheduler("dynamic")
+    holder, urgent = Entry(1, qos=QoS.BACKGROUND), Entry(2, qos=QoS.USER_INTERACTIVE)
+    scheduler.submit(urgent, 0.0)
+    assert scheduler.next("cpu", 0.0) is not None
+    scheduler.park(urgent, 0.0, on=holder)
+    middle = Entry(3)
+    scheduler.submit(middle, 0.0)
+    assert scheduler.next("cpu", 0.0) is not None
+    assert scheduler.submit(holder, 0.001), "it preempts what the urgent one would have preempted"
+    assert holder.effective_qos is QoS.USER_INTERACTIVE
+
+
+def test_inheritance_crosses_devices() -> None:
+    scheduler = Scheduler("dynamic", devices=["cpu", "gpu"])
+    holder, other = Entry(1, qos=QoS.BACKGROUND, device="gpu"), Entry(2, device="gpu")
+    urgent = Entry(3, qos=QoS.USER_INTERACTIVE)
+    for entry in (other, holder, urgent):
+        scheduler.submit(entry, 0.0)
+    assert scheduler.next("cpu", 0.0) is not None
+    scheduler.park(urgent, 0.0, on=holder)
+    grant = scheduler.next("gpu", 0.0)
+    assert grant is not None
+    assert grant.entry is holder
+
+
+def test_raised_background_is_not_charged_to_backgrounds_share() -> None:
+    scheduler, holder, _, urgent = scene("dynamic", inherit=True)
+    queue = scheduler._queues["cpu"]
+    assert queue.background_count == 0
+    scheduler.wake(urgent, 0.002)
+    assert queue.background_count == 1
+    assert holder.background

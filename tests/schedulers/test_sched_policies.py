@@ -1,0 +1,240 @@
+"""What a policy may be, what happens to a bad one, and what the scheduler says about its decisions."""
+
+from collections.abc import Callable
+from math import inf, nan
+from typing import Any
+
+import pytest
+from sched_sim import Simulation
+
+from coro_rt.schedulers import (
+    POLICIES,
+    Dynamic,
+    Ejection,
+    Entry,
+    Fair,
+    Policy,
+    QoS,
+    Scheduler,
+    SchedulerError,
+    State,
+    get_policy,
+)
+
+
+class ShortestFirst(Policy):
+    """key = ready_since + 10 * predicted seconds left."""
+
+    def key(self, job: Entry, now: float) -> float:
+        return job.ready_since + 10 * job.predicted_seconds_left
+
+
+def broken(hook: str, breaks: Callable[[], Any], *, after: int = 7) -> type[Policy]:
+    """A policy one of whose methods works for a while, then does what `breaks` does."""
+    calls = 0
+
+    def method(self: Policy, *args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > after:
+            return breaks()
+        return args[0].submitted_at if hook == "key" else False
+
+    namespace: dict[str, Any] = {"key": lambda self, job, now: job.submitted_at, hook: method}
+    return type("Broken", (Policy,), namespace)
+
+
+def boom() -> None:
+    raise RuntimeError("boom")
+
+
+BAD = [
+    ("key", boom, "raised RuntimeError: boom"),
+    ("key", lambda: nan, "returned nan"),
+    ("key", lambda: None, "returned None"),
+    ("key", lambda: "soon", "returned 'soon'"),
+    ("key", lambda: True, "returned True"),
+    ("key", lambda: (), "returned ()"),
+    ("key", lambda: (1.0, nan), "returned (1.0, nan)"),
+    ("key", lambda: (1.0, "a"), "returned (1.0, 'a')"),
+    ("key", lambda: (1.0, 2.0), "after keys of the other shape"),
+    ("key", lambda: 1j, "returned 1j"),
+    ("on_ready", boom, "boom"),
+    ("on_ran", boom, "boom"),
+    ("on_done", boom, "boom"),
+    ("preempts", boom, "boom"),
+    ("preempts", lambda: None, "returned None, not a bool"),
+]
+
+
+@pytest.mark.parametrize(
+    ("hook", "breaks", "reason"), BAD, ids=[f"{hook}-{reason}" for hook, _, reason in BAD]
+)
+@pytest.mark.parametrize("after", [0, 7])
+def test_a_bad_policy_is_ejected_once_and_all_jobs_finish(
+    hook: str, breaks: Callable[[], Any], reason: str, after: int
+) -> None:
+    if reason == "after keys of the other shape" and after == 0:
+        pytest.skip("a policy whose every key is a tuple is a good one")
+    ejections: list[Ejection] = []
+    simulation = Simulation(
+        Scheduler(broken(hook, breaks, after=after), on_ejected=ejections.append), quantum_s=0.001
+    )
+    for i in range(30):
+        simulation.job(0.01, at=0.0015 * i, qos=QoS(i % 5), tenant="ab"[i % 3 == 0], name=f"job {i}")
+    simulation.run()
+    assert len(simulation.ended) == 30
+    assert [(ejection.policy, ejection.hook) for ejection in ejections] == [("broken", hook)]
+    assert reason in ejections[0].reason
+    assert ejections[0].entry.name.startswith("job")
+    assert isinstance(simulation.scheduler.policy, Dynamic)
+
+
+def test_after_an_ejection_the_same_decision_is_taken_by_dynamic() -> None:
+    scheduler = Scheduler(broken("key", boom, after=2), max_wait_s=inf)
+    low, high = Entry(1, qos=QoS.BACKGROUND), Entry(2, qos=QoS.USER_INTERACTIVE)
+    scheduler.submit(low, 0.0)
+    assert scheduler.next("cpu", 0.0) is not None
+    other = Entry(3)
+    assert not scheduler.submit(other, 0.0), "first come, first served"
+    assert scheduler.submit(high, 0.0), "the urgent one, whose key broke the policy, preempts already"
+    assert other.key == Dynamic().key(other, 0.0)
+    assert low.key == Dynamic().key(low, 0.0)
+
+
+def test_a_policy_that_is_bad_from_the_start_is_ejected_when_it_is_set_while_jobs_wait() -> None:
+    ejections: list[Ejection] = []
+    scheduler = Scheduler("strict", on_ejected=ejections.append)
+    entries = [Entry(i, qos=QoS(i % 5)) for i in range(10)]
+    for entry in entries:
+        scheduler.submit(entry, 0.0)
+    scheduler.set_policy(broken("key", boom, after=4), 0.0)
+    assert len(ejections) == 1
+    seen = []
+    while (grant := scheduler.next("cpu", 0.0)) is not None:
+        seen.append(grant.entry.qos)
+        scheduler.done(grant.entry, 0.0)
+    assert seen == sorted(seen, reverse=True)
+    assert len(seen) == 10
+
+
+def test_a_policy_comes_from_a_name_a_class_an_object_or_a_path() -> None:
+    assert set(POLICIES) == {"fifo", "strict", "fair", "dynamic"}
+    assert all(isinstance(get_policy(name), cls) for name, cls in POLICIES.items())
+    policy = ShortestFirst()
+    assert get_policy(policy) is policy
+    assert isinstance(get_policy(ShortestFirst), ShortestFirst)
+    assert isinstance(get_policy("coro_rt.schedulers.fair:Fair"), Fair)
+    assert policy.name == "shortestfirst"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("", "known are dynamic, fair, fifo, strict"),
+        ("no.such.module:Policy", "cannot load"),
+        ("coro_rt.schedulers:Nothing", "cannot load"),
+        (":", "cannot load"),
+        ("coro_rt.schedulers:Entry", "a policy is a name"),
+        (7, "a policy is a name"),
+        (Entry, "a policy is a name"),
+        (type("Needy", (Policy,), {"__init__": lambda self, needed: None}), "raised TypeError"),
+        (type("Endless", (Policy,), {"slice_s": 0}), "slice_s = 0"),
+        (type("Odd", (Policy,), {"slice_s": "2 ms"}), "slice_s = '2 ms'"),
+    ],
+)
+def test_what_is_no_policy_is_a_scheduler_error(wrong: Any, message: str) -> None:
+    with pytest.raises(SchedulerError, match=message):
+        get_policy(wrong)
+    scheduler = Scheduler("fifo")
+    with pytest.raises(SchedulerError):
+        scheduler.set_policy(wrong, 0.0)
+    assert scheduler.policy.name == "fifo"
+
+
+def test_a_policy_of_one_method_orders_jobs() -> None:
+    simulation = Simulation(Scheduler(ShortestFirst))
+    long, short = simulation.job(0.05, name="long"), simulation.job(0.005, name="short", at=0.001)
+    long.predicted_seconds_left, short.predicted_seconds_left = 0.05, 0.005
+    simulation.run()
+    assert simulation.ended == [short, long]
+
+
+def test_every_policy_states_its_key_and_effect_and_a_bounded_one_its_bound() -> None:
+    for policy in POLICIES.values():
+        assert policy.__doc__ is not None
+        assert policy.__doc__.startswith("key = ")
+        assert "Effect:" in policy.__doc__
+        assert ("wait <= " in policy.__doc__) is policy.bounded
+
+
+def test_fair_divides_the_device_by_level() -> None:
+    simulation = Simulation(Scheduler("fair", max_wait_s=inf, background_share=0.0), quantum_s=0.001)
+    jobs = [simulation.job(qos=qos) for qos in QoS]
+    simulation.run(until=31.0)
+    for job, seconds in zip(jobs, (1, 2, 4, 8, 16), strict=True):
+        assert job.served_s == pytest.approx(seconds, rel=0.05)
+
+
+def test_dynamic_lets_a_near_deadline_overtake_a_higher_level() -> None:
+    scheduler = Scheduler("dynamic")
+    relaxed = Entry(1, qos=QoS.USER_INITIATED)
+    pressed = Entry(2, qos=QoS.UTILITY, deadline=0.4, predicted_seconds_left=0.3)
+    scheduler.submit(relaxed, 0.0)
+    scheduler.submit(pressed, 0.0)
+    grant = scheduler.next("cpu", 0.0)
+    assert grant is not None
+    assert grant.entry is pressed
+
+
+def test_a_waiting_job_can_become_urgent() -> None:
+    scheduler = Scheduler("dynamic")
+    first, second = Entry(1, qos=QoS.DEFAULT), Entry(2, qos=QoS.UTILITY)
+    scheduler.submit(first, 0.0)
+    scheduler.submit(second, 0.0)
+    assert scheduler.next("cpu", 0.0) is not None
+    scheduler.ran(first, 0.0001, 0.0001)
+    assert not scheduler.should_yield(first, 0.0001)
+    assert scheduler.set_qos(second, 0.0001, qos=QoS.USER_INTERACTIVE)
+    assert scheduler.should_yield(first, 0.0001)
+    assert not scheduler.set_qos(second, 0.0001, qos=QoS.BACKGROUND)
+    assert scheduler.set_qos(second, 0.0001, deadline=0.01)
+    assert scheduler.should_yield(first, 0.0001)
+
+
+def test_a_running_job_that_becomes_less_urgent_gives_way() -> None:
+    scheduler = Scheduler("dynamic")
+    first, second = Entry(1, qos=QoS.USER_INTERACTIVE), Entry(2, qos=QoS.DEFAULT)
+    scheduler.submit(first, 0.0)
+    scheduler.submit(second, 0.0)
+    assert scheduler.next("cpu", 0.0) is not None
+    assert not scheduler.set_qos(first, 0.0)
+    assert scheduler.set_qos(first, 0.0, qos=QoS.BACKGROUND)
+    assert scheduler.should_yield(first, 0.0)
+
+
+def test_explain_says_why_in_a_sentence() -> None:
+    scheduler = Scheduler("dynamic")
+    jobs = [Entry(i, name=f"mail {i}", qos=QoS.UTILITY) for i in range(6)]
+    chat = Entry(9, name="chat", qos=QoS.USER_INTERACTIVE)
+    assert str(scheduler.explain(chat, 0.0)) == "chat (USER_INTERACTIVE) is new."
+    for job in jobs:
+        scheduler.submit(job, 0.0)
+    assert scheduler.next("cpu", 0.0) is not None
+    scheduler.submit(chat, 0.5)
+    assert str(scheduler.explain(jobs[5], 1.0)) == (
+        "mail 5 (UTILITY) is ready for cpu since 1.000 s under dynamic: chat is next, because the policy put it first; "
+        "mail 0 runs; before it: chat, mail 1, mail 2 and 2 more."
+    )
+    explanation = scheduler.explain(jobs[5], 1.0)
+    assert explanation.ahead == ("chat", "mail 1", "mail 2", "mail 3", "mail 4")
+    assert explanation.state is State.READY
+    assert "it is next, because it had waited longer than max_wait_s" in str(scheduler.explain(jobs[1], 20.0))
+    assert str(scheduler.explain(jobs[0], 1.0)) == (
+        "mail 0 (UTILITY) is running on cpu under dynamic: the policy put it first."
+    )
+    scheduler.park(jobs[0], 1.0, on=chat)
+    assert str(scheduler.explain(jobs[0], 1.0)) == "mail 0 (UTILITY) is waiting for chat."
+    scheduler.expedite(jobs[5], 1.0)
+    assert "chat (USER_INTERACTIVE) is ready" in str(scheduler.explain(chat, 1.0))
+    assert scheduler.explain(chat, 1.0).ahead == ("mail 5",)

@@ -71,5 +71,3 @@ def quantize_block(x: Any, row: Any, columns: Any, block: Any) -> None:
 def quantize_row(x: Any, row: Any, columns: Any) -> None:
     for block in range(columns // BLOCK):
         quantize_block(x + block * BLOCK * 4, row, columns, block)
-
-

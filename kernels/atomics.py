@@ -1,6 +1,7 @@
 """What threads need inside code without the GIL: atomic 64-bit words, a mutex with a condition, a clock.
 
-All by address. The mutex and the condition are the C library's own (POSIX), so that a waiting thread sleeps in the kernel.
+All by address. The mutex and the condition are the C library's own (POSIX), so that a waiting thread sleeps
+in the kernel.
 """
 
 import time
@@ -76,10 +77,14 @@ def wake_all(context: Any, builder: Any, condition: Any) -> None:
 @_define(types.int64)
 def now_ns(context: Any, builder: Any) -> Any:
     """The monotonic clock, as `time.monotonic_ns()`."""
-    timespec = cgutils.alloca_once(builder, ir.ArrayType(_I64, 2))  # in the entry block: this runs in loops
+    # in the entry block: this runs in loops
+    timespec = cgutils.alloca_once(builder, ir.ArrayType(_I64, 2))  # type: ignore[no-untyped-call]
     address = builder.ptrtoint(timespec, _I64)
     _external(builder, "clock_gettime", _I32, ir.Constant(_I32, time.CLOCK_MONOTONIC), address)
-    seconds, nanos = _load(builder, address, _I64, 8), _load(builder, builder.add(address, ir.Constant(_I64, 8)), _I64, 8)
+    seconds, nanos = (
+        _load(builder, address, _I64, 8),
+        _load(builder, builder.add(address, ir.Constant(_I64, 8)), _I64, 8),
+    )
     return builder.add(builder.mul(seconds, ir.Constant(_I64, 1_000_000_000)), nanos)
 
 

@@ -1,8 +1,8 @@
 """Causal attention of one query head over its KV pages: softmax(q·K / sqrt(n)) · V.
 
-Three passes over a row of scores: q·K with 16 positions in the lanes of a vector, exp and sum, then the weighted sum of
-the rows of V in the order of their positions. Each sum has one order, which depends on the position alone, so a query's
-result does not depend on how its prompt was cut into chunks.
+Three passes over a row of scores: q·K with 16 positions in the lanes of a vector, exp and sum, then the
+weighted sum of the rows of V in the order of their positions. Each sum has one order, which depends on the
+position alone, so a query's result does not depend on how its prompt was cut into chunks.
 """
 
 from typing import Any
@@ -29,7 +29,8 @@ from .simd import (
 
 
 def reference(q: Floats, k: Floats, v: Floats, positions: Any) -> Floats:
-    """float32 [T, heads, n] of q [T, heads, n], k and v [length, KV heads, n]; query t sees keys 0 … positions[t].
+    """float32 [T, heads, n] of q [T, heads, n], k and v [length, KV heads, n]; query t sees keys 0 …
+    positions[t].
 
     Query heads are shared out among the KV heads in order (grouped-query attention).
     """
@@ -41,19 +42,21 @@ def reference(q: Floats, k: Floats, v: Floats, positions: Any) -> Floats:
     scores[np.broadcast_to(hidden[:, None, :], scores.shape)] = -np.inf
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
-    return np.einsum("thl,lhn->thn", weights, wide_v).astype(np.float32)
+    attended: Floats = np.einsum("thl,lhn->thn", weights, wide_v).astype(np.float32)
+    return attended
+
+
+def causal_reference(q: Floats, k: Floats, v: Floats) -> Floats:
+    """The same where query t is at position t."""
+    return reference(q, k, v, np.arange(len(q)))
 
 
 def error_bound(q: Floats, k: Floats, v: Floats) -> float:
-    """Largest allowed |implementation - reference|: float32 scores, exp and sums, relative to the largest value."""
+    """Largest allowed |implementation - reference|: float32 scores, exp and sums, relative to the largest
+    value.
+    """
     score = np.abs(q).max() * np.abs(k).max() * np.sqrt(q.shape[-1])
     return float((score + 8) * np.abs(v).max() * np.finfo(np.float32).eps * 8)
-
-
-@inline
-def scratch_bytes(context: Any) -> Any:
-    """Bytes of scratch that one thread needs for the scores of up to `context` positions."""
-    return (context + 64) * 4
 
 
 @inline

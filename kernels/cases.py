@@ -1,16 +1,18 @@
 """One list of cases for every kernel implementation: the tests run it, the benchmark times it.
 
-A case makes its inputs from a fixed seed, computes the reference and one implementation, and states the bound between them.
+A case makes its inputs from a fixed seed, computes the reference and one implementation, and states the bound
+between them.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from . import activations, attention, launch, logits, matmul, norm, rope, swiglu
-from .formats import Floats, Format
+from .formats import BLOCK, Floats, Format
 from .gang import Gang
 from .packed import PackedMatrix
 
@@ -37,59 +39,66 @@ def cases() -> Iterator[Case]:
     def normal(*shape: int) -> Floats:
         return rng.standard_normal(shape, dtype=np.float32)
 
+    shapes = [(1, 32, 1), (16, 64, 3), (33, 96, 4), (192, 576, 1), (576, 1536, 5), (40, 1024, 9)]
     for form in Format.known.values():
-        for rows, columns, count in [(1, 32, 1), (16, 64, 3), (33, 96, 4), (192, 576, 1), (576, 1536, 5), (40, 1024, 9)]:
+        for rows, columns, count in shapes:
             w, x = PackedMatrix.from_float(form, normal(rows, columns)), normal(count, columns)
-            yield Case(f"matmul {form.name} {rows}x{columns} T={count}", *_of(matmul.reference, launch.matmul, w, x), matmul.error_bound(w, x))
-    zeros = PackedMatrix.from_float(Format.known["Q4_1"], np.zeros((20, 64), np.float32))
-    x = np.zeros((2, 64), np.float32)
-    yield Case("matmul Q4_1 of zeros", *_of(matmul.reference, launch.matmul, zeros, x), 0.0)
+            name = f"matmul {form.name} {rows}x{columns} T={count}"
+            yield _case(name, matmul.reference, launch.matmul, (w, x), matmul.error_bound(w, x))
+        blank, x = PackedMatrix.from_float(form, np.zeros((20, 64), np.float32)), normal(2, 64)
+        yield _case(f"matmul {form.name} of zeros", matmul.reference, launch.matmul, (blank, x), 0.0)
     for count, columns in [(1, 32), (3, 576), (2, 4096)]:
         x, weight = normal(count, columns) * 3, normal(columns)
-        yield Case(f"rms_norm T={count} K={columns}", *_of(norm.reference, launch.rms_norm, x, weight, 1e-5), norm.error_bound(x, weight))
+        bound = norm.error_bound(x, weight)
+        yield _case(
+            f"rms_norm T={count} K={columns}", norm.reference, launch.rms_norm, (x, weight, 1e-5), bound
+        )
         gate, up = normal(count, columns) * 5, normal(count, columns)
-        yield Case(f"swiglu T={count} K={columns}", *_of(swiglu.reference, launch.swiglu, gate, up), swiglu.error_bound(gate, up))
-        q, scale = activations.reference(x)
+        bound = swiglu.error_bound(gate, up)
+        yield _case(f"swiglu T={count} K={columns}", swiglu.reference, launch.swiglu, (gate, up), bound)
+        bound = float(np.abs(x).max()) / 127 * 1.01  # a tie may round the other way: one step
         yield Case(
             f"quantize_activations T={count} K={columns}",
-            lambda x=x: activations.dequantized_reference(x),
-            lambda gang, x=x: _dequantized(*launch.quantize_activations(x)),
-            float(scale.max()) * 1.01,  # a tie may round the other way: one step
+            partial(activations.dequantized_reference, x),
+            partial(_quantize_and_back, x),
+            bound,
         )
     extreme = np.array([[-1e30, -100, -88, -1, 0, 1, 88, 1e30] * 4], np.float32)
-    yield Case("swiglu extremes", *_of(swiglu.reference, launch.swiglu, extreme, np.ones_like(extreme)), 1e24)
+    ones = np.ones_like(extreme)
+    bound = swiglu.error_bound(extreme, ones)
+    yield _case("swiglu of extremes", swiglu.reference, launch.swiglu, (extreme, ones), bound)
     for halves in (False, True):
         for count, heads, size, width in [(1, 1, 32, 32), (5, 3, 64, 64), (70, 2, 96, 32)]:
             x, turns = normal(count, heads, size), rope.table(count, width, 10000.0)
-            name = f"rope {'halves' if halves else 'interleaved'} T={count} heads={heads} size={size} width={width}"
-            yield Case(
-                name,
-                lambda x=x, turns=turns, halves=halves: rope.reference(x, turns, halves=halves),
-                lambda gang, x=x, turns=turns, halves=halves: launch.rope(x, turns, halves=halves, gang=gang),
-                rope.error_bound(x),
-            )
+            kind = "halves" if halves else "interleaved"
+            name = f"rope {kind} T={count} heads={heads} size={size} width={width}"
+            reference, implementation = (partial(f, halves=halves) for f in (rope.reference, launch.rope))
+            yield _case(name, reference, implementation, (x, turns), rope.error_bound(x))
     for count, heads, kv_heads, size in [(1, 1, 1, 32), (17, 9, 3, 64), (130, 4, 2, 96), (65, 2, 1, 128)]:
         q, k, v = normal(count, heads, size), normal(count, kv_heads, size), normal(count, kv_heads, size)
         k, v = (a.astype(np.float16).astype(np.float32) for a in (k, v))  # as the cache stores them
-        yield Case(
-            f"attention T={count} heads={heads}/{kv_heads} size={size}",
-            lambda q=q, k=k, v=v: attention.reference(q, k, v, np.arange(len(q))),
-            lambda gang, q=q, k=k, v=v: launch.attention(q, k, v, gang=gang),
-            attention.error_bound(q, k, v),
-        )
+        name = f"attention T={count} heads={heads}/{kv_heads} size={size}"
+        bound = attention.error_bound(q, k, v)
+        yield _case(name, attention.causal_reference, launch.attention, (q, k, v), bound)
     for count, vocabulary in [(1, 16), (2, 1000), (1, 49152)]:
         x = normal(count, vocabulary) * 8
-        yield Case(
-            f"best_and_log_sum T={count} vocabulary={vocabulary}",
-            lambda x=x: np.stack(logits.reference(x)),
-            lambda gang, x=x: np.stack(launch.best_and_log_sum(x, gang=gang)),
-            logits.error_bound(x),
-        )
+        name = f"best_and_log_sum T={count} vocabulary={vocabulary}"
+        yield Case(name, partial(_both, logits.reference, x), partial(_both_on, x), logits.error_bound(x))
 
 
-def _of(reference: Callable[..., Floats], implementation: Callable[..., Floats], *args: Any) -> tuple[Any, Any]:
-    return lambda: reference(*args), lambda gang: implementation(*args, gang=gang)
+def _case(name: str, reference: Any, implementation: Any, args: tuple[Any, ...], bound: float) -> Case:
+    return Case(name, lambda: reference(*args), lambda gang: implementation(*args, gang=gang), bound)
 
 
-def _dequantized(q: Any, scale: Floats) -> Floats:
-    return np.asarray(q.astype(np.float32) * np.repeat(scale, q.shape[1] // scale.shape[1], axis=1), np.float32)
+def _quantize_and_back(x: Floats, gang: Gang | None) -> Floats:
+    q, scale = launch.quantize_activations(x)
+    return q.astype(np.float32) * np.repeat(scale, BLOCK, axis=1)
+
+
+def _both(summarize: Callable[[Floats], tuple[Any, Floats]], x: Floats) -> Floats:
+    best, log_sum = summarize(x)
+    return np.stack([best.astype(np.float32), log_sum])
+
+
+def _both_on(x: Floats, gang: Gang | None) -> Floats:
+    return _both(partial(launch.best_and_log_sum, gang=gang), x)

@@ -1,7 +1,8 @@
 """Weight formats: how a block of a GGUF tensor is laid out in bytes, and what it means.
 
-Each format's layout stands here once, as a NumPy structured type whose size is asserted. `dequantize` is its meaning;
-`quantize` the plain round-to-nearest way in. Values and layouts: the GGUF specification's table of tensor types.
+Each format's layout stands here once, as a NumPy structured type whose size is asserted. `dequantize` is its
+meaning; `quantize` the plain round-to-nearest way in. Values and layouts: the GGUF specification's table of
+tensor types.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ BLOCK = 32
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """One way to store a matrix. `bits` 16 and 32 are floating point; 4 and 8 are integers with a scale per block.
+    """One way to store a matrix. `bits` 16 and 32 are floating point; 4 and 8 are integers with a scale per
+    block.
 
     A quantized value is `d * (q - zero)`, or `d * q + m` where the format `has_min`.
     """
@@ -44,19 +46,26 @@ class Format:
     def row_bytes(self, columns: int) -> int:
         """Bytes of one row; ValueError unless `columns` fills whole blocks."""
         if columns <= 0 or columns % self.block_values:
-            raise ValueError(f"{self.name} rows hold whole blocks of {self.block_values} values, not {columns} values")
-        return columns // self.block_values * self.block.itemsize
+            raise ValueError(
+                f"{self.name} rows hold whole blocks of {self.block_values} values, not {columns} values"
+            )
+        return columns // self.block_values * int(self.block.itemsize)
 
     def blocks(self, raw: Bytes, shape: tuple[int, int]) -> NDArray[Any]:
         """View raw bytes as blocks [rows, blocks per row]; ValueError if the sizes disagree."""
         rows, columns = shape
         expected = rows * self.row_bytes(columns)
         if raw.nbytes != expected:
-            raise ValueError(f"a {rows} x {columns} {self.name} matrix has {expected} bytes, not {raw.nbytes}")
-        return np.ascontiguousarray(raw).reshape(-1).view(self.block).reshape(rows, -1)
+            raise ValueError(
+                f"a {rows} x {columns} {self.name} matrix has {expected} bytes, not {raw.nbytes}"
+            )
+        blocks: NDArray[Any] = np.ascontiguousarray(raw).reshape(-1).view(self.block).reshape(rows, -1)
+        return blocks
 
     def integers(self, blocks: NDArray[Any]) -> NDArray[np.uint8]:
-        """The unsigned integers of quantized blocks, uint8 [rows, blocks, 32]: int8 is stored plus 128 (= `zero`)."""
+        """The unsigned integers of quantized blocks, uint8 [rows, blocks, 32]: int8 is stored plus 128 (=
+        `zero`).
+        """
         if self.bits == 8:
             return blocks["q"].view(np.uint8) ^ np.uint8(0x80)
         return np.concatenate([blocks["q"] & 15, blocks["q"] >> 4], axis=-1)
@@ -73,7 +82,9 @@ class Format:
         return values.reshape(shape)
 
     def quantize(self, values: Floats) -> Bytes:
-        """The nearest blocks to float32 [rows, columns], as bytes. Error: at most half a step of each block's grid."""
+        """The nearest blocks to float32 [rows, columns], as bytes. Error: at most half a step of each block's
+        grid.
+        """
         rows, columns = values.shape
         self.row_bytes(columns)
         if not self.quantized:

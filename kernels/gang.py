@@ -1,24 +1,25 @@
 """The gang: the worker's thread and its helpers share the units of a program's operations.
 
-The leader publishes one operation at a time. Everybody claims chunks of its units by compare-and-swap on one word, the
-*ticket*: (epoch << 32) | next unit. The leader goes on to the next operation when every claimed chunk is finished; it never waits for a
-helper that has claimed nothing, so one that the OS has put aside costs nothing.
+The leader publishes one operation at a time. Everybody claims chunks of its units by compare-and-swap on one
+word, the *ticket*: (epoch << 32) | next unit. The leader goes on to the next operation when every claimed
+chunk is finished; it never waits for a helper that has claimed nothing, so one that the OS has put aside
+costs nothing.
 
-Between two operations the ticket is *closed* (unit = CLOSED) and its epoch is new, so that a helper which has read an
-old ticket cannot claim anything: its compare-and-swap fails. Only then may the leader rewrite what the helpers read.
+Between two operations the ticket is *closed* (unit = CLOSED) and its epoch is new, so that a helper which has
+read an old ticket cannot claim anything: its compare-and-swap fails. Only then may the leader rewrite what
+the helpers read.
 
-After each of its own chunks (about 20 µs) the leader reads the preempt flag and the clock. If the step must give way it closes
-the ticket, waits for the chunks under way, and stores the resume point: all units before it are done, none after.
+After each of its own chunks (about 20 µs) the leader reads the preempt flag and the clock. If the step must
+give way it closes the ticket, waits for the chunks under way, and stores the resume point: all units before
+it are done, none after.
 
-Helpers spin for a while when there is nothing to claim (the gap between two operations is short), then sleep on a
-condition variable; the leader wakes them when it has work that is worth it.
+Helpers spin for a while when there is nothing to claim (the gap between two operations is short), then sleep
+on a condition variable; the leader wakes them when it has work that is worth it.
 """
 
 import logging
-import os
 import threading
 from enum import IntEnum
-from pathlib import Path
 
 import numpy as np
 from numba.core import types
@@ -57,7 +58,9 @@ class Outcome(IntEnum):
 
 
 # The control block, one cache line for each word that different threads write
-_TICKET, _FINISHED, _SLOT, _SLEEPERS, _GENERATION, _QUIT, _MUTEX, _CONDITION = (i * CACHE_LINE for i in range(8))
+_TICKET, _FINISHED, _SLOT, _SLEEPERS, _GENERATION, _QUIT, _MUTEX, _CONDITION = (
+    i * CACHE_LINE for i in range(8)
+)
 _SLOT_OP, _SLOT_WS, _SLOT_STATE, _SLOT_UNITS, _SLOT_CHUNK = (_SLOT + i * 8 for i in range(5))
 _CONTROL_BYTES = _CONDITION + CONDITION_BYTES
 assert MUTEX_BYTES <= CACHE_LINE
@@ -67,7 +70,9 @@ _UNIT_MASK = 0xFFFFFFFF
 _CHUNK_NS = 15_000
 _HELP_NS = 2_000  # an operation shorter than this is not worth sharing
 _SPINS = 8_000  # some 0.2 ms of pauses, then a helper sleeps
-_PATIENCE = 2_000  # pauses that the leader waits for a chunk before it offers its core to whoever runs that chunk
+_PATIENCE = (
+    2_000  # pauses that the leader waits for a chunk before it offers its core to whoever runs that chunk
+)
 
 
 @entry
@@ -112,7 +117,7 @@ def _must_stop(preempt, end_ns):  # type: ignore[no-untyped-def]
 
 @entry
 def _share(control, preempt, op, ws, state, unit, units, chunk, end_ns):  # type: ignore[no-untyped-def]
-    """Publish units unit … units-1 of an operation and work on them too. Gives (next unit not done, outcome)."""
+    """Publish units unit … units-1 of an operation and work on them. Gives (next unit to do, outcome)."""
     store_i64(control + _SLOT_OP, op)
     store_i64(control + _SLOT_WS, ws)
     store_i64(control + _SLOT_STATE, state)
@@ -158,7 +163,11 @@ def _help(control, thread):  # type: ignore[no-untyped-def]
         ticket = atomic_load(control + _TICKET)
         claimed = ticket & _UNIT_MASK
         if claimed != _CLOSED:
-            op, ws, state = load_i64(control + _SLOT_OP), load_i64(control + _SLOT_WS), load_i64(control + _SLOT_STATE)
+            op, ws, state = (
+                load_i64(control + _SLOT_OP),
+                load_i64(control + _SLOT_WS),
+                load_i64(control + _SLOT_STATE),
+            )
             units, chunk = load_i64(control + _SLOT_UNITS), load_i64(control + _SLOT_CHUNK)
             last = min(claimed + chunk, units)
             # succeeds only if the ticket is as it was, and then the slot read above is this ticket's
@@ -197,7 +206,7 @@ def _quit(control):  # type: ignore[no-untyped-def]
 
 
 def compile_kernels() -> None:
-    """Compile everything a gang runs, or load it from the cache. Half a minute the first time, then a blink."""
+    """Compile everything a gang runs, or load it from the cache. Some 10 s the first time, then a blink."""
     words = types.int64
     _prepare.compile((words,))
     _quit.compile((words,))
@@ -208,8 +217,8 @@ def compile_kernels() -> None:
 class Gang:
     """`threads` threads for programs: the caller of `run` and helpers that `start` makes and `close` joins.
 
-    `preempt` is int64 [8]; whoever wants the running step to give way stores 1 into preempt[0], from any thread.
-    One `run` at a time.
+    `preempt` is int64 [8]; whoever wants the running step to give way stores 1 into preempt[0], from any
+    thread. One `run` at a time.
     """
 
     def __init__(self, threads: int, *, preempt: NDArray[np.int64] | None = None) -> None:
@@ -242,7 +251,9 @@ class Gang:
             self._helpers.clear()
 
     def run(self, program: Program, workspace: Workspace, *, end_ns: int = 2**63 - 1) -> Outcome:
-        """Go on with the step that `workspace.begin` set up, until done, preempted, or `time.monotonic_ns() >= end_ns`."""
+        """Go on with the step that `workspace.begin` set up, until done, preempted, or `time.monotonic_ns()
+        >= end_ns`.
+        """
         table = program.table
         return Outcome(
             _run(

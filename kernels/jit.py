@@ -1,8 +1,8 @@
 """Compiling entry points, with a cache on disk that notices an edit in any file of this room.
 
-numba's own cache looks at the file of the entry point alone; its helpers here stand in other files. So the compiled code
-goes into a folder named for a hash of all of this room's sources: an edit anywhere means a new folder. numba itself keeps
-apart CPUs and versions.
+numba's own cache looks at the file of the entry point alone; its helpers here stand in other files. So the
+compiled code goes into a folder named for a hash of all of this room's sources: an edit anywhere means a new
+folder. numba itself keeps apart CPUs and versions.
 """
 
 import hashlib
@@ -29,11 +29,14 @@ def cache_folder() -> Path:
     return Path(base) / "kernels" / _fingerprint()
 
 
+_config: Any = numba.config
+
+
 def entry(function: Callable[..., Any]) -> Any:
     """Compile a kernel's entry point: without the GIL, cached, no error checks on divisions, no fast-math."""
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(cache_folder())
+    before = _config.CACHE_DIR
+    _config.CACHE_DIR = str(cache_folder())
     try:
         return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
     finally:
-        numba.config.CACHE_DIR = before
+        _config.CACHE_DIR = before

@@ -5,18 +5,16 @@ A page is laid out [layer][KV head], and for each of those
     K   float16 [4 blocks][head size][16 positions]     16 positions in the lanes of one vector
     V   float16 [64 positions][head size]
 
-A sequence has a table of page addresses; position p lies in page p // 64. Pages come from a `PagePool`, which knows
-how many are out and never gives one page to two owners.
+A sequence has a table of page addresses; position p lies in page p // 64.
 """
 
-import threading
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .formats import Bytes, Floats
-from .memory import aligned_empty
+from .memory import aligned_zeros
 from .simd import inline, load_f32, store_f16
 
 PAGE_POSITIONS = 64
@@ -32,7 +30,9 @@ class KVShape:
 
     def __post_init__(self) -> None:
         if min(self.layers, self.heads, self.head_size) < 1 or self.head_size % 16:
-            raise ValueError(f"a KV cache needs layers, heads and a head size that is a multiple of 16, not {self}")
+            raise ValueError(
+                f"a KV cache needs layers, heads and a head size that is a multiple of 16, not {self}"
+            )
 
     @property
     def head_bytes(self) -> int:
@@ -48,39 +48,14 @@ class KVShape:
         return self.layers * self.layer_bytes
 
 
-class PagePool:
-    """Pages of one shape, kept for reuse when given back. Safe to call from any thread."""
-
-    def __init__(self, shape: KVShape) -> None:
-        self.shape = shape
-        self.in_use = 0
-        self._free: list[Bytes] = []
-        self._lock = threading.Lock()
-
-    def take(self) -> Bytes:
-        """A page with undefined contents: no position may be read before it is written."""
-        with self._lock:
-            self.in_use += 1
-            if self._free:
-                return self._free.pop()
-        page = aligned_empty(self.shape.page_bytes)
-        page[:] = 0  # the positions after a sequence's end are multiplied with zero, so they must be finite
-        return page
-
-    def give_back(self, page: Bytes) -> None:
-        with self._lock:
-            assert self.in_use > 0
-            self.in_use -= 1
-            self._free.append(page)
-
-    def trim(self) -> int:
-        """Drop the pages that nobody uses; the bytes freed."""
-        with self._lock:
-            dropped, self._free = self._free, []
-        return len(dropped) * self.shape.page_bytes
+def new_page(shape: KVShape) -> Bytes:
+    """A page of zeros: positions after a sequence's end are multiplied with zero, so they must be finite."""
+    return aligned_zeros(shape.page_bytes)
 
 
-def read_reference(pages: list[Bytes], shape: KVShape, layer: int, head: int, length: int) -> tuple[Floats, Floats]:
+def read_reference(
+    pages: list[Bytes], shape: KVShape, layer: int, head: int, length: int
+) -> tuple[Floats, Floats]:
     """(K, V), float32 [length, head size] each, as stored in the pages."""
     n = shape.head_size
     keys, values = [], []

@@ -1,8 +1,9 @@
-"""Kernels on arrays: check dtype and shape, put the operands into a workspace, run the operation, take the result.
+"""Kernels on arrays: check dtype and shape, put the operands into a workspace, run the operation, take the
+result.
 
-The same code that runs a model, one operation at a time: for tests, benchmarks and whoever needs one product. The
-compiled code addresses memory without checks, so every check is here: TypeError for another dtype, ValueError for shapes.
-Each function takes a `gang` (default: the calling thread alone).
+The same code that runs a model, one operation at a time: for tests, benchmarks and whoever needs one product.
+The compiled code addresses memory without checks, so every check is here: TypeError for another dtype,
+ValueError for shapes. Each function takes a `gang` (default: the calling thread alone).
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from . import activations
 from .formats import BLOCK, Floats
 from .gang import Gang
 from .jit import entry
-from .kv import PAGE_POSITIONS, KVShape, PagePool
+from .kv import PAGE_POSITIONS, KVShape, new_page
 from .packed import PackedMatrix
 from .program import Buffer, Program, Widths, Workspace
 
@@ -33,8 +34,8 @@ def matmul(w: PackedMatrix, x: Floats, *, gang: Gang | None = None) -> Floats:
         if w.format.quantized:
             rows = workspace.table
             _quantize_rows(
-                rows[Buffer.NORMED, 0], rows[Buffer.NORMED, 1], rows[Buffer.QNORMED, 0], rows[Buffer.QNORMED, 1],
-                w.columns, len(x),
+                rows[Buffer.NORMED, 0], rows[Buffer.NORMED, 1], rows[Buffer.QNORMED, 0], rows[Buffer.QNORMED,
+                1], w.columns, len(x),
             )  # fmt: skip
 
     workspace = _run(len(x), build, fill, gang, hidden=w.columns, qkv=w.rows)
@@ -82,7 +83,9 @@ def swiglu(gate: Floats, up: Floats, *, gang: Gang | None = None) -> Floats:
 
 
 def rope(x: Floats, turns: Floats, *, halves: bool, gang: Gang | None = None) -> Floats:
-    """x float32 [T, heads, n] with token t turned by row t of `turns` float32 [T, width/2, 2]; n a multiple of 32."""
+    """x float32 [T, heads, n] with token t turned by row t of `turns` float32 [T, width/2, 2]; n a multiple
+    of 32.
+    """
     x = _floats("x", x, (None, None, None))
     count, heads, size = x.shape
     _multiple("head size", size, BLOCK)
@@ -95,7 +98,8 @@ def rope(x: Floats, turns: Floats, *, halves: bool, gang: Gang | None = None) ->
 
 
 def attention(q: Floats, k: Floats, v: Floats, *, gang: Gang | None = None) -> Floats:
-    """Causal attention: float32 [T, heads, n] of q [T, heads, n], k and v [T, KV heads, n], through a float16 cache.
+    """Causal attention: float32 [T, heads, n] of q [T, heads, n], k and v [T, KV heads, n], through a float16
+    cache.
 
     heads is a multiple of KV heads, n of 32.
     """
@@ -126,11 +130,12 @@ def best_and_log_sum(logits: Floats, *, gang: Gang | None = None) -> tuple[NDArr
     return best.copy(), total.copy()
 
 
-def _with_cache(q: Floats, k: Floats, v: Floats, turns: Floats, *, halves: bool, attend: bool, gang: Gang | None) -> Workspace:
+def _with_cache(
+    q: Floats, k: Floats, v: Floats, turns: Floats, *, halves: bool, attend: bool, gang: Gang | None
+) -> Workspace:
     count, heads, size = q.shape
     kv = KVShape(1, k.shape[1], size)
-    pool = PagePool(kv)
-    pages = [pool.take() for _ in range(-(-count // PAGE_POSITIONS))]
+    pages = [new_page(kv) for _ in range(-(-count // PAGE_POSITIONS))]
     table = np.array([page.ctypes.data for page in pages], np.int64)
     row = np.concatenate([q.reshape(count, -1), k.reshape(count, -1), v.reshape(count, -1)], axis=1)
 
@@ -152,7 +157,9 @@ def _run(
     gang = gang or Gang(1)
     program = Program()
     build(program)
-    sizes: dict[str, int] = dict.fromkeys(("hidden", "qkv", "attended", "gated", "vocabulary"), BLOCK) | widths
+    sizes: dict[str, int] = (
+        dict.fromkeys(("hidden", "qkv", "attended", "gated", "vocabulary"), BLOCK) | widths
+    )
     workspace = Workspace(Widths(**sizes, context=rows), rows=rows, tail=rows, threads=gang.threads)
     table = np.zeros(1, np.int64) if table is None else table
     workspace.begin(np.zeros(rows, np.int32), np.arange(rows, dtype=np.int32), [table] * rows, tail=rows)
@@ -165,7 +172,9 @@ def _floats(name: str, array: Any, shape: tuple[int | None, ...]) -> Floats:
     if not isinstance(array, np.ndarray) or array.dtype != np.float32:
         came = f"{array.dtype} array" if isinstance(array, np.ndarray) else type(array).__name__
         raise TypeError(f"{name} must be a float32 array, not a {came}; convert it with .astype(np.float32)")
-    matches = array.ndim == len(shape) and all(w is None or w == h for w, h in zip(shape, array.shape, strict=True))
+    matches = array.ndim == len(shape) and all(
+        w is None or w == h for w, h in zip(shape, array.shape, strict=True)
+    )
     if not matches or array.size == 0:
         expected = "[" + ", ".join("any" if n is None else str(n) for n in shape) + "]"
         raise ValueError(f"{name} has shape {list(array.shape)}, where a non-empty {expected} was expected")

@@ -1,4 +1,6 @@
-"""What is asked of a row of logits: the best token, and the log of the sum of exponentials (for log-probabilities)."""
+"""What is asked of a row of logits: the best token, and the log of the sum of exponentials (for
+log-probabilities).
+"""
 
 import math
 from typing import Any
@@ -39,8 +41,6 @@ def summarize(logits: Any, count: Any) -> Any:
     for k in range(whole, count):
         tail += np.float32(math.exp(load_f32(logits + k * 4) - maximum))
     best = np.int64(0)
-    for k in range(count):
-        if load_f32(logits + k * 4) == maximum:
-            best = k
-            break
+    while best < count - 1 and load_f32(logits + best * 4) != maximum:
+        best += 1
     return best, maximum + np.float32(math.log(sum_lanes(total) + tail))

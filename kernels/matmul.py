@@ -1,8 +1,9 @@
 """y = x @ W.T for packed weights: the product that nearly all of a model's time goes into.
 
-One unit of work is a group of 16 output rows for all T rows of x. The 16 lanes of a vector are the 16 rows, so a sum runs
-down the columns in one fixed order, whatever T is: a row of y does not depend on its company. Quantized weights
-meet int8 activations: 32-bit integer sums per block of 32 (exact), scaled and added up in float32 with explicit FMA.
+One unit of work is a group of 16 output rows for all T rows of x. The 16 lanes of a vector are the 16 rows,
+so a sum runs down the columns in one fixed order, whatever T is: a row of y does not depend on its company.
+Quantized weights meet int8 activations: 32-bit integer sums per block of 32 (exact), scaled and added up in
+float32 with explicit FMA.
 
 `tile1` and `tile4` are the same sum for one and for four rows of x; four share the unpacking of the weights.
 """
@@ -33,13 +34,15 @@ from .simd import (
 
 
 def reference(w: PackedMatrix, x: Floats) -> Floats:
-    """float32 [T, rows] of x float32 [T, columns]; for quantized weights x is rounded to int8 blocks first."""
+    """float32 [T, rows] of x float32 [T, columns]; for quantized weights x is rounded to int8 first."""
     seen = activations.dequantized_reference(x) if w.format.quantized else x
     return (seen.astype(np.float64) @ w.dequantize().astype(np.float64).T).astype(np.float32)
 
 
 def error_bound(w: PackedMatrix, x: Floats) -> float:
-    """Largest allowed |implementation - reference|: rounding of a float32 sum of `columns` terms, sqrt growth."""
+    """Largest allowed |implementation - reference|: rounding of a float32 sum of `columns` terms, sqrt
+    growth.
+    """
     magnitude = np.abs(x).max() * np.abs(w.dequantize()).sum(1).max()
     return float(magnitude * np.finfo(np.float32).eps * 4)
 
@@ -143,7 +146,9 @@ def _make_groups(tile1: Any, tile4: Any) -> Any:
         vstore_f32(y, value)
 
     @inline
-    def groups(w, group_bytes, d_bytes, q_at, columns, x, x_stride, y, y_stride, rows, add, first, last):  # type: ignore[no-untyped-def]
+    def groups(  # type: ignore[no-untyped-def]
+        w, group_bytes, d_bytes, q_at, columns, x, x_stride, y, y_stride, rows, add, first, last
+    ):  # fmt: skip
         """Output groups first … last-1 for all rows of x; `add` adds to what y holds (the residual)."""
         for group in range(first, last):
             at = w + group * group_bytes

@@ -12,7 +12,8 @@ from .simd import fma, inline, splat_f32, sum_lanes, vload_f32, vstore_f32
 def reference(x: Floats, weight: Floats, eps: float) -> Floats:
     """float32 [T, K] of x float32 [T, K] and weight float32 [K]."""
     wide = x.astype(np.float64)
-    return (wide / np.sqrt((wide**2).mean(-1, keepdims=True) + eps) * weight).astype(np.float32)
+    y: Floats = (wide / np.sqrt((wide**2).mean(-1, keepdims=True) + eps) * weight).astype(np.float32)
+    return y
 
 
 def error_bound(x: Floats, weight: Floats) -> float:
@@ -31,10 +32,3 @@ def norm_row(x: Any, weight: Any, y: Any, columns: Any, eps: Any) -> None:
     factor = splat_f32(np.float32(1) / math.sqrt(mean + np.float32(eps)))
     for k in range(0, columns, 16):
         vstore_f32(y + k * 4, vload_f32(x + k * 4) * factor * vload_f32(weight + k * 4))
-
-
-def epsilon_bits(eps: float) -> int:
-    """eps as the integer that an operation's table holds (float32 bits)."""
-    return int(np.float32(eps).view(np.int32))
-
-

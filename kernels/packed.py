@@ -4,7 +4,8 @@ Rows go in groups of 16, padded with zeros. Inside a group, plane after plane, e
 
     quantized   d   float16 [blocks][16 rows]
                 m   float16 [blocks][16 rows]                          only if the format has a minimum
-                q   4 bits: uint8 [blocks][4][16 rows][4]  byte [b][j][r][k]: low nibble column 4j+k, high 16+4j+k
+                q   4 bits: uint8 [blocks][4][16 rows][4]  byte [b][j][r][k]: low nibble column 4j+k, high
+                16+4j+k
                     8 bits: uint8 [blocks][8][16 rows][4]  byte [b][j][r][k]: column 4j+k
     F16, F32        [columns][16 rows]
 
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .formats import BLOCK, Bytes, Floats, Format
-from .memory import aligned_empty, align_up
+from .memory import align_up, aligned_empty
 from .simd import LANES
 
 
@@ -92,21 +93,33 @@ class PackedMatrix:
             width = self.columns * LANES * self.format.bits // 8
             return {"q": grouped[:, :width].view(self.format.block).reshape(self.groups, self.columns, LANES)}
         used, start = blocks * LANES * 2, self.d_bytes + self.m_bytes
-        planes = {"d": grouped[:, :used], "m": grouped[:, self.d_bytes : self.d_bytes + used], "q": grouped[:, start:]}
+        planes = {
+            "d": grouped[:, :used],
+            "m": grouped[:, self.d_bytes : self.d_bytes + used],
+            "q": grouped[:, start:],
+        }
         return {
             "d": planes["d"].view(np.float16).reshape(self.groups, blocks, LANES),
-            "m": planes["m"].view(np.float16).reshape(self.groups, blocks, LANES) if self.m_bytes else planes["m"],
+            "m": planes["m"].view(np.float16).reshape(self.groups, blocks, LANES)
+            if self.m_bytes
+            else planes["m"],
             "q": planes["q"].reshape(self.groups, blocks, self.format.bits, LANES, 4),
         }
 
     def _fill(self, row: int, blocks: NDArray[Any]) -> None:
-        """Put rows (as blocks of the format) at `row`, a few at a time so that little memory is used on the way."""
+        """Put rows (as blocks of the format) at `row`, a few at a time so that little memory is used on the
+        way.
+        """
         planes = self._planes()
         at = 0
         while at < len(blocks):
             group, lane = divmod(row + at, LANES)
             # whole groups at once where possible, else up to the end of this group
-            count = min(LANES - lane, len(blocks) - at) if lane else min(len(blocks) - at, 64 * LANES) // LANES * LANES
+            count = (
+                min(LANES - lane, len(blocks) - at)
+                if lane
+                else min(len(blocks) - at, 64 * LANES) // LANES * LANES
+            )
             count = count or len(blocks) - at
             part = blocks[at : at + count]
             lanes = slice(lane, lane + min(count, LANES))
@@ -115,10 +128,7 @@ class PackedMatrix:
             if not self.format.quantized:
                 planes["q"][groups, :, lanes] = part.reshape(*shape, -1).transpose(0, 2, 1)
             else:
-                if self.format.bits == 8:
-                    bytes_ = self.format.integers(part)
-                else:
-                    bytes_ = part["q"]
+                bytes_ = self.format.integers(part) if self.format.bits == 8 else part["q"]
                 quads = bytes_.reshape(*shape, part.shape[1], self.format.bits, 4)
                 planes["q"][groups, :, :, lanes] = quads.transpose(0, 2, 3, 1, 4)
                 planes["d"][groups, :, lanes] = part["d"].reshape(*shape, -1).transpose(0, 2, 1)

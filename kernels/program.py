@@ -1,7 +1,9 @@
-"""Programs: a model's step as a table of operations over buffers, and the code that does a part of one operation.
+"""Programs: a model's step as a table of operations over buffers, and the code that does a part of one
+operation.
 
-A `Program` is built once per model. A `Workspace` holds the buffers of one step under way (so that a suspended step keeps its
-half-done state) and the point where it goes on. An operation is cut into *units* that may be done in any order by any thread:
+A `Program` is built once per model. A `Workspace` holds the buffers of one step under way (so that a
+suspended step keeps its half-done state) and the point where it goes on. An operation is cut into *units*
+that may be done in any order by any thread:
 
     operation   a unit is                        reads → writes
     EMBED       a token                          token ids → float32 row
@@ -23,8 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import activations
-from .atomics import atomic_load
-from .attention import attend, scratch_bytes
+from .attention import attend
 from .embed import fetch_f16, fetch_f32, fetch_q4_0, fetch_q4_1, fetch_q8_0
 from .formats import BLOCK, F16, F32, Q4_0, Q4_1, Q8_0, Bytes, Floats
 from .jit import entry
@@ -87,7 +88,7 @@ class Field(IntEnum):
     ADD = 12
     TAIL = 13  # only the rows whose logits are wanted
     SKIP = 14  # IN has all rows, OUT the tail only
-    NUMBER = 15  # float32 in a table of its own: eps or scale
+    NUMBERS = 15  # address of float32 [1]: eps (NORM), scale of the scores (ATTEND)
     HEADS = 16
     KV_HEADS = 17
     HEAD_SIZE = 18
@@ -95,8 +96,7 @@ class Field(IntEnum):
     TABLE = 20  # address of the sines and cosines
     HALF = 21  # pairs turned
     HALVES = 22  # pairs are (i, i + n/2)
-    NUMBERS = 23  # address of float32 [1]: see NUMBER
-    COUNT = 24
+    COUNT = 23
 
 
 class State(IntEnum):
@@ -119,10 +119,14 @@ _COLUMNS, _FORMAT, _WEIGHT, _GROUP_BYTES = (_F[n] for n in ("COLUMNS", "FORMAT",
 _D_BYTES, _Q_AT, _OUT_OFFSET, _ADD, _TAIL, _SKIP = (
     _F[n] for n in ("D_BYTES", "Q_AT", "OUT_OFFSET", "ADD", "TAIL", "SKIP")
 )
-_HEADS, _KV_HEADS, _HEAD_SIZE, _LAYER_OFFSET = (_F[n] for n in ("HEADS", "KV_HEADS", "HEAD_SIZE", "LAYER_OFFSET"))
+_HEADS, _KV_HEADS, _HEAD_SIZE, _LAYER_OFFSET = (
+    _F[n] for n in ("HEADS", "KV_HEADS", "HEAD_SIZE", "LAYER_OFFSET")
+)
 _TABLE, _HALF, _HALVES, _NUMBERS = (_F[n] for n in ("TABLE", "HALF", "HALVES", "NUMBERS"))
 OP_BYTES = int(Field.COUNT) * 8
-_TOKENS, _POSITIONS, _PAGES, _SCRATCH = (int(b) * 16 for b in (Buffer.TOKENS, Buffer.POSITIONS, Buffer.PAGES, Buffer.SCRATCH))
+_TOKENS, _POSITIONS, _PAGES, _SCRATCH = (
+    int(b) * 16 for b in (Buffer.TOKENS, Buffer.POSITIONS, Buffer.PAGES, Buffer.SCRATCH)
+)
 STATE_OP, STATE_UNIT, STATE_ROWS, STATE_TAIL = (int(s) * 8 for s in list(State)[:4])
 
 
@@ -142,32 +146,68 @@ class Program:
     def embed(self, weight: PackedMatrix, *, out: Buffer) -> None:
         self._add(Op.EMBED, OUT=out, **self._matrix(weight))
 
-    def norm(self, weight: Floats, eps: float, columns: int, *, source: Buffer, out: Buffer, qout: Buffer | None, tail: bool = False) -> None:
+    def norm(
+        self,
+        weight: Floats,
+        eps: float,
+        columns: int,
+        *,
+        source: Buffer,
+        out: Buffer,
+        qout: Buffer | None,
+        tail: bool = False,
+    ) -> None:
         """RMSNorm; with `tail`, of the last rows of `source` into the first rows of `out`."""
-        assert columns % BLOCK == 0 and weight.shape == (columns,), (columns, weight.shape)
+        assert columns % BLOCK == 0, columns
+        assert weight.shape == (columns,), (columns, weight.shape)
         self._add(
             Op.NORM, IN=source, OUT=out, QOUT=-1 if qout is None else qout, COLUMNS=columns,
             WEIGHT=self._address(np.ascontiguousarray(weight, np.float32)),
             NUMBERS=self._address(np.array([eps], np.float32)), TAIL=tail, SKIP=tail,
         )  # fmt: skip
 
-    def matmul(self, weight: PackedMatrix, *, source: Buffer, out: Buffer, offset: int = 0, add: bool = False, tail: bool = False) -> None:
-        """`source` are int8 rows for quantized weights, else float32 rows. `offset`: float32 columns into `out`."""
-        self._add(Op.MATMUL, IN=source, OUT=out, UNITS=weight.groups, OUT_OFFSET=offset * 4, ADD=add, TAIL=tail, **self._matrix(weight))
+    def matmul(
+        self,
+        weight: PackedMatrix,
+        *,
+        source: Buffer,
+        out: Buffer,
+        offset: int = 0,
+        add: bool = False,
+        tail: bool = False,
+    ) -> None:
+        """`source` are int8 rows for quantized weights, else float32 rows. `offset`: float32 columns into
+        `out`.
+        """
+        self._add(
+            Op.MATMUL,
+            IN=source,
+            OUT=out,
+            UNITS=weight.groups,
+            OUT_OFFSET=offset * 4,
+            ADD=add,
+            TAIL=tail,
+            **self._matrix(weight),
+        )
 
-    def rope_kv(self, kv: KVShape, layer: int, heads: int, turns: Floats, *, halves: bool, qkv: Buffer) -> None:
+    def rope_kv(
+        self, kv: KVShape, layer: int, heads: int, turns: Floats, *, halves: bool, qkv: Buffer
+    ) -> None:
         self._add(
             Op.ROPE_KV, IN=qkv, HEADS=heads, KV_HEADS=kv.heads, HEAD_SIZE=kv.head_size,
-            LAYER_OFFSET=layer * kv.layer_bytes, TABLE=self._address(turns), HALF=turns.shape[1], HALVES=halves,
+            LAYER_OFFSET=layer * kv.layer_bytes, TABLE=self._address(turns), HALF=turns.shape[1],
+            HALVES=halves,
         )  # fmt: skip
 
-    def attend(self, kv: KVShape, layer: int, heads: int, *, qkv: Buffer, out: Buffer, qout: Buffer | None) -> None:
+    def attend(
+        self, kv: KVShape, layer: int, heads: int, *, qkv: Buffer, out: Buffer, qout: Buffer | None
+    ) -> None:
         assert heads % kv.heads == 0, (heads, kv)
         assert qout is None or kv.head_size % BLOCK == 0, kv
         self._add(
-            Op.ATTEND, IN=qkv, OUT=out, QOUT=-1 if qout is None else qout, UNITS=heads, HEADS=heads, KV_HEADS=kv.heads,
-            HEAD_SIZE=kv.head_size, LAYER_OFFSET=layer * kv.layer_bytes, COLUMNS=heads * kv.head_size,
-            NUMBERS=self._address(np.array([kv.head_size**-0.5], np.float32)),
+            Op.ATTEND, IN=qkv, OUT=out, QOUT=-1 if qout is None else qout, UNITS=heads, HEADS=heads,
+            KV_HEADS=kv.heads, HEAD_SIZE=kv.head_size, LAYER_OFFSET=layer * kv.layer_bytes, COLUMNS=heads *
+            kv.head_size, NUMBERS=self._address(np.array([kv.head_size**-0.5], np.float32)),
         )  # fmt: skip
 
     def swiglu(self, columns: int, *, gate_up: Buffer, out: Buffer, qout: Buffer | None) -> None:
@@ -181,7 +221,8 @@ class Program:
         self._keep.append(weight)
         return {
             "COLUMNS": weight.columns, "FORMAT": _FORMATS[weight.format.name], "WEIGHT": weight.address,
-            "GROUP_BYTES": weight.group_bytes, "D_BYTES": weight.d_bytes, "Q_AT": weight.d_bytes + weight.m_bytes,
+            "GROUP_BYTES": weight.group_bytes, "D_BYTES": weight.d_bytes, "Q_AT": weight.d_bytes +
+            weight.m_bytes,
         }  # fmt: skip
 
     def _address(self, array: NDArray[Any]) -> int:
@@ -212,12 +253,13 @@ class Widths:
         pad = 16  # matrices write whole groups of 16 rows
         return {
             Buffer.TOKENS: 4, Buffer.POSITIONS: 4, Buffer.PAGES: 8,
-            Buffer.HIDDEN: align_up((self.hidden + pad) * 4), Buffer.NORMED: align_up((self.hidden + pad) * 4),
-            Buffer.QNORMED: activations.row_bytes(self.hidden), Buffer.QKV: align_up((self.qkv + pad) * 4),
-            Buffer.ATTENDED: align_up((self.attended + pad) * 4), Buffer.QATTENDED: activations.row_bytes(self.attended),
-            Buffer.GATE_UP: align_up((2 * self.gated + pad) * 4), Buffer.GATED: align_up((self.gated + pad) * 4),
-            Buffer.QGATED: activations.row_bytes(self.gated), Buffer.LOGITS: align_up((self.vocabulary + pad) * 4),
-            Buffer.SUMMARY: 16, Buffer.SCRATCH: align_up((self.context + 64) * 4),
+            Buffer.HIDDEN: align_up((self.hidden + pad) * 4), Buffer.NORMED: align_up((self.hidden + pad) *
+            4), Buffer.QNORMED: activations.row_bytes(self.hidden), Buffer.QKV: align_up((self.qkv + pad) *
+            4), Buffer.ATTENDED: align_up((self.attended + pad) * 4), Buffer.QATTENDED:
+            activations.row_bytes(self.attended), Buffer.GATE_UP: align_up((2 * self.gated + pad) * 4),
+            Buffer.GATED: align_up((self.gated + pad) * 4), Buffer.QGATED: activations.row_bytes(self.gated),
+            Buffer.LOGITS: align_up((self.vocabulary + pad) * 4), Buffer.SUMMARY: 16, Buffer.SCRATCH:
+            align_up((self.context + 64) * 4),
         }  # fmt: skip
 
 
@@ -234,7 +276,13 @@ class Workspace:
         self._arrays: dict[Buffer, Bytes] = {}
         self._row_pages: list[NDArray[np.int64]] = []
         for buffer, row_bytes in widths.row_bytes().items():
-            count = threads if buffer is Buffer.SCRATCH else tail if buffer in (Buffer.LOGITS, Buffer.SUMMARY) else rows
+            count = (
+                threads
+                if buffer is Buffer.SCRATCH
+                else tail
+                if buffer in (Buffer.LOGITS, Buffer.SUMMARY)
+                else rows
+            )
             array = aligned_zeros(row_bytes * max(count, 1))
             self._arrays[buffer] = array
             self.table[buffer] = array.ctypes.data, row_bytes
@@ -248,10 +296,20 @@ class Workspace:
         per_thread = sizes.pop(Buffer.SCRATCH)
         return rows * sum(sizes.values()) + tail * per_tail + threads * per_thread
 
-    def begin(self, tokens: NDArray[np.int32], positions: NDArray[np.int32], pages: list[NDArray[np.int64]], *, tail: int) -> None:
-        """Set up a step: token ids, their positions, each token's table of pages, logits for the last `tail` tokens."""
+    def begin(
+        self,
+        tokens: NDArray[np.int32],
+        positions: NDArray[np.int32],
+        pages: list[NDArray[np.int64]],
+        *,
+        tail: int,
+    ) -> None:
+        """Set up a step: token ids, their positions, each token's table of pages, logits for the last `tail`
+        tokens.
+        """
         count = len(tokens)
-        assert 0 < count <= self.rows and 0 <= tail <= min(count, self.tail), (count, tail, self.rows, self.tail)
+        assert 0 < count <= self.rows, (count, self.rows)
+        assert 0 <= tail <= min(count, self.tail), (tail, count, self.tail)
         assert len(positions) == len(pages) == count
         self.array(Buffer.TOKENS).view(np.int32)[:count] = tokens
         self.array(Buffer.POSITIONS).view(np.int32)[:count] = positions
@@ -331,15 +389,25 @@ def run_units(op, ws, state, first, last, thread):  # type: ignore[no-untyped-de
         y += load_i64(op + _OUT_OFFSET)
         add = load_i64(op + _ADD) != 0
         if form == 3:
-            groups_q4_1(w, group_bytes, d_bytes, q_at, columns, x, x_stride, y, y_stride, rows, add, first, last)
+            groups_q4_1(
+                w, group_bytes, d_bytes, q_at, columns, x, x_stride, y, y_stride, rows, add, first, last
+            )
         elif form == 4:
-            groups_q8_0(w, group_bytes, d_bytes, q_at, columns, x, x_stride, y, y_stride, rows, add, first, last)
+            groups_q8_0(
+                w, group_bytes, d_bytes, q_at, columns, x, x_stride, y, y_stride, rows, add, first, last
+            )
         elif form == 2:
-            groups_q4_0(w, group_bytes, d_bytes, q_at, columns, x, x_stride, y, y_stride, rows, add, first, last)
+            groups_q4_0(
+                w, group_bytes, d_bytes, q_at, columns, x, x_stride, y, y_stride, rows, add, first, last
+            )
         elif form == 1:
-            groups_f16(w, group_bytes, d_bytes, q_at, columns, x, x_stride, y, y_stride, rows, add, first, last)
+            groups_f16(
+                w, group_bytes, d_bytes, q_at, columns, x, x_stride, y, y_stride, rows, add, first, last
+            )
         else:
-            groups_f32(w, group_bytes, d_bytes, q_at, columns, x, x_stride, y, y_stride, rows, add, first, last)
+            groups_f32(
+                w, group_bytes, d_bytes, q_at, columns, x, x_stride, y, y_stride, rows, add, first, last
+            )
     elif kind == _EMBED:
         for t in range(first, last):
             token = load_i32(load_i64(ws + _TOKENS) + t * 4)
@@ -357,7 +425,9 @@ def run_units(op, ws, state, first, last, thread):  # type: ignore[no-untyped-de
     elif kind == _NORM:
         skip = load_i64(state + STATE_ROWS) - rows if load_i64(op + _SKIP) != 0 else 0
         for t in range(first, last):
-            norm_row(x + (t + skip) * x_stride, w, y + t * y_stride, columns, load_f32(load_i64(op + _NUMBERS)))
+            norm_row(
+                x + (t + skip) * x_stride, w, y + t * y_stride, columns, load_f32(load_i64(op + _NUMBERS))
+            )
             if qout >= 0:
                 activations.quantize_row(y + t * y_stride, q + t * q_stride, columns)
     elif kind == _SWIGLU:
@@ -365,7 +435,7 @@ def run_units(op, ws, state, first, last, thread):  # type: ignore[no-untyped-de
             swiglu_row(x + t * x_stride, x + t * x_stride + columns * 4, y + t * y_stride, columns)
             if qout >= 0:
                 activations.quantize_row(y + t * y_stride, q + t * q_stride, columns)
-    elif kind == _ROPE_KV or kind == _ATTEND:
+    elif kind in (_ROPE_KV, _ATTEND):
         heads, kv_heads, size = load_i64(op + _HEADS), load_i64(op + _KV_HEADS), load_i64(op + _HEAD_SIZE)
         layer = load_i64(op + _LAYER_OFFSET)
         head_bytes = PAGE_POSITIONS * size * 4

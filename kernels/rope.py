@@ -1,7 +1,7 @@
 """Rotary position embedding (Su et al., 2021): pairs of a head's values turn by position * frequency.
 
-Both ways to pair are here: `interleaved` turns (2i, 2i+1), as GGUF's `llama` files are permuted for; `halves` turns
-(i, i + n/2). Sines and cosines come from one table, made in float64.
+Both ways to pair are here: `interleaved` turns (2i, 2i+1), as GGUF's `llama` files are permuted for; `halves`
+turns (i, i + n/2). Sines and cosines come from one table, made in float64.
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ def table(positions: int, width: int, base: float, factors: Floats | None = None
 
 
 def reference(x: Floats, turns: Floats, *, halves: bool) -> Floats:
-    """x float32 [T, heads, n], each token turned by its row of `turns` float32 [T, width/2, 2]; width <= n."""
+    """x float32 [T, heads, n], token t turned by row t of `turns` float32 [T, width/2, 2]; width <= n."""
     width = turns.shape[1] * 2
     y = x.copy()
     cos, sin = turns[:, None, :, 0], turns[:, None, :, 1]
@@ -43,7 +43,9 @@ def error_bound(x: Floats) -> float:
 
 @inline
 def turn_head(x: Any, turns: Any, half: Any, halves: Any) -> None:
-    """Turn one head's float32 at address x in place; `turns` is the address of the position's row of the table."""
+    """Turn one head's float32 at address x in place; `turns` is the address of the position's row of the
+    table.
+    """
     for i in range(half):
         first = x + (i * 4 if halves else i * 8)
         second = first + (half * 4 if halves else 4)

@@ -1,11 +1,13 @@
-"""Vectors of 16 lanes inside numba: types, loads and stores by address, and the few primitives that differ per CPU.
+"""Vectors of 16 lanes inside numba: types, loads and stores by address, and the few primitives that differ
+per CPU.
 
-Kernels here work on raw addresses (int64), not on arrays: a program's operations come as a table of numbers. Each
-function below is one LLVM operation or a handful; LLVM splits 512-bit vectors where the CPU has narrower ones, so a
-kernel is written once. Only `dot_u8s8` looks at the CPU's features.
+Kernels here work on raw addresses (int64), not on arrays: a program's operations come as a table of numbers.
+Each function below is one LLVM operation or a handful; LLVM splits 512-bit vectors where the CPU has narrower
+ones, so a kernel is written once. Only `dot_u8s8` looks at the CPU's features.
 
-Floating-point contraction and reassociation stay off: what is fused says `fma`, and sums have one order. Who passes a
-wrong address gets a crash, so only the launchers in this package, which check shapes first, may call these.
+Floating-point contraction and reassociation stay off: what is fused says `fma`, and sums have one order. Who
+passes a wrong address gets a crash, so only the launchers in this package, which check shapes first, may call
+these.
 """
 
 import operator
@@ -47,9 +49,9 @@ u8x64 = _VectorU8("u8x64", _I8, 64)
 @register_model(_VectorF32)
 @register_model(_VectorI32)
 @register_model(_VectorU8)
-class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+class _VectorModel(models.PrimitiveModel):
     def __init__(self, dmm: Any, fe_type: _Vector) -> None:
-        super().__init__(dmm, fe_type, fe_type.llvm)
+        super().__init__(dmm, fe_type, fe_type.llvm)  # type: ignore[no-untyped-call]
 
 
 def _define(result: Any, *parameters: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -65,7 +67,12 @@ def _define(result: Any, *parameters: Any) -> Callable[[Callable[..., Any]], Any
             return context.get_dummy_value() if result is types.void else produced
 
         names = ", ".join(f"a{i}" for i in range(len(parameters)))
-        scope: dict[str, Any] = {"types": types, "result": result, "parameters": parameters, "codegen": codegen}
+        scope: dict[str, Any] = {
+            "types": types,
+            "result": result,
+            "parameters": parameters,
+            "codegen": codegen,
+        }
         # numba reads an intrinsic's arity from its signature, hence the one generated line.
         exec(f"def {emit.__name__}(typingctx, {names}): return result(*parameters), codegen", scope)
         made = scope[emit.__name__]
@@ -345,7 +352,8 @@ def isa(context: Any = None) -> str:
 
 @_define(i32x16, i32x16, u8x64, types.int64)
 def dot_u8s8(context: Any, builder: Any, accumulator: Any, unsigned: Any, address: Any) -> Any:
-    """Lane i: accumulator[i] + Σ unsigned[4i+k] * signed[k], k < 4, the 4 int8 at `address` being shared by all lanes.
+    """Lane i: accumulator[i] + Σ unsigned[4i+k] * signed[k], k < 4, the 4 int8 at `address` being shared by
+    all lanes.
 
     Exact: 32 bits hold more than 16,000 such sums.
     """
@@ -383,9 +391,11 @@ inline = numba.njit(nogil=True, forceinline=True, error_model="numpy")
 
 @inline
 def vexp(x: Any) -> Any:
-    """e**x in float32 to about 2 units in the last place; below -87 it gives about 1e-38, above 88 about 1e38.
+    """e**x in float32 to about 2 units in the last place; below -87 it gives about 1e-38, above 88 about
+    1e38.
 
-    2**n * p(r), n = round(x / ln 2), |r| <= ln 2 / 2, p the Taylor polynomial to the 7th power (error 1e-8 relative).
+    2**n * p(r), n = round(x / ln 2), |r| <= ln 2 / 2, p the Taylor polynomial to the 7th power (error 1e-8
+    relative).
     """
     x = vmax(x, splat_f32(-87.0))
     x = splat_f32(0.0) - vmax(splat_f32(0.0) - x, splat_f32(-88.0))

@@ -12,7 +12,8 @@ def reference(gate: Floats, up: Floats) -> Floats:
     """float32 [T, K] of gate and up, float32 [T, K] each."""
     wide = gate.astype(np.float64)
     with np.errstate(over="ignore"):
-        return (wide / (1 + np.exp(-wide)) * up).astype(np.float32)
+        y: Floats = (wide / (1 + np.exp(-wide)) * up).astype(np.float32)
+        return y
 
 
 def error_bound(gate: Floats, up: Floats) -> float:
@@ -22,7 +23,7 @@ def error_bound(gate: Floats, up: Floats) -> float:
 
 @inline
 def swiglu_row(gate: Any, up: Any, y: Any, columns: Any) -> None:
-    """One row, float32 at addresses gate and up into y (which may be either); `columns` is a multiple of 16."""
+    """One row, float32 at addresses gate and up into y (or into one of them); `columns`: a multiple of 16."""
     one = splat_f32(1.0)
     for k in range(0, columns, 16):
         g = vload_f32(gate + k * 4)

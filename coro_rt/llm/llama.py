@@ -3,9 +3,11 @@
     hidden = embedding[token]
     per layer:  hidden += Wo · attention(rope(Wq · n), rope(Wk · n), Wv · n),  n = rms_norm(hidden)
                 hidden += Wdown · (silu(Wgate · n) * (Wup · n)),                n = rms_norm(hidden)
-    logits = Whead · rms_norm(hidden)                                          Whead = embedding if the file has none
+    logits = Whead · rms_norm(hidden)                                          Whead = embedding if the file
+    has none
 
-(Touvron et al., 2023; grouped-query attention, tied embeddings and frequency factors as in later models of the family.)
+(Touvron et al., 2023; grouped-query attention, tied embeddings and frequency factors as in later models of
+the family.)
 """
 
 from collections.abc import Callable, Sequence
@@ -44,7 +46,9 @@ class Hyperparameters:
 
     @classmethod
     def from_gguf(cls, file: GGUFFile) -> "Hyperparameters":
-        """ModelFileError if a size is missing or they contradict each other; UnsupportedModel names what we lack."""
+        """ModelFileError if a size is missing or they contradict each other; UnsupportedModel names what we
+        lack.
+        """
         arch = file.architecture
         if arch not in ARCHITECTURES:
             raise UnsupportedModel(
@@ -78,7 +82,14 @@ class Hyperparameters:
         return sizes
 
     def _check(self, file: GGUFFile) -> None:
-        counts = (self.layers, self.feed_forward, self.kv_heads, self.head_size, self.context, self.vocabulary)
+        counts = (
+            self.layers,
+            self.feed_forward,
+            self.kv_heads,
+            self.head_size,
+            self.context,
+            self.vocabulary,
+        )
         if min(counts) < 1 or self.heads % max(self.kv_heads, 1) or not 0 < self.rope_width <= self.head_size:
             raise ModelFileError(f"{file.path}: the sizes contradict each other: {self}")
         # the tables of sines are made before any tensor is read, so a lying context must not get that far
@@ -104,12 +115,19 @@ class Hyperparameters:
         )
 
 
-def weight_bytes(file: GGUFFile) -> int:
-    """About what `build` will allocate, to be asked of the memory budget before anything is read."""
-    return sum(tensor.data.nbytes for tensor in file.tensors.values())
+def nbytes(file: GGUFFile, sizes: Hyperparameters, context: int) -> int:
+    """What `build` will allocate, to be asked of the memory budget before anything is read."""
+    weights = sum(tensor.data.nbytes for tensor in file.tensors.values())
+    return weights + context * sizes.rope_width * 4
 
 
-def build(file: GGUFFile, sizes: Hyperparameters, context: int, *, progress: Callable[[int, int], None] | None = None) -> Program:
+def build(
+    file: GGUFFile,
+    sizes: Hyperparameters,
+    context: int,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Program:
     """The program of one step, weights repacked for this CPU, for positions below `context`.
 
     `progress(done, total)` is called layer by layer. ModelFileError for missing tensors or wrong shapes,
@@ -117,12 +135,17 @@ def build(file: GGUFFile, sizes: Hyperparameters, context: int, *, progress: Cal
     """
     h, kv = sizes, sizes.kv
     program = Program()
-    factors = _floats(file, "rope_freqs.weight", (h.rope_width // 2,)) if "rope_freqs.weight" in file.tensors else None
+    factors = (
+        _floats(file, "rope_freqs.weight", (h.rope_width // 2,))
+        if "rope_freqs.weight" in file.tensors
+        else None
+    )
     turns = rope.table(context, h.rope_width, h.rope_base, factors)
     embedding = _stack(file, [("token_embd.weight", (h.vocabulary, h.hidden))])[0]
     program.embed(embedding, out=Buffer.HIDDEN)
     attended = h.heads * h.head_size
     for layer in range(h.layers):
+
         def name(part: str, layer: int = layer) -> str:
             return f"blk.{layer}.{part}.weight"
 
@@ -207,7 +230,8 @@ def _format(file: GGUFFile, tensor: Tensor) -> Format:
     if format is None:
         known = ", ".join(sorted(formats.Format.known))
         raise UnsupportedModel(
-            f"{file.path}: tensor {tensor.name} is in format {tensor.type.name}, which has no kernels here; supported: {known}"
+            f"{file.path}: tensor {tensor.name} is in format {tensor.type.name}, which has no kernels here; "
+            f"supported: {known}"
         )
     return format
 
@@ -216,9 +240,13 @@ def _tensor(file: GGUFFile, name: str, shape: tuple[int, ...] | None = None) -> 
     tensor = file.tensors.get(name)
     if tensor is None:
         raise ModelFileError(f"{file.path}: the tensor {name} is missing")
-    if len(tensor.shape) != (2 if shape is None else len(shape)) or (shape is not None and tensor.shape != shape):
+    if len(tensor.shape) != (2 if shape is None else len(shape)) or (
+        shape is not None and tensor.shape != shape
+    ):
         expected = "two dimensions" if shape is None else f"shape {shape}"
-        raise ModelFileError(f"{file.path}: the tensor {name} has shape {tensor.shape}, where {expected} was expected")
+        raise ModelFileError(
+            f"{file.path}: the tensor {name} has shape {tensor.shape}, where {expected} was expected"
+        )
     return tensor
 
 

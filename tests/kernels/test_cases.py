@@ -1,9 +1,10 @@
-"""Every implementation agrees with its NumPy reference within the named bound, whatever the number of threads."""
+"""Every implementation agrees with its NumPy reference within the named bound with any number of threads."""
 
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
+
 from coro_rt.kernels.cases import Case, cases
 from coro_rt.kernels.gang import Gang
 

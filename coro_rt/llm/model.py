@@ -1,0 +1,214 @@
+"""A loaded language model: what an application holds, and what its jobs work with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Sequence as Tokens
+from contextlib import contextmanager, suppress
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import anyio.to_thread
+
+from coro_rt.errors import ContextOverflow, JobCancelled, ModelFileError, RuntimeClosed
+from coro_rt.job import Job
+from coro_rt.kernels.formats import Floats
+from coro_rt.kernels.program import Program, Workspace
+from coro_rt.memory import MemoryBudget, Reservation
+from coro_rt.stream import Stream
+from coro_rt.traps import current_job
+
+from . import llama
+from .catalog import resolve
+from .conversation import Conversation, Turn
+from .generate import Token, generate, score
+from .gguf_file import open_gguf
+from .pace import Pace
+from .request import Message, chat_ids, checked_ids, make_request, prompt_ids
+from .sampling import SamplingParams
+from .sequence import Sequence
+from .template import ChatTemplate
+from .tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from coro_rt.runtime import Runtime
+
+LARGEST_DEFAULT_CONTEXT = 32768
+"""Tokens, unless `load_model(context=...)` asks for more: some files state contexts that no memory here would
+hold.
+"""
+
+
+class Model:
+    """What the jobs of one model share: weights, tokenizer, memory. Never changes but for `pace`."""
+
+    def __init__(
+        self, program: Program, sizes: llama.Hyperparameters, tokenizer: Tokenizer, template: ChatTemplate |
+        None, context: int, threads: int, budget: MemoryBudget, name: str,
+    ) -> None:  # fmt: skip
+        self.program, self.sizes, self.tokenizer, self.template = program, sizes, tokenizer, template
+        self.context, self.name = context, name
+        self.pace = Pace()
+        self.jobs: set[Job[Any]] = set()  # those that work with it now
+        self._threads, self._budget = threads, budget
+
+    def new_sequence(self) -> Sequence:
+        return Sequence(self.sizes.kv, self._budget)
+
+    @contextmanager
+    def lend(self, answer: list[str]) -> Iterator[Sequence]:
+        """A sequence for one job, given back when it ends. (A `Turn` of a conversation lends the
+        conversation's.)
+        """
+        sequence = self.new_sequence()
+        try:
+            yield sequence
+        finally:
+            sequence.release()
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """For a job: be among `jobs` while it works."""
+        job = current_job()
+        self.jobs.add(job)
+        try:
+            yield
+        finally:
+            self.jobs.discard(job)
+
+    @contextmanager
+    def workspace(self, rows: int, *, every_token: bool = False) -> Iterator[Workspace]:
+        """Buffers for steps of up to `rows` tokens, with logits for the last one or for each."""
+        shape = {"rows": rows, "tail": rows if every_token else 1, "threads": self._threads}
+        nbytes = Workspace.nbytes_of(self.sizes.widths, **shape)
+        with self._budget.reserve(nbytes, f"a step of {rows} tokens"):
+            yield Workspace(self.sizes.widths, **shape)
+
+
+class LLM:
+    """A language model on a runtime. Made by `Runtime.load_model`; close it, or use it with `async with`."""
+
+    def __init__(self, runtime: Runtime, model: Model, weights: Reservation) -> None:
+        self._runtime = runtime
+        self._model: Model | None = model
+        self._weights = weights
+        self.name = model.name
+        self.context = model.context
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The file's own tokenizer: `encode`, `decode`."""
+        return self._open().tokenizer
+
+    def generate(
+        self, prompt: str | Tokens[int], *, max_tokens: int = 256, temperature: float = 0.0, top_k: int = 0,
+        top_p: float = 1.0, repetition_penalty: float = 1.0, seed: int = 0, stop: str | Tokens[str] = (),
+        ignore_eos: bool = False, _lender: Turn | None = None,
+    ) -> Stream[Token]:  # fmt: skip
+        """Stream what the model puts after `prompt` (text, or token ids).
+
+        It ends with the model's own end of text, a `stop` string (not part of the text), or after
+        `max_tokens`; the stream's `finish_reason` says which ("stop", "length"), its `usage` what it took.
+        Temperature 0 is greedy; else tokens are drawn with randomness that depends on `seed` and position
+        alone: the same call gives the same text.
+
+        Raises SamplingError, ContextOverflow, ValueError at once; RuntimeClosed after `aclose`.
+        """
+        model = self._open()
+        sampling = SamplingParams(temperature, top_k, top_p, repetition_penalty, seed)
+        request = make_request(
+            model, prompt_ids(model, prompt), max_tokens, sampling, stop, ignore_eos=ignore_eos
+        )
+        return self._runtime.stream(generate, model, request, _lender or model)
+
+    def chat(self, messages: str | Tokens[Message], **options: Any) -> Stream[Token]:
+        """Stream the answer to a question, or to a list of {"role": ..., "content": ...}. Options as for
+        `generate`.
+
+        The prompt is made by the chat template in the model's file. Raises TemplateError if there is none.
+        """
+        return self.generate(chat_ids(self._open(), messages), **options)
+
+    def conversation(self, *, system: str | None = None) -> Conversation:
+        """A chat that remembers: what was said stays in memory, and only what is new is read at each turn."""
+        return Conversation(self, self._open().new_sequence(), system)
+
+    async def score(self, ids: Tokens[int]) -> Floats:
+        """float32 [n-1]: the log-probability of each token of `ids` after the first, given those before."""
+        model = self._open()
+        checked = checked_ids(model, ids)
+        if len(checked) < 2:
+            raise ValueError(f"scoring needs at least 2 tokens, not {len(checked)}")
+        return await self._runtime.run(score, model, checked)
+
+    async def aclose(self) -> None:
+        """End what still generates and give the memory back. Further calls do nothing."""
+        if self._model is None:
+            return
+        jobs, self._model = list(self._model.jobs), None
+        try:
+            if jobs:
+                await self._runtime.run(_end, jobs)
+        finally:
+            self._weights.release()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"<LLM {self.name!r}{'' if self._model else ' closed'}>"
+
+    def _open(self) -> Model:
+        if self._model is None:
+            raise RuntimeClosed(
+                f"the model {self.name} has been closed: load it again with runtime.load_model()"
+            )
+        return self._model
+
+
+async def load_model(runtime: Runtime, source: str | PathLike[str], *, context: int | None = None) -> LLM:
+    """Load a model by catalogue name or from a GGUF file; see `Runtime.load_model`."""
+    if context is not None and (isinstance(context, bool) or not isinstance(context, int) or context < 1):
+        raise ValueError(f"context is a number of tokens, at least 1, not {context!r}")
+    path = resolve(source)
+    # not abandoned on cancel: the thread ends within a second, and then its memory goes
+    return await anyio.to_thread.run_sync(_load, runtime, path, context)
+
+
+def _load(runtime: Runtime, path: Path, context: int | None) -> LLM:
+    with open_gguf(path) as file:
+        sizes = llama.Hyperparameters.from_gguf(file)
+        if context is not None and context > sizes.context:
+            raise ContextOverflow(
+                f"{path}: the model's context is {sizes.context} tokens, {context} were asked for"
+            )
+        length = context or min(sizes.context, LARGEST_DEFAULT_CONTEXT)
+        tokenizer = Tokenizer.from_gguf(file)
+        if tokenizer.vocab_size > sizes.vocabulary:
+            raise ModelFileError(
+                f"{path}: {tokenizer.vocab_size} tokens in the vocabulary, embeddings for {sizes.vocabulary}"
+            )
+        template = ChatTemplate.from_gguf(file)
+        weights = runtime.memory.reserve(llama.nbytes(file, sizes, length), f"the model {path.name}")
+        try:
+            program = llama.build(file, sizes, length)
+        except BaseException:
+            weights.release()
+            raise
+    model = Model(program, sizes, tokenizer, template, length, runtime.threads, runtime.memory, path.stem)
+    return LLM(runtime, model, weights)
+
+
+async def _end(jobs: list[Job[Any]]) -> None:
+    for job in jobs:
+        job.cancel()
+    for job in jobs:
+        with suppress(JobCancelled, Exception):  # its own error goes to the task that asked for it
+            await job

@@ -1,0 +1,206 @@
+"""A step is the same to the bit however it is cut: by company, by chunks, by preemption, by threads."""
+
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from coro_rt.kernels.formats import Format
+from coro_rt.kernels.gang import Gang, Outcome
+from coro_rt.kernels.kv import PAGE_POSITIONS, KVShape, new_page
+from coro_rt.kernels.packed import PackedMatrix
+from coro_rt.kernels.program import Buffer, Program, Widths, Workspace
+from coro_rt.kernels.rope import table
+
+HIDDEN, HEADS, GATED, VOCABULARY, CONTEXT = 128, 4, 256, 500, 256
+KV = KVShape(layers=2, heads=2, head_size=32)
+WIDTHS = Widths(
+    hidden=HIDDEN, qkv=8 * 32, attended=HIDDEN, gated=GATED, vocabulary=VOCABULARY, context=CONTEXT
+)
+
+
+def small_model(form: str) -> Program:
+    """Two layers with random weights."""
+    rng = np.random.default_rng(1)
+
+    def matrix(rows: int, columns: int) -> PackedMatrix:
+        values = rng.standard_normal((rows, columns), dtype=np.float32) / np.float32(columns**0.5)
+        return PackedMatrix.from_float(Format.known[form], values)
+
+    def source(ints: Buffer, floats: Buffer) -> Buffer:
+        return ints if Format.known[form].quantized else floats
+
+    program, turns, ones = Program(), table(CONTEXT, 32, 10000.0), np.ones(HIDDEN, np.float32)
+    embedding = matrix(VOCABULARY, HIDDEN)
+    normed = source(Buffer.QNORMED, Buffer.NORMED)
+    program.embed(embedding, out=Buffer.HIDDEN)
+    for layer in range(KV.layers):
+        program.norm(ones, 1e-5, HIDDEN, source=Buffer.HIDDEN, out=Buffer.NORMED, qout=Buffer.QNORMED)
+        program.matmul(matrix(8 * 32, HIDDEN), source=normed, out=Buffer.QKV)
+        program.rope_kv(KV, layer, HEADS, turns, halves=False, qkv=Buffer.QKV)
+        program.attend(KV, layer, HEADS, qkv=Buffer.QKV, out=Buffer.ATTENDED, qout=Buffer.QATTENDED)
+        program.matmul(
+            matrix(HIDDEN, HIDDEN),
+            source=source(Buffer.QATTENDED, Buffer.ATTENDED),
+            out=Buffer.HIDDEN,
+            add=True,
+        )
+        program.norm(ones, 1e-5, HIDDEN, source=Buffer.HIDDEN, out=Buffer.NORMED, qout=Buffer.QNORMED)
+        program.matmul(matrix(2 * GATED, HIDDEN), source=normed, out=Buffer.GATE_UP)
+        program.swiglu(GATED, gate_up=Buffer.GATE_UP, out=Buffer.GATED, qout=Buffer.QGATED)
+        program.matmul(
+            matrix(HIDDEN, GATED), source=source(Buffer.QGATED, Buffer.GATED), out=Buffer.HIDDEN, add=True
+        )
+    program.norm(ones, 1e-5, HIDDEN, source=Buffer.HIDDEN, out=Buffer.NORMED, qout=Buffer.QNORMED, tail=True)
+    program.matmul(embedding, source=normed, out=Buffer.LOGITS, tail=True)
+    program.summary(VOCABULARY, logits=Buffer.LOGITS, out=Buffer.SUMMARY)
+    return program.finish()
+
+
+class Run:
+    """One sequence on a gang: feeds tokens in steps and gives each step's logits."""
+
+    def __init__(self, program: Program, gang: Gang) -> None:
+        self.program, self.gang = program, gang
+        self.pages = [new_page(KV) for _ in range(CONTEXT // PAGE_POSITIONS)]
+        self.table = np.array([page.ctypes.data for page in self.pages], np.int64)
+        self.length = 0
+        self.runs = 0
+
+    def step(
+        self, tokens: np.ndarray, *, tail: int = 1, during: Callable[[], None] | None = None
+    ) -> np.ndarray:
+        workspace = Workspace(WIDTHS, rows=len(tokens), tail=max(tail, 1), threads=self.gang.threads)
+        positions = np.arange(self.length, self.length + len(tokens), dtype=np.int32)
+        workspace.begin(tokens, positions, [self.table] * len(tokens), tail=tail)
+        outcome = None
+        while outcome is not Outcome.DONE:
+            if during is not None:
+                during()
+            outcome = self.gang.run(self.program, workspace)
+            self.gang.preempt[0] = 0
+            self.runs += 1
+        self.length += len(tokens)
+        return workspace.logits.copy()
+
+
+@pytest.fixture(params=list(Format.known))
+def program(request: pytest.FixtureRequest) -> Program:
+    return small_model(request.param)
+
+
+TOKENS = np.random.default_rng(2).integers(0, VOCABULARY, 150).astype(np.int32)
+
+
+def expected(program: Program) -> np.ndarray:
+    """Logits of every position, one token at a time, one thread."""
+    run = Run(program, Gang(1))
+    return np.concatenate([run.step(TOKENS[i : i + 1]) for i in range(len(TOKENS))])
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_chunking_a_prompt_does_not_change_a_bit(program: Program, threads: int) -> None:
+    want = expected(program)
+    gang = Gang(threads)
+    gang.start()
+    try:
+        for cuts in ([150], [1, 149], [64, 64, 22], [7, 100, 3, 40]):
+            run, got, at = Run(program, gang), [], 0
+            for cut in cuts:
+                got.append(run.step(TOKENS[at : at + cut], tail=cut))
+                at += cut
+            assert np.array_equal(np.concatenate(got), want), cuts
+    finally:
+        gang.close()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_step_preempted_after_every_chunk_goes_on_where_it_was(program: Program, threads: int) -> None:
+    want = expected(program)
+    gang = Gang(threads)
+    gang.start()
+    try:
+        run = Run(program, gang)
+
+        def preempt() -> None:
+            gang.preempt[0] = 1
+
+        got = run.step(TOKENS, tail=len(TOKENS), during=preempt)
+        assert np.array_equal(got, want)
+        assert run.runs > 20
+    finally:
+        gang.close()
+
+
+def test_steps_preempted_by_another_thread_at_random_go_on_where_they_were() -> None:
+    program = small_model("Q4_1")
+    want = expected(program)
+    gang = Gang(2)
+    gang.start()
+    over = threading.Event()
+
+    def disturb() -> None:
+        rng = np.random.default_rng(3)
+        while not over.is_set():
+            gang.preempt[0] = 1
+            time.sleep(float(rng.uniform(0, 2e-4)))
+
+    disturber = threading.Thread(target=disturb)
+    disturber.start()
+    try:
+        runs = 0
+        for _ in range(20):
+            run = Run(program, gang)
+            assert np.array_equal(run.step(TOKENS, tail=len(TOKENS)), want)
+            runs += run.runs
+        assert runs > 20
+    finally:
+        over.set()
+        disturber.join()
+        gang.close()
+
+
+def test_a_slice_that_is_over_ends_the_run_after_one_chunk() -> None:
+    program, gang = small_model("Q4_1"), Gang(1)
+    run = Run(program, gang)
+    workspace = Workspace(WIDTHS, rows=64, tail=1, threads=1)
+    workspace.begin(TOKENS[:64], np.arange(64, dtype=np.int32), [run.table] * 64, tail=1)
+    outcomes = [gang.run(program, workspace, end_ns=0)]
+    while outcomes[-1] is not Outcome.DONE:
+        outcomes.append(gang.run(program, workspace, end_ns=0))
+    assert set(outcomes[:-1]) == {Outcome.SLICE_OVER}
+    assert np.array_equal(workspace.logits, expected(program)[63:64])
+
+
+def test_rows_of_different_sequences_do_not_touch_each_other(program: Program) -> None:
+    want = expected(program)
+    gang = Gang(1)
+    first, second = Run(program, gang), Run(program, gang)
+    first.step(TOKENS[:70], tail=0)
+    second.step(TOKENS[:9], tail=0)
+    together = Workspace(WIDTHS, rows=2, tail=2, threads=1)
+    together.begin(TOKENS[[70, 9]], np.array([70, 9], np.int32), [first.table, second.table], tail=2)
+    assert gang.run(program, together) is Outcome.DONE
+    assert np.array_equal(together.logits, want[[70, 9]])
+
+
+def test_no_tail_means_no_logits() -> None:
+    run = Run(small_model("Q4_0"), Gang(1))
+    assert run.step(TOKENS[:5], tail=0).shape == (0, VOCABULARY)
+
+
+def test_a_closed_gang_leaves_no_thread() -> None:
+    before = threading.active_count()
+    gang = Gang(3)
+    gang.start()
+    assert threading.active_count() == before + 2
+    gang.close()
+    gang.close()
+    assert threading.active_count() == before
+
+
+def test_a_gang_needs_a_thread() -> None:
+    with pytest.raises(ValueError, match="at least 1 thread, not 0"):
+        Gang(0)

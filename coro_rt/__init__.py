@@ -1,0 +1,97 @@
+"""coro_rt runs quantized language models, and any other kernels, as prioritised, preemptible coroutine jobs
+on trio and asyncio.
+
+    async with coro_rt.open_runtime() as runtime:
+        with coro_rt.qos(QoS.USER_INTERACTIVE):
+            result = await runtime.run(job, *args)
+
+See the README for more, and docs/design.md for how it works.
+"""
+
+from coro_rt._version import __version__
+from coro_rt.devices.base import Device
+from coro_rt.errors import (
+    Cancelled,
+    ContextOverflow,
+    CoroRtError,
+    DeadlockError,
+    DeviceError,
+    DownloadError,
+    HostObjectError,
+    JobCancelled,
+    KernelError,
+    MemoryBudgetExceeded,
+    ModelError,
+    ModelFileError,
+    ModelNotFound,
+    Overloaded,
+    RuntimeClosed,
+    SamplingError,
+    SchedulerError,
+    TemplateError,
+    UnsupportedModel,
+    WrongContext,
+)
+from coro_rt.handle import JobHandle
+from coro_rt.job import Job
+from coro_rt.kernel import Kernel, Launch, kernel
+from coro_rt.ledger import Ledger
+from coro_rt.memory import MemoryBudget, Reservation
+from coro_rt.on_host import on_host
+from coro_rt.qos import qos
+from coro_rt.runtime import Runtime, open_runtime
+from coro_rt.schedulers.policy import Policy
+from coro_rt.schedulers.qos import QoS
+from coro_rt.stats import Stats
+from coro_rt.stream import Outlet, Stream, Usage
+from coro_rt.sync import Event, Lock
+from coro_rt.traps import checkpoint, current_job, sleep, spawn
+
+__all__ = [
+    "Cancelled",
+    "ContextOverflow",
+    "CoroRtError",
+    "DeadlockError",
+    "Device",
+    "DeviceError",
+    "DownloadError",
+    "Event",
+    "HostObjectError",
+    "Job",
+    "JobCancelled",
+    "JobHandle",
+    "Kernel",
+    "KernelError",
+    "Launch",
+    "Ledger",
+    "Lock",
+    "MemoryBudget",
+    "MemoryBudgetExceeded",
+    "ModelError",
+    "ModelFileError",
+    "ModelNotFound",
+    "Outlet",
+    "Overloaded",
+    "Policy",
+    "QoS",
+    "Reservation",
+    "Runtime",
+    "RuntimeClosed",
+    "SamplingError",
+    "SchedulerError",
+    "Stats",
+    "Stream",
+    "TemplateError",
+    "UnsupportedModel",
+    "Usage",
+    "WrongContext",
+    "__version__",
+    "checkpoint",
+    "current_job",
+    "kernel",
+    "on_host",
+    "open_runtime",
+    "qos",
+    "sleep",
+    "spawn",
+]

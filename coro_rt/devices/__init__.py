@@ -1,0 +1,46 @@
+"""Devices, by name. One table says what there is; each is imported when it is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from coro_rt.devices.base import Device
+from coro_rt.errors import DeviceError
+
+__all__ = ["Device", "DeviceInfo", "available", "open_device"]
+
+_NAMES = ("cpu", "sim")
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceInfo:
+    """A device that could be opened, or why not."""
+
+    name: str
+    kind: str
+    available: bool
+    detail: str
+
+
+def open_device(device: str | Device, *, threads: int | None = None) -> Device:
+    """The device of a name, or `device` itself. Raises DeviceError if there is no such name."""
+    if isinstance(device, Device):
+        return device
+    if device == "cpu":
+        from coro_rt.devices.cpu import CpuDevice
+
+        return CpuDevice(threads=threads)
+    if device == "sim":
+        from coro_rt.devices.sim import SimDevice
+
+        return SimDevice()
+    raise DeviceError(f"there is no device {device!r}; there are {', '.join(_NAMES)}, or give a Device object")
+
+
+def available() -> list[DeviceInfo]:
+    """All devices that coro_rt knows, usable here or not."""
+    found = []
+    for name in _NAMES:
+        device = open_device(name)
+        found.append(DeviceInfo(device.name, device.kind, available=True, detail=device.detail))
+    return found

@@ -1,0 +1,332 @@
+"""The engine: what the host and the workers share, under one lock.
+
+Decide, then act: under the lock the scheduler is asked and states change; what has to be done about it (wake
+a thread, raise a preempt flag, tell the host) is noted with `after` and done when the lock is released.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+import anyio.abc
+
+from coro_rt.admission import Admission, Ticket
+from coro_rt.devices.base import Device
+from coro_rt.errors import Cancelled, DeviceError, Overloaded, RuntimeClosed
+from coro_rt.hosts import Host, Waiter
+from coro_rt.job import CancelReason, Job, JobEntry
+from coro_rt.parker import Clock
+from coro_rt.schedulers.entry import State
+from coro_rt.schedulers.explanation import Explanation
+from coro_rt.schedulers.qos import QoS
+from coro_rt.schedulers.registry import PolicyLike
+from coro_rt.schedulers.scheduler import Ejection, Scheduler
+from coro_rt.stats import Stats
+from coro_rt.traps import join_outcome
+from coro_rt.worker import Worker
+
+logger = logging.getLogger("coro_rt")
+
+
+class Engine:
+    """Jobs, workers and the scheduler. Methods are called from any thread, without the lock unless named
+    `..._locked`."""
+
+    host_tasks: anyio.abc.TaskGroup  # where on_host functions run
+
+    def __init__(
+        self,
+        host: Host,
+        devices: list[Device],
+        *,
+        policy: PolicyLike,
+        shares: Mapping[str, float] | None,
+        background_share: float,
+        max_wait_s: float,
+        max_jobs: int,
+        raise_when_full: bool,
+        clock: Clock,
+    ) -> None:
+        self.host = host
+        self.clock = clock
+        self.lock = threading.Lock()
+        self.scheduler = Scheduler(
+            policy,
+            devices=[device.name for device in devices],
+            shares=shares,
+            background_share=background_share,
+            max_wait_s=max_wait_s,
+            on_ejected=self._ejected,
+        )
+        self.workers = {device.name: Worker(self, device) for device in devices}
+        self.admission = Admission(max_jobs)
+        self._raise_when_full = raise_when_full
+        self.jobs: dict[Job[Any], None] = {}  # submitted and not done
+        self.jobs_done = 0
+        self.closing = False
+        self._empty: Waiter | None = None  # waits for the last job, while closing
+        self._effects: list[Callable[[], object]] = []
+
+    # Deciding.
+
+    @contextmanager
+    def deciding(self) -> Iterator[None]:
+        """Hold the lock; act when it is released."""
+        try:
+            with self.lock:
+                try:
+                    yield
+                finally:
+                    effects = self.take_effects()
+        finally:
+            for effect in effects:
+                effect()
+
+    def after(self, effect: Callable[[], object]) -> None:
+        """Under the lock: have `effect` called when it is released."""
+        self._effects.append(effect)
+
+    def take_effects(self) -> list[Callable[[], object]]:
+        """Under the lock: what its holder has to do after releasing it."""
+        effects = self._effects
+        if effects:
+            self._effects = []
+        return effects
+
+    def _made_ready(self, worker: Worker, *, gives_way: bool) -> None:
+        if worker.idle:
+            worker.idle = False
+            self.after(worker.parker.unpark)
+        elif gives_way and not worker.deciding:
+            self.after(worker.device.preempt)
+
+    # A job's life.
+
+    def submit(self, job: Job[Any], waiter: Waiter) -> Ticket | None:
+        """Queue a job. If the runtime is full: a ticket, with which to wait for `waiter` and then call
+        `submit_admitted`.
+
+        Raises RuntimeClosed, DeviceError or Overloaded.
+        """
+        with self.deciding():
+            if self.admission.full():
+                self._check_open(job)
+                if self._raise_when_full:
+                    raise Overloaded(f"{job.name} would be one job too many: {self.admission}")
+                return self.admission.queue(waiter, job.entry.qos, job.entry.deadline)
+            self._submit_locked(job)
+            self.admission.enter()
+            return None
+
+    def submit_admitted(self, job: Job[Any]) -> None:
+        """Queue a job whose ticket was granted. Raises RuntimeClosed (then none was) or DeviceError."""
+        with self.deciding():
+            self._submit_locked(job)
+
+    def give_up(self, ticket: Ticket) -> None:
+        """The task with this ticket does not want to come in any more."""
+        with self.deciding():
+            self._admit_next(self.admission.leave(ticket))
+
+    def spawn(self, job: Job[Any]) -> None:
+        """Queue a child. Raises RuntimeClosed, DeviceError or Overloaded."""
+        with self.deciding():
+            if self._raise_when_full and self.admission.full():
+                raise Overloaded(f"{job.name} would be one job too many: {self.admission}")
+            self._submit_locked(job)
+            self.admission.enter()
+            assert job.parent is not None
+            job.parent.children[job] = None
+
+    def _check_open(self, job: Job[Any]) -> None:
+        if self.closing:
+            raise RuntimeClosed(f"{job.name} was not started: the runtime is closed")
+
+    def _submit_locked(self, job: Job[Any]) -> None:
+        self._check_open(job)
+        worker = job.worker
+        if worker.failure is not None:
+            raise DeviceError(f"the device {worker.name!r} has failed: {worker.failure!r}") from worker.failure
+        gives_way = self.scheduler.submit(job.entry, self.clock())
+        self.jobs[job] = None
+        self._made_ready(worker, gives_way=gives_way)
+
+    def wake(self, job: Job[Any], value: Any = None, error: BaseException | None = None) -> None:
+        """A waiting job goes on, with a value or an exception."""
+        with self.deciding():
+            self.wake_locked(job, value, error)
+
+    def wake_locked(self, job: Job[Any], value: Any = None, error: BaseException | None = None) -> None:
+        """Like `wake`. Does nothing for a job that its dead device took along."""
+        if job.state is State.DONE:
+            return
+        job.inbox = value
+        job.inbox_error = error
+        job.trap = None
+        self._made_ready(job.worker, gives_way=self.scheduler.wake(job.entry, self.clock()))
+
+    def cancel(self, job: Job[Any], reason: CancelReason) -> None:
+        """Have a job end as soon as possible; the first reason stays."""
+        with self.deciding():
+            self.cancel_locked(job, reason)
+
+    def cancel_locked(self, job: Job[Any], reason: CancelReason) -> None:
+        """Like `cancel`."""
+        state = job.state
+        if job.cancelled is not None or state is State.DONE or state is State.NEW:
+            return
+        job.cancelled = reason
+        if job.winding_up:
+            return
+        now = self.clock()
+        if not job.entry.started:
+            job.error = Cancelled(reason.value)
+            self.after(job.coro.close)
+            self.finish_locked(job, now)
+        elif state is State.RUNNING:
+            self.after(job.worker.device.preempt)
+        elif state is State.READY:
+            self._made_ready(job.worker, gives_way=self.scheduler.expedite(job.entry, now))
+        else:
+            assert state is State.WAITING and job.trap is not None
+            if job.trap.leave(job):
+                job.trap = None
+                self._made_ready(job.worker, gives_way=self.scheduler.expedite(job.entry, now))
+
+    def finish_locked(self, job: Job[Any], now: float) -> None:
+        """A job has ended, its outcome is set: take it out and tell all who wait for it."""
+        self.scheduler.done(job.entry, now)
+        del job.entry.job  # no cycle is left, so that an ended job is freed at once
+        del self.jobs[job]
+        self.jobs_done += 1
+        if job.outlet is not None:
+            job.outlet.end_locked(job.error)
+        for waiter in job.waiters:
+            self.after(waiter.deliver)
+        job.waiters.clear()
+        parent = job.parent
+        if parent is not None:
+            parent.past += job.ledger
+            if job.error is None or isinstance(job.error, Cancelled):
+                parent.children.pop(job, None)  # a failed one stays, until somebody gets its error
+        for joiner in job.joiners:
+            self.wake_locked(joiner, *join_outcome(job))
+        job.joiners.clear()
+        self._admit_next(self.admission.release())
+        if self._empty is not None and not self.jobs:
+            self.after(self._empty.deliver)
+
+    def _admit_next(self, granted: Waiter | None) -> None:
+        if granted is not None:
+            self.after(granted.deliver)
+
+    def watch(self, job: Job[Any], waiter: Waiter) -> bool:
+        """Have `waiter` delivered when the job has ended. False: it has already."""
+        with self.lock:
+            if job.state is State.DONE:
+                return False
+            job.waiters.append(waiter)
+            return True
+
+    def set_qos(self, job: Job[Any], level: QoS | None, within_s: float | None) -> None:
+        """Change how urgent a job is."""
+        with self.deciding():
+            now = self.clock()
+            deadline = None if within_s is None else now + within_s
+            gives_way = self.scheduler.set_qos(job.entry, now, qos=level, deadline=deadline)
+            if gives_way and not job.worker.deciding:
+                self.after(job.worker.device.preempt)
+
+    def set_policy(self, policy: PolicyLike) -> None:
+        """Another policy."""
+        with self.deciding():
+            self.scheduler.set_policy(policy, self.clock())
+
+    def explain(self, job: Job[Any]) -> Explanation:
+        """Why a job runs or waits."""
+        with self.lock:
+            return self.scheduler.explain(job.entry, self.clock())
+
+    # The whole.
+
+    def start_workers(self) -> None:
+        """Start the devices and the workers' threads. Raises what a device raises."""
+        for worker in self.workers.values():
+            worker.start()
+
+    def close(self, waiter: Waiter) -> None:
+        """Take no more jobs, cancel all there are; `waiter` is delivered when the last has ended."""
+        with self.deciding():
+            self.closing = True
+            for admitted in self.admission.close():
+                self.after(admitted.deliver)
+            for job in list(self.jobs):
+                self.cancel_locked(job, CancelReason.CLOSED)
+            if self.jobs:
+                self._empty = waiter
+            else:
+                self.after(waiter.deliver)
+
+    def stop_workers(self) -> None:
+        """End and join the workers' threads. All jobs have ended."""
+        for worker in self.workers.values():
+            worker.stop()
+
+    def worker_failed(self, worker: Worker, failure: BaseException) -> None:
+        """A worker's thread ends by an error of ours or of its device: its jobs end with DeviceError."""
+        logger.error("the worker of device %r has failed", worker.name, exc_info=failure)
+        with self.deciding():
+            worker.failure = failure
+            now = self.clock()
+            orphans = [job for job in self.jobs if job.worker is worker]
+            for job in orphans:
+                job.error = DeviceError(f"the device {worker.name!r} has failed: {failure!r}")
+                job.error.__cause__ = failure
+                if job.state is State.RUNNING:
+                    self.finish_locked(job, now)
+                elif job.state is State.WAITING:
+                    assert job.trap is not None
+                    job.trap.leave(job)
+                    self.scheduler.wake(job.entry, now)
+            while (grant := self.scheduler.next(worker.name, now)) is not None:
+                self.finish_locked(cast(JobEntry, grant.entry).job, now)
+        for job in orphans:
+            try:
+                job.coro.close()
+            except Exception:
+                logger.exception("%s, while its device failed", job.name)
+
+    def _ejected(self, ejection: Ejection) -> None:
+        self.after(
+            lambda: logger.warning(
+                "policy %r was replaced by 'dynamic': its %s for %r failed: %s",
+                ejection.policy,
+                ejection.hook,
+                ejection.entry.name,
+                ejection.reason,
+            )
+        )
+
+    def stats(self, *, memory_used: int, memory_budget: int | None) -> Stats:
+        """Everything at one moment."""
+        with self.lock:
+            states = [job.state for job in self.jobs]
+            cost_s = sum(worker.switching_s for worker in self.workers.values())
+            measured = sum(worker.switches for worker in self.workers.values())
+            return Stats(
+                jobs_ready=states.count(State.READY),
+                jobs_running=states.count(State.RUNNING),
+                jobs_waiting=states.count(State.WAITING),
+                jobs_done=self.jobs_done,
+                switches=self.scheduler.switches,
+                preemptions=self.scheduler.preemptions,
+                decisions=self.scheduler.decisions,
+                switch_cost_s=cost_s / measured if measured else 0.0,
+                device_busy_s={name: worker.busy_s for name, worker in self.workers.items()},
+                memory_used=memory_used,
+                memory_budget=memory_budget,
+            )

@@ -1,0 +1,248 @@
+"""The event loop that opened the runtime: how its tasks wait for workers, and how workers wake them.
+
+Directly on trio and on asyncio (uvloop included); anyio only where nothing is hot. One idea: workers put what
+is ready into one box, and whoever finds no wake-up on its way sends one, so that the loop is woken once for
+all that is ready.
+"""
+
+import asyncio
+import os
+import sys
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+from contextvars import copy_context
+from typing import Any, NoReturn, ParamSpec, TypeVar
+
+import anyio
+
+from coro_rt.errors import WrongContext
+
+P = ParamSpec("P")
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+Interrupt = Callable[[], NoReturn]  # raises the cancellation that came while waiting
+
+
+_protected: list[Callable[..., Any]] = []
+
+
+def protected(fn: F) -> F:
+    """Decorator: on trio, no KeyboardInterrupt is raised in the middle of this function, only where it
+    awaits."""
+    _protected.append(fn)
+    return fn
+
+
+class Waiter:
+    """One task's wait for one event. `deliver` may be called once, from any thread."""
+
+    __slots__ = ("_host", "delivered", "task")
+
+    def __init__(self, host: "Host") -> None:
+        self._host = host
+        self.delivered = False  # only touched on the loop
+        self.task: Any = None  # trio's task or asyncio's future, while it waits
+
+    def deliver(self) -> None:
+        self._host.post(self._arrive)
+
+    def _arrive(self) -> None:
+        self.delivered = True
+        if self.task is not None:
+            task, self.task = self.task, None
+            self._host._resume(task)
+
+
+class Host(ABC):
+    """The loop of one runtime. Everything but `post` is called on the loop."""
+
+    level_triggered: bool  # a cancellation comes again at the next await, so a result need not be dropped for it
+
+    def __init__(self) -> None:
+        self._thread = threading.get_ident()
+        self._pid = os.getpid()
+        self._box: deque[Callable[[], None]] = deque()
+        self._awake = False  # a call of _drain is on its way
+
+    def post(self, callback: Callable[[], None]) -> None:
+        """Call `callback` on the loop soon. From any thread, also from `__del__`; does nothing once the loop
+        has ended."""
+        self._box.append(callback)
+        if not self._awake:  # _drain clears it before it looks into the box, so nothing is left behind
+            self._awake = True
+            self._wake()
+
+    def _drain(self) -> None:
+        self._awake = False
+        box = self._box
+        while box:
+            box.popleft()()
+
+    def forked(self) -> bool:
+        """Whether this is a child process of the one that opened the runtime."""
+        return os.getpid() != self._pid
+
+    def check(self) -> None:
+        """Raise WrongContext unless called on the loop, in the thread and process, that opened the runtime.
+        """
+        if self.forked():
+            raise WrongContext("this runtime was opened before a fork: open a new one in the child process")
+        if threading.get_ident() != self._thread:
+            raise WrongContext(
+                "this runtime belongs to the event loop of another thread: call it there (inside a job, use "
+                "coro_rt.spawn; from a plain thread, anyio.from_thread.run)"
+            )
+        if not self._is_current():
+            raise WrongContext("this runtime was opened on another event loop: open one runtime per loop")
+
+    def within_s(self) -> float:
+        """Seconds until the earliest deadline of the enclosing cancel scopes; `inf`: none, `-inf`: cancelled.
+        """
+        deadline = anyio.current_effective_deadline()
+        return deadline if abs(deadline) == float("inf") else deadline - anyio.current_time()
+
+    @protected
+    def guarded(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call `fn` so that no KeyboardInterrupt is raised in the middle of it."""
+        return fn(*args, **kwargs)
+
+    @abstractmethod
+    async def wait(self, waiter: Waiter, on_cancel: Callable[[], bool]) -> Interrupt | None:
+        """Wait until `waiter` is delivered.
+
+        When the task is cancelled meanwhile, `on_cancel` is called, at most once. If it returns True the
+        waiter is given up and the cancellation is raised; if False the wait goes on, and what is returned in
+        the end raises the cancellation.
+        """
+
+    @abstractmethod
+    async def checkpoint(self) -> None:
+        """Let other tasks run, and be cancelled."""
+
+    @abstractmethod
+    def _is_current(self) -> bool: ...
+
+    @abstractmethod
+    def _wake(self) -> None:
+        """Have `_drain` called on the loop; from any thread."""
+
+    @abstractmethod
+    def _resume(self, task: Any) -> None: ...
+
+
+class AsyncioHost(Host):
+    """asyncio, and uvloop."""
+
+    level_triggered = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._loop = asyncio.get_running_loop()
+        self._context = copy_context()  # _drain is called for workers, whose own context is none of the loop's
+
+    def _is_current(self) -> bool:
+        return asyncio.get_running_loop() is self._loop
+
+    def _wake(self) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._drain, context=self._context)
+        except RuntimeError:  # the loop is closed: nobody is left to be woken
+            pass
+
+    def _resume(self, task: Any) -> None:
+        if not task.done():
+            task.set_result(None)
+
+    async def checkpoint(self) -> None:
+        await asyncio.sleep(0)
+
+    async def wait(self, waiter: Waiter, on_cancel: Callable[[], bool]) -> Interrupt | None:
+        if waiter.delivered:
+            return None
+        waiter.task = self._loop.create_future()
+        try:
+            await waiter.task
+            return None
+        except asyncio.CancelledError as exc:
+            cancelled = exc
+            waiter.task = None
+        if not waiter.delivered:
+            if on_cancel():
+                raise cancelled
+            # anyio would cancel again at every turn of the loop. Native cancels come through, and are
+            # remembered.
+            with anyio.CancelScope(shield=True):
+                while not waiter.delivered:
+                    waiter.task = self._loop.create_future()
+                    try:
+                        await waiter.task
+                    except asyncio.CancelledError as exc:
+                        cancelled = exc
+                        waiter.task = None
+
+        def interrupt() -> NoReturn:
+            raise cancelled
+
+        return interrupt
+
+
+class TrioHost(Host):
+    """trio."""
+
+    level_triggered = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        import trio  # here: an application on asyncio need not load it
+
+        self._trio = trio
+        self._token = trio.lowlevel.current_trio_token()
+        for fn in _protected:
+            trio.lowlevel.enable_ki_protection(fn)
+
+    def _is_current(self) -> bool:
+        return self._trio.lowlevel.current_trio_token() is self._token
+
+    def _wake(self) -> None:
+        try:
+            self._token.run_sync_soon(self._drain)
+        except self._trio.RunFinishedError:
+            pass
+
+    def _resume(self, task: Any) -> None:
+        self._trio.lowlevel.reschedule(task)
+
+    async def checkpoint(self) -> None:
+        await self._trio.lowlevel.checkpoint()
+
+    async def wait(self, waiter: Waiter, on_cancel: Callable[[], bool]) -> Interrupt | None:
+        if waiter.delivered:
+            return None
+        lowlevel = self._trio.lowlevel
+        interrupt: Interrupt | None = None
+
+        def abort(raise_cancel: Interrupt) -> Any:
+            nonlocal interrupt
+            if on_cancel():
+                waiter.task = None
+                return lowlevel.Abort.SUCCEEDED
+            interrupt = raise_cancel
+            return lowlevel.Abort.FAILED
+
+        waiter.task = lowlevel.current_task()
+        await lowlevel.wait_task_rescheduled(abort)
+        return interrupt
+
+
+def current_host() -> Host:
+    """The host of the running loop. Raises WrongContext where there is none."""
+    trio = sys.modules.get("trio")  # not loaded: not running
+    if trio is not None and trio.lowlevel.in_trio_run():  # before asyncio, whose guest it may be
+        return TrioHost()
+    try:
+        return AsyncioHost()
+    except RuntimeError:
+        raise WrongContext("open_runtime() needs a running event loop: use it inside trio.run or asyncio.run") from None

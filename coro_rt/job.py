@@ -1,0 +1,240 @@
+"""A job: one coroutine that workers step. Here is its state, and what people may do with it from inside other
+jobs.
+
+Everything mutable in a job is touched either by the worker that runs it or under the engine's lock; never
+both.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Coroutine, Generator
+from contextvars import Context, copy_context
+from enum import Enum
+from itertools import count
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from coro_rt.errors import HostObjectError
+from coro_rt.ledger import Ledger
+from coro_rt.qos import Urgency, current_urgency
+from coro_rt.schedulers.entry import Entry, State
+from coro_rt.schedulers.qos import QoS
+
+if TYPE_CHECKING:
+    from coro_rt.engine import Engine
+    from coro_rt.hosts import Waiter
+    from coro_rt.kernel import Launch
+    from coro_rt.stream import Outlet
+    from coro_rt.traps import Trap
+    from coro_rt.worker import Worker
+
+T = TypeVar("T")
+
+_ids = count(1)
+
+
+class CancelReason(Enum):
+    """Who wanted the job to end."""
+
+    SCOPE = "the task that asked for it was cancelled"
+    HAND = "it was cancelled by hand"
+    PARENT = "the job that started it ended"
+    CLOSED = "the runtime was closed"
+
+
+class JobEntry(Entry):
+    """The scheduler's entry, and the way back to the job."""
+
+    __slots__ = ("job",)
+    job: Job[Any]
+
+
+class Job(Generic[T]):
+    """A job. In another job, `await job` gives its result and lends it the waiter's urgency.
+
+    The exception that ended it is raised there as it is; JobCancelled if it was cancelled.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "cancelled",
+        "children",
+        "context",
+        "coro",
+        "engine",
+        "entry",
+        "error",
+        "host_s",
+        "inbox",
+        "inbox_error",
+        "joiners",
+        "joules",
+        "launch",
+        "outlet",
+        "parent",
+        "past",
+        "quanta",
+        "trap",
+        "urgency",
+        "value",
+        "waiters",
+        "winding_up",
+        "worker",
+    )
+
+    def __init__(
+        self,
+        engine: Engine,
+        worker: Worker,
+        coro: Coroutine[Any, Any, T],
+        *,
+        name: str,
+        urgency: Urgency,
+        qos: QoS,
+        deadline: float,
+        parent: Job[Any] | None = None,
+        predicted_s: float = 0.0,
+    ) -> None:
+        self.engine = engine
+        self.worker = worker
+        self.coro: Coroutine[Any, Any, Any] = coro
+        self.context: Context = copy_context()
+        self.urgency = urgency  # what qos() said when the job was made
+        self.entry = JobEntry(
+            next(_ids),
+            name=name,
+            qos=qos,
+            deadline=deadline,
+            tenant=urgency.tenant,
+            device=worker.name,
+            predicted_seconds_left=predicted_s,
+        )
+        self.entry.job = self  # until it is DONE
+        self.parent = parent
+        self.children: dict[Job[Any], None] = {}  # unfinished, or failed and not yet asked for
+        self.outlet: Outlet[Any] | None = None  # where it streams to; None unless it came from Runtime.stream
+
+        # What the coroutine gets at its next step, and where it stands.
+        self.inbox: Any = None
+        self.inbox_error: BaseException | None = None
+        self.launch: Launch[Any] | None = None  # suspended half-done, or to be started
+        self.trap: Trap | None = None  # what it waits for; set exactly while it is WAITING
+
+        self.cancelled: CancelReason | None = None
+        self.winding_up = False  # its own code has ended, its children have not; no longer to be cancelled
+
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.joiners: dict[Job[Any], None] = {}
+        self.waiters: list[Waiter] = []
+
+        self.quanta = 0
+        self.host_s = 0.0
+        self.joules = 0.0
+        self.past = Ledger()  # of the children that have ended
+
+    @property
+    def name(self) -> str:
+        """The name of its function."""
+        return self.entry.name
+
+    @property
+    def state(self) -> State:
+        """NEW, READY, RUNNING, WAITING or DONE."""
+        return self.entry.state
+
+    @property
+    def ledger(self) -> Ledger:
+        """What it and its children have used so far."""
+        entry = self.entry
+        total = self.past + Ledger(
+            entry.served_s, self.host_s, entry.waited_s, entry.switches, self.quanta, self.joules
+        )
+        for child in list(self.children):
+            if child.state is not State.DONE:
+                total += child.ledger
+        return total
+
+    def cancel(self) -> None:
+        """Have it end: Cancelled is raised at its `await`, and at each further one. From any thread; returns
+        at once."""
+        self.engine.cancel(self, CancelReason.HAND)
+
+    def set_qos(self, level: QoS | None = None, *, within_s: float | None = None) -> None:
+        """Change how urgent it is, while it waits or runs; None leaves as it was. From any thread."""
+        self.engine.set_qos(self, level, within_s)
+
+    def predict(self, seconds_left: float) -> None:
+        """Tell the policy how many more device seconds this will take. Counts from its next turn."""
+        self.entry.predicted_seconds_left = seconds_left
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        from coro_rt.traps import Join  # traps are made of jobs
+
+        return Join(self).__await__()
+
+    def __repr__(self) -> str:
+        return f"<Job {self.entry.id} {self.name!r} {self.state.value}>"
+
+
+def make_coroutine(fn: Callable[..., Coroutine[Any, Any, T]], args: tuple[Any, ...], *, verb: str) -> Coroutine[Any, Any, T]:
+    """`fn(*args)`, checked to be a coroutine. `verb` is the call that the user made. Raises TypeError."""
+    if inspect.iscoroutine(fn):
+        fn.close()
+        raise TypeError(f"{verb} takes the function and its arguments, not a coroutine: {verb}(fn, *args), without fn(...)")
+    if not callable(fn):
+        raise TypeError(f"{verb} takes an `async def` function, not {fn!r}")
+    if inspect.isasyncgenfunction(fn):
+        raise TypeError(f"{function_name(fn)} is an async generator: use runtime.stream({function_name(fn)}, ...)")
+    coro = fn(*args)
+    if not inspect.iscoroutine(coro):
+        if inspect.isasyncgen(coro):
+            remedy = "an async generator: use runtime.stream(...)"
+        elif inspect.isgenerator(coro):
+            remedy = "a generator: write `async def`, and `await` instead of `yield from`"
+        else:
+            remedy = f"{type(coro).__name__}: write it as `async def`"
+        raise TypeError(f"{verb} takes an `async def` function; {function_name(fn)} returned {remedy}")
+    return coro
+
+
+def function_name(fn: Any) -> str:
+    """The name to show for a function; also for a partial or an object with `__call__`."""
+    name: str | None = getattr(fn, "__qualname__", None)
+    return name.removeprefix("<locals>.").rsplit("<locals>.", 1)[-1] if name else type(fn).__name__
+
+
+# What asyncio, trio, sniffio and anyio say when their functions are called in a worker's thread.
+_NO_LOOP = ("no running event loop", "There is no current event loop", "must be called from async context")
+_NO_LIBRARY = ("AsyncLibraryNotFoundError", "NoEventLoopError")
+
+
+def explain_host_object(error: BaseException, job: Job[Any]) -> BaseException:
+    """`error`, or, where it says that a job called trio, asyncio or anyio, the HostObjectError that names the
+    remedy."""
+    kind = type(error).__name__
+    if kind in _NO_LIBRARY or (isinstance(error, RuntimeError) and str(error).startswith(_NO_LOOP)):
+        better = HostObjectError(
+            f"{job.name} used trio, asyncio or anyio inside a job ({kind}: {error}); jobs run in a worker's thread: "
+            "call it through `await coro_rt.on_host(fn, *args)`, or use coro_rt.sleep, coro_rt.Lock, coro_rt.Event"
+        )
+        better.__cause__ = error
+        return better
+    return error
+
+
+def foreign_await(trap: object, job: Job[Any]) -> HostObjectError:
+    """What is raised at the `await` of something that is not coro_rt's."""
+    return HostObjectError(
+        f"{job.name} awaited something that only an event loop can run ({type(trap).__module__}.{type(trap).__name__}): "
+        "call it through `await coro_rt.on_host(fn, *args)`"
+    )
+
+
+def inherit_urgency(parent: Job[Any]) -> tuple[Urgency, QoS, float]:
+    """How urgent a child is: as its parent is now, unless it is started inside another qos() scope."""
+    urgency = current_urgency.get()
+    deadline = min(parent.entry.deadline, parent.engine.clock() + urgency.within_s())
+    level = parent.entry.qos if urgency is parent.urgency else urgency.level
+    return urgency, level, deadline
+

@@ -1,0 +1,151 @@
+"""Kernels: what jobs launch on devices. A kernel has one name and an implementation per kind of device.
+
+An implementation is `(device, launch, slice_s) -> bool`: it runs quanta until the launch is done (True,
+`launch.result` set) or until `device.preempt_requested()` or `slice_s` seconds have passed (False), and goes
+on from `launch.state` at the next call. `@kernel` makes one for the CPU from a plain function.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+
+from coro_rt.errors import KernelError
+from coro_rt.traps import Trap
+
+if TYPE_CHECKING:
+    from coro_rt.devices.base import Device
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Implementation = Callable[[Any, "Launch[Any]", float], bool]
+
+QUANTUM_S = 0.001  # what a call of a function over a range aims at: half of the longest quantum
+
+
+class Launch(Trap, Generic[T]):
+    """One request to run a kernel. `await` it in a job, once; gives `result`.
+
+    `state` is the implementation's, kept while the launch is suspended; None at the first call.
+    """
+
+    __slots__ = ("args", "kernel", "result", "state")
+
+    def __init__(self, kernel: Kernel[..., T], args: tuple[Any, ...]) -> None:
+        self.kernel = kernel
+        self.args = args
+        self.state: Any = None
+        self.result: T | None = None
+
+    def __repr__(self) -> str:
+        return f"<Launch of {self.kernel.name}: await it inside a job>"
+
+    if TYPE_CHECKING:
+        from collections.abc import Generator
+
+        def __await__(self) -> Generator[Any, Any, T]: ...
+
+
+class Kernel(Generic[P, T]):
+    """A kernel; calling it makes a Launch. Implementations are looked up by the device's kind."""
+
+    def __init__(self, name: str, **implementations: Implementation) -> None:
+        self.name = name
+        self._implementations = implementations
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Launch[T]:
+        if kwargs:
+            raise KernelError(f"{self.name} takes its arguments by position, not {', '.join(kwargs)}=")
+        return Launch(self, args)
+
+    def on(self, kind: str) -> Callable[[Implementation], Implementation]:
+        """Decorator: the implementation for devices of this kind."""
+
+        def register(implementation: Implementation) -> Implementation:
+            self._implementations[kind] = implementation
+            return implementation
+
+        return register
+
+    def implementation(self, kind: str) -> Implementation:
+        """The code for a kind of device. Raises KernelError, naming both, if there is none."""
+        found = self._implementations.get(kind)
+        if found is None:
+            kinds = ", ".join(sorted(self._implementations)) or "none"
+            raise KernelError(
+                f"the kernel {self.name!r} has no implementation for devices of kind {kind!r} (it has: {kinds}): "
+                f"register one with @{self.name}.on({kind!r})"
+            )
+        return found
+
+    def __repr__(self) -> str:
+        return f"<Kernel {self.name} for {', '.join(sorted(self._implementations)) or 'nothing'}>"
+
+
+@overload
+def kernel(fn: Callable[P, T], /) -> Kernel[P, T]: ...
+@overload
+def kernel(*, size: Callable[..., int]) -> Callable[[Callable[..., object]], Kernel[..., None]]: ...
+def kernel(fn: Callable[..., Any] | None = None, /, *, size: Callable[..., int] | None = None) -> Any:
+    """Make a kernel for the CPU from a plain function, which should release the GIL
+    (`@numba.njit(nogil=True)`).
+
+    `@kernel`: the function runs whole, as one quantum; the launch gives what it returns. Keep it short.
+
+    `@kernel(size=lambda *args: n)`: the function is `fn(start, stop, *args)` and works on a part of
+    `range(n)`; it is called with parts that take about 1 ms, and may be suspended between them. The launch
+    gives None: results go into the arguments.
+    """
+    if fn is None and size is None:
+        raise TypeError("use @kernel, or @kernel(size=lambda *args: n)")
+
+    def make(fn: Callable[..., Any]) -> Kernel[..., Any]:
+        if not callable(fn):
+            raise TypeError(f"@kernel takes a function, not {fn!r}")
+        implementation = _whole(fn) if size is None else _Ranged(fn, size)
+        return Kernel(getattr(fn, "__name__", type(fn).__name__), cpu=implementation)
+
+    return make if fn is None else make(fn)
+
+
+def _whole(fn: Callable[..., Any]) -> Implementation:
+    def run(device: Device, launch: Launch[Any], slice_s: float) -> bool:
+        launch.result = fn(*launch.args)
+        return True
+
+    return run
+
+
+class _Ranged:
+    """Runs `fn(start, stop, *args)` in parts of about QUANTUM_S. What a part should be is learnt from the
+    calls before; the first is small, and each at most four times the one before, so that a wrong guess costs
+    little."""
+
+    def __init__(self, fn: Callable[..., Any], size: Callable[..., int]) -> None:
+        self._fn = fn
+        self._size = size
+        self._learnt = 8  # items to begin a launch with
+
+    def __call__(self, device: Device, launch: Launch[Any], slice_s: float) -> bool:
+        if launch.state is None:
+            n = self._size(*launch.args)
+            if isinstance(n, bool) or not hasattr(n, "__index__") or n < 0:
+                raise KernelError(f"the size of {launch.kernel.name!r} is {n!r}; it takes a whole number, zero or more")
+            # (next item, end, items per call); the launch's arguments may be heavier than the last one's
+            launch.state = (0, n.__index__(), max(1, self._learnt // 8))
+        start, end, step = launch.state
+        began = now = time.perf_counter()
+        while start < end:
+            stop = min(start + step, end)
+            self._fn(start, stop, *launch.args)
+            took = -now + (now := time.perf_counter())
+            if stop - start == step or took > QUANTUM_S:
+                step = max(1, min(4 * step, int((stop - start) * QUANTUM_S / max(took, 1e-9))))
+                self._learnt = step
+            start = stop
+            if start < end and (device.preempt_requested() or now - began >= slice_s):
+                launch.state = (start, end, step)
+                return False
+        return True

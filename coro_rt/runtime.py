@@ -1,0 +1,273 @@
+"""The runtime: what an application opens, and asks to run its jobs."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, TypeVarTuple, Unpack
+
+import anyio
+
+from coro_rt.devices import Device, open_device
+from coro_rt.engine import Engine
+from coro_rt.errors import DeviceError, RuntimeClosed
+from coro_rt.handle import JobHandle, outcome
+from coro_rt.hosts import Waiter, current_host, protected
+from coro_rt.job import Job, function_name, make_coroutine
+from coro_rt.memory import MemoryBudget
+from coro_rt.parker import Clock
+from coro_rt.qos import current_urgency, runtime_clock
+from coro_rt.schedulers.explanation import Explanation
+from coro_rt.schedulers.registry import PolicyLike
+from coro_rt.stats import Stats
+from coro_rt.stream import Outlet, Stream
+
+if TYPE_CHECKING:
+    from coro_rt.llm.model import LLM
+
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
+
+
+class Runtime:
+    """An open runtime. Its async methods are called on the event loop that opened it; inside jobs, use
+    `coro_rt.spawn`."""
+
+    def __init__(self, engine: Engine, memory: MemoryBudget) -> None:
+        self._engine = engine
+        self.memory = memory
+
+    async def run(
+        self,
+        fn: Callable[[Unpack[Args]], Coroutine[Any, Any, T]],
+        *args: Unpack[Args],
+        device: str | None = None,
+        predicted_s: float = 0.0,
+    ) -> T:
+        """Run a job, `fn(*args)`, and give its result; its exception is raised as it is.
+
+        It is as urgent as the enclosing `qos` scope says, with the deadline of that and of the enclosing
+        cancel scopes. If the task is cancelled, so is the job, and the task goes on when the job has ended.
+        `device` is the name of one of the runtime's devices; `predicted_s` tells the policy how many device
+        seconds the job will take.
+
+        Raises Overloaded, RuntimeClosed, WrongContext, DeviceError; JobCancelled if somebody else cancelled
+        the job.
+        """
+        make = partial(make_coroutine, fn, args, verb="runtime.run")
+        job = await self._start(make, name=function_name(fn), device=device, predicted_s=predicted_s)
+        return await outcome(self._engine, job)
+
+    def start(
+        self,
+        fn: Callable[[Unpack[Args]], Coroutine[Any, Any, T]],
+        *args: Unpack[Args],
+        device: str | None = None,
+        predicted_s: float = 0.0,
+    ) -> JobHandle[T]:
+        """`async with runtime.start(fn, *args) as job:` runs a job beside the block; like `run` otherwise."""
+        make = partial(make_coroutine, fn, args, verb="runtime.start")
+        return JobHandle(
+            partial(self._start, make, name=function_name(fn), device=device, predicted_s=predicted_s)
+        )
+
+    def stream(
+        self,
+        fn: Callable[[Unpack[Args]], AsyncGenerator[T, None]],
+        *args: Unpack[Args],
+        buffer: int = 16,
+        device: str | None = None,
+        predicted_s: float = 0.0,
+    ) -> Stream[T]:
+        """Run an async generator as a job: `async for item in runtime.stream(fn, *args)`; see Stream.
+
+        `buffer` items at most are kept; the job waits for room. Best inside `async with`, or closed with
+        `aclose()`.
+        """
+        return Stream(self, fn, args, buffer=buffer, device=device, predicted_s=predicted_s)
+
+    async def load_model(self, name_or_path: str | os.PathLike[str], **options: Any) -> LLM:
+        """Load a language model: a name from the catalogue, or the path of a GGUF file. See
+        coro_rt.llm.model."""
+        from coro_rt.llm.model import load_model  # here: most of the package, and not needed by other jobs
+
+        return await load_model(self, name_or_path, **options)
+
+    def stats(self) -> Stats:
+        """Counts since it was opened, and what there is now."""
+        return self._engine.stats(memory_used=self.memory.used, memory_budget=self.memory.budget)
+
+    def set_policy(self, policy: PolicyLike) -> None:
+        """Change the policy; what is waiting is ordered anew. Raises SchedulerError, and changes nothing, if
+        it cannot be taken."""
+        engine = self._engine
+        engine.host.guarded(engine.set_policy, policy)
+
+    def explain(self, job: Job[Any] | JobHandle[Any] | Stream[Any]) -> Explanation:
+        """Why a job runs or waits, and who goes before it."""
+        found = job if isinstance(job, Job) else job.job
+        if found is None:
+            raise RuntimeError("this stream has not started: there is nothing to explain")
+        engine = self._engine
+        return engine.host.guarded(engine.explain, found)
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """The open devices; jobs go to the first unless they say otherwise."""
+        return tuple(worker.device for worker in self._engine.workers.values())
+
+    @property
+    def clock(self) -> Clock:
+        """What it reads the time from, in seconds."""
+        return self._engine.clock
+
+    @protected
+    async def _start(
+        self,
+        make: Callable[[], Coroutine[Any, Any, T]],
+        *,
+        name: str,
+        device: str | None,
+        predicted_s: float,
+        outlet: Outlet[Any] | None = None,
+    ) -> Job[T]:
+        """Make a job, and submit it as soon as there is room for it."""
+        engine = self._engine
+        host = engine.host
+        if engine.closing:
+            raise RuntimeClosed(f"{name} was not started: the runtime is closed")
+        host.check()
+        urgency = current_urgency.get()
+        within_s = min(urgency.within_s(), host.within_s())
+        if within_s == -math.inf:  # cancelled already
+            await host.checkpoint()
+        worker = next(iter(engine.workers.values())) if device is None else engine.workers.get(device)
+        if worker is None:
+            raise DeviceError(f"no device {device!r} is open, only {', '.join(engine.workers)}: see open_runtime(devices=...)")
+        coro = make()
+        try:
+            job: Job[T] = Job(
+                engine,
+                worker,
+                coro,
+                name=name,
+                urgency=urgency,
+                qos=urgency.level,
+                deadline=engine.clock() + within_s,
+                predicted_s=predicted_s,
+            )
+            job.outlet = outlet
+            waiter = Waiter(host)
+            ticket = engine.submit(job, waiter)
+            if ticket is not None:
+
+                def on_cancel() -> bool:
+                    engine.give_up(ticket)
+                    return True
+
+                interrupted = await host.wait(waiter, on_cancel)
+                if interrupted is not None:
+                    engine.give_up(ticket)
+                    interrupted()
+                engine.submit_admitted(job)
+        except BaseException:
+            coro.close()
+            raise
+        return job
+
+
+class open_runtime:
+    """`async with open_runtime() as runtime:` opens devices and starts their workers.
+
+    When the block is left, however, all jobs are cancelled and waited for, and all threads are joined.
+
+    `policy`: "dynamic", "fair", "strict", "fifo", a `Policy` of your own, or a path "package.module:Class".
+    `devices`: names or Device objects, ["cpu"] if None; jobs go to the first unless they say otherwise.
+    `threads`: how many of them the CPU's kernels use; by default, as many as affinity and the cgroup's quota
+    allow. `memory`: the budget of models and their caches, in bytes or like "1GiB"; unlimited if None.
+    `shares`: the tenants' weights; `background_share`: what background work gets at least of each device,
+    while there is some; `max_wait_s`: who has been ready for longer goes next. `max_jobs`, `on_full`: over
+    that many jobs, asking for one waits (the most urgent comes in first) or raises Overloaded. `clock`:
+    seconds as a float, monotonic; `coro_rt.testing.VirtualClock` for tests.
+
+    Raises DeviceError for a device that there is not, SchedulerError for a policy or share that cannot be
+    taken.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: PolicyLike = "dynamic",
+        devices: Iterable[str | Device] | None = None,
+        threads: int | None = None,
+        memory: int | str | None = None,
+        shares: Mapping[str, float] | None = None,
+        background_share: float = 0.05,
+        max_wait_s: float = 10.0,
+        max_jobs: int = 100_000,
+        on_full: Literal["wait", "raise"] = "wait",
+        clock: Clock | None = None,
+    ) -> None:
+        if isinstance(max_jobs, bool) or not isinstance(max_jobs, int) or max_jobs < 1:
+            raise ValueError(f"max_jobs is a whole number, at least 1, not {max_jobs!r}")
+        if on_full not in ("wait", "raise"):
+            raise ValueError(f"on_full is 'wait' or 'raise', not {on_full!r}")
+        if isinstance(devices, str):
+            raise TypeError(f"devices is a list of names or devices, not {devices!r}: use [{devices!r}]")
+        self._devices = ["cpu"] if devices is None else list(devices)
+        if not self._devices:
+            raise DeviceError("devices is empty: name at least one, or leave it out for the CPU")
+        self._threads = threads
+        self._memory = MemoryBudget(memory)
+        self._make_engine = partial(
+            Engine,
+            policy=policy,
+            shares=shares,
+            background_share=background_share,
+            max_wait_s=max_wait_s,
+            max_jobs=max_jobs,
+            raise_when_full=on_full == "raise",
+            clock=clock or time.perf_counter,
+        )
+        self._engine: Engine | None = None
+
+    @protected
+    async def __aenter__(self) -> Runtime:
+        if self._engine is not None:
+            raise RuntimeError("this runtime was opened already: call open_runtime() again")
+        host = current_host()
+        engine = self._make_engine(host, [open_device(device, threads=self._threads) for device in self._devices])
+        try:
+            engine.start_workers()
+            engine.host_tasks = anyio.create_task_group()
+            await engine.host_tasks.__aenter__()
+        except BaseException:
+            engine.stop_workers()
+            raise
+        self._engine = engine
+        self._clock_token = runtime_clock.set(engine.clock)
+        return Runtime(engine, self._memory)
+
+    @protected
+    async def __aexit__(self, exc_type: object, exc: BaseException | None, _: object) -> None:
+        engine = self._engine
+        assert engine is not None
+        if engine.host.forked():  # there are no threads in the child process, and the jobs are the parent's
+            return
+        engine.host.check()
+        try:
+            runtime_clock.reset(self._clock_token)
+        except ValueError:  # left in another context than it was entered in
+            pass
+        waiter = Waiter(engine.host)
+        engine.close(waiter)
+        interrupted = await engine.host.wait(waiter, lambda: False)
+        engine.stop_workers()
+        # Its tasks' errors went to their jobs. Without the block's exception it adds none of its own, and
+        # wraps nothing.
+        await engine.host_tasks.__aexit__(None, None, None)
+        if interrupted is not None and exc is None:
+            interrupted()

@@ -1,0 +1,21 @@
+"""The runtime at one moment, as one frozen object."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Counts since the runtime was opened, and what there is now."""
+
+    jobs_ready: int
+    jobs_running: int
+    jobs_waiting: int
+    jobs_done: int
+    switches: int  # a worker went from one job to another
+    preemptions: int  # of these: the first one could have gone on
+    decisions: int  # a worker asked the scheduler who runs next
+    switch_cost_s: float  # mean of a switch: putting back, deciding, taking up; 0.0 before the first
+    device_busy_s: Mapping[str, float]  # by the device's name: seconds with a job on it
+    memory_used: int
+    memory_budget: int | None  # None: unlimited

@@ -1,0 +1,125 @@
+"""For tests, ours and yours: a virtual clock, and a device that takes its time only.
+
+    clock = VirtualClock()
+    async with open_runtime(devices=["sim"], clock=clock) as runtime:
+        with clock.hold():              # nothing moves while jobs are submitted
+            ...                         # tg.start_soon(runtime.run, job) and let the tasks get there
+        ...                             # now they run, in no real time, in the same order every time
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from coro_rt.devices.sim import SimDevice, sim_work
+from coro_rt.parker import Parker
+
+__all__ = ["SimDevice", "VirtualClock", "sim_work"]
+
+
+class VirtualClock:
+    """A clock that jumps: to the next moment when something happens, as soon as all workers on it are
+    waiting.
+
+    One worker runs at a time, and of those due at the same moment the one that was opened first, so that the
+    same jobs give the same schedule every time. Host code takes no virtual time.
+    """
+
+    def __init__(self, start: float = 0.0) -> None:
+        self._now = start
+        self._lock = threading.Lock()
+        self._holds = 0
+        self._running: _VirtualParker | None = None
+        self._parkers: list[_VirtualParker] = []
+
+    def __call__(self) -> float:
+        return self._now
+
+    def now(self) -> float:
+        """Seconds since its start."""
+        return self._now
+
+    def advance(self, seconds: float) -> None:
+        """Move it by hand, and wake who is due; for when nothing else does."""
+        if not seconds >= 0:
+            raise ValueError(f"time goes forward, not by {seconds!r}")
+        with self._lock:
+            self._now += seconds
+            self._move()
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Nothing moves in the block: no worker starts on anything, no time passes. Do not await jobs in it.
+        """
+        with self._lock:
+            self._holds += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._holds -= 1
+                self._move()
+
+    def parker(self) -> Parker:
+        """For a worker's thread."""
+        parker = _VirtualParker(self)
+        self._parkers.append(parker)
+        return parker
+
+    def _move(self) -> None:
+        """Under the lock: if nobody runs, let the one run that is due next, and be it then."""
+        if self._holds or self._running is not None or not self._parkers:
+            return
+        following = min(self._parkers, key=lambda parker: parker.until)
+        if following.until < math.inf:
+            self._now = max(self._now, following.until)
+            following.until = math.inf
+            self._running = following
+            following.gate.release()
+
+
+class _VirtualParker:
+    """Parked until a virtual time; an unpark makes it due now."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self._clock = clock
+        self.gate = threading.Lock()
+        self.gate.acquire()
+        self.until = math.inf  # when to go on; `-inf`: at once
+        self._token = False  # unparked while it ran
+
+    def start(self) -> None:
+        with self._clock._lock:
+            self.until = -math.inf
+            self._clock._move()
+        self.gate.acquire()
+
+    def park(self, until: float) -> None:
+        clock = self._clock
+        with clock._lock:
+            assert clock._running is self
+            clock._running = None
+            self.until = -math.inf if self._token else until
+            self._token = False
+            clock._move()
+        self.gate.acquire()
+
+    def unpark(self) -> None:
+        clock = self._clock
+        with clock._lock:
+            if clock._running is self:
+                self._token = True
+            else:
+                self.until = -math.inf
+                clock._move()
+
+    def close(self) -> None:
+        clock = self._clock
+        with clock._lock:
+            if clock._running is self:
+                clock._running = None
+            clock._parkers.remove(self)
+            clock._move()

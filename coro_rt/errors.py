@@ -1,4 +1,6 @@
-"""Every error that coro_rt raises, named for the situation. A message says what came, what was expected, what to do."""
+"""Every error that coro_rt raises, named for the situation. A message says what came, what was expected, what
+to do.
+"""
 
 from coro_rt.schedulers.errors import DeadlockError, SchedulerError
 
@@ -10,6 +12,7 @@ __all__ = [
     "DeviceError",
     "DownloadError",
     "HostObjectError",
+    "JobCancelled",
     "KernelError",
     "MemoryBudgetExceeded",
     "ModelError",
@@ -26,7 +29,8 @@ __all__ = [
 
 
 class Cancelled(BaseException):
-    """Thrown into a job at its `await` when the scope that asked for it is cancelled; again at every further `await`.
+    """Thrown into a job at its `await` when the scope that asked for it is cancelled; again at every further
+    `await`.
 
     Clean up in `finally` and let it pass. It never reaches the task, which gets its own host's cancellation.
     """
@@ -42,6 +46,10 @@ class RuntimeClosed(CoroRtError):
 
 class WrongContext(CoroRtError):
     """Used from another event loop, thread or process than the one that opened it, or outside a job."""
+
+
+class JobCancelled(CoroRtError):
+    """Somebody asks for the result of a job that was cancelled by somebody else, and so has none."""
 
 
 class Overloaded(CoroRtError):

@@ -4,6 +4,7 @@ if __name__ != "coro_rt.schedulers":  # one file, one name
     raise ImportError("import coro_rt.schedulers, not " + __name__)
 
 from coro_rt.schedulers.dynamic import Dynamic
+from coro_rt.schedulers.ejection import Ejection
 from coro_rt.schedulers.entry import Entry, Grant, State
 from coro_rt.schedulers.errors import DeadlockError, SchedulerError
 from coro_rt.schedulers.explanation import Explanation
@@ -12,7 +13,7 @@ from coro_rt.schedulers.fifo import Fifo
 from coro_rt.schedulers.policy import Policy
 from coro_rt.schedulers.qos import QoS
 from coro_rt.schedulers.registry import POLICIES, get_policy
-from coro_rt.schedulers.scheduler import Ejection, Scheduler
+from coro_rt.schedulers.scheduler import Scheduler
 from coro_rt.schedulers.strict import Strict
 
 __all__ = [

@@ -12,10 +12,12 @@ class Dynamic(Policy):
 
     Targets: 30 s, 10 s, 2 s, 0.5 s, 0.05 s from BACKGROUND to USER_INTERACTIVE; margin: 0.01 s.
 
-    Effect: an urgent job preempts at once; who waits keeps its key while newcomers get later ones, so that everybody's
-    turn comes (ageing); a job whose deadline is near overtakes its level; equals take turns, slice by slice.
+    Effect: an urgent job preempts at once; who waits keeps its key while newcomers get later ones, so that
+    everybody's turn comes (ageing); a job whose deadline is near overtakes its level; equals take turns,
+    slice by slice.
 
-    Bound, for a tenant alone and N other entries without deadlines of their own, nobody expedited or waited for:
+    Bound, for a tenant alone and N other entries without deadlines of their own, nobody expedited or waited
+    for:
 
         wait <= min(target[qos], max_wait_s) + 2 * (N + 1) * (slice_s + quantum_s)
     """

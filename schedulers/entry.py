@@ -1,4 +1,4 @@
-"""An entry: the scheduler's view of a job. It knows urgency, service and whom it waits for; no code, no arrays.
+"""An entry: the scheduler's view of a job. Urgency, service, whom it waits for; no code, no arrays.
 
 Policies read entries (`job` in their methods); the scheduler alone changes them, and asserts each step:
 

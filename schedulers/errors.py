@@ -2,7 +2,7 @@
 
 
 class SchedulerError(Exception):
-    """A call that the scheduler cannot take: an unknown policy or device, a share that is not a positive number."""
+    """A call that the scheduler cannot take: an unknown policy or device, a share that is no share."""
 
 
 class DeadlockError(SchedulerError):

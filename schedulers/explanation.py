@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What the scheduler knows about one entry at one moment; `str()` of it is a sentence or two for people."""
+    """What the scheduler knows about one entry at one moment; `str()` of it is a sentence for people."""
 
     name: str
     state: State

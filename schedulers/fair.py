@@ -8,18 +8,20 @@ _IN_TURN = Turn.POLICY
 
 
 class Fair(Policy):
-    """key = vtime + slice_s / weight[qos], where vtime = served seconds / weight, not less than the clock when it got ready.
+    """key = vtime + slice_s / weight[qos], where vtime = served_s / weight, at least the clock when ready.
 
-    The clock is the largest key that was granted in turn. Weights double from level to level: 1, 2, 4, 8, 16. (Golestani,
-    "A self-clocked fair queueing scheme", 1994; Waldspurger's stride scheduling has the same keys.)
+    The clock is the largest key that was granted in turn. Weights double from level to level: 1, 2, 4, 8, 16.
+    (Golestani, "A self-clocked fair queueing scheme", 1994; Waldspurger's stride scheduling has the same
+    keys.)
 
-    Effect: jobs share the device in proportion to their weights, slice by slice; sleeping earns nothing. An urgent job gets
-    a larger share, not the next quantum: nobody is preempted within a slice.
+    Effect: jobs share the device in proportion to their weights, slice by slice; sleeping earns nothing. An
+    urgent job gets a larger share, not the next quantum: nobody is preempted within a slice.
 
     Bound, for a tenant alone, with quanta no longer than a slice and nobody expedited or waited for:
 
-        wait <= (slice_s + quantum_s) * (1 + sum over all others j that are ready meanwhile of (1 + 2 * weight_j / weight))
-                / (1 - background_share)
+        wait <= (slice_s + quantum_s) * (1 + sum of (1 + 2 * weight_j / weight)) / (1 - background_share),
+
+    the sum over all others j that are ready meanwhile.
     """
 
     bounded = True
@@ -37,7 +39,7 @@ class Fair(Policy):
 
     def on_ran(self, job: Entry, seconds: float, now: float) -> None:
         job.vtime += seconds / WEIGHTS[job.qos]
-        # Who runs out of turn (overdue, background's share) may be far ahead of the others; newcomers must not start there.
+        # Who runs out of turn (overdue, background's share) may be far ahead; newcomers must not start there.
         if job.turn is _IN_TURN and job.key > self._clocks.get((job.device, job.tenant), 0.0):
             self._clocks[job.device, job.tenant] = job.key
 

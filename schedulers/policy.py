@@ -1,11 +1,12 @@
-"""What a policy is: the order of a device's ready entries. One method is required, `key`; smaller keys run sooner.
+"""What a policy is: the order of a device's ready entries. Only `key` is required; smaller keys run sooner.
 
-A policy is asked for a key when an entry becomes ready (submitted, woken, given way), when its urgency changes, and when a
-running entry's slice is over (then as if it became ready now). The key stays put while the entry waits. To write one, copy this:
+A policy is asked for a key when an entry becomes ready (submitted, woken, given way), when its urgency
+changes, and when a running entry's slice is over (then as if it became ready now). The key stays put while
+the entry waits. To write one, copy this:
 
     class ShortestFirst(Policy):
-        # key = ready_since + 10 * predicted seconds left: short jobs overtake long ones, and waiting still counts
-        def key(self, job: Entry, now: float) -> float:
+        # key = ready_since + 10 * predicted seconds left: short jobs overtake long ones, and waiting still
+        counts def key(self, job: Entry, now: float) -> float:
             return job.ready_since + 10 * job.predicted_seconds_left
 """
 
@@ -17,10 +18,10 @@ Key = float | tuple[float, ...]
 
 
 class Policy:
-    """Orders ready entries. Reads entries and changes none of their fields but `vtime`, which is its own to use.
+    """Orders ready entries. Reads them and changes nothing but their `vtime`, which is its own to use.
 
-    A method that raises, a key that is not a number or a tuple of numbers (or is NaN, or changes between the two shapes),
-    and a `preempts` that does not return a bool eject the policy: `dynamic` takes over.
+    A method that raises, a key that is not a number or a tuple of numbers (or is NaN, or changes between the
+    two shapes), and a `preempts` that does not return a bool eject the policy: `dynamic` takes over.
     """
 
     name: ClassVar[str] = ""  # what people type; the class's name in lower case if empty
@@ -35,7 +36,7 @@ class Policy:
             cls.name = cls.__name__.lower()
 
     def key(self, job: Entry, now: float) -> Key:
-        """The place of `job` among the ready; smaller runs sooner, equals in the order in which they became ready."""
+        """The place of `job` among the ready; smaller runs sooner, equals as they became ready."""
         raise NotImplementedError
 
     def on_ready(self, job: Entry, now: float) -> None:
@@ -50,7 +51,7 @@ class Policy:
     def preempts(self, candidate: Entry, running: Entry, now: float) -> bool:
         """Whether `candidate` takes the device from `running` within its slice. Default: a smaller key does.
 
-        `running.key` is the key with which its slice began, so that those who waited then do not preempt it, and equals
-        never do. Once the slice is over this is not asked: the smaller key goes on.
+        `running.key` is the key with which its slice began, so that those who waited then do not preempt it,
+        and equals never do. Once the slice is over this is not asked: the smaller key goes on.
         """
         return bool(candidate.key < running.key)

@@ -1,12 +1,14 @@
 """The ready queue of one device: who would be next, and why.
 
-Two levels. Tenants share the device by virtual time (start-time fair queueing, Goyal 1996: a tenant's virtual time is not
-less than the queue's when it comes; service divided by its weight moves it on; the smallest goes first). Inside a tenant the
-policy's keys decide; a *lane* holds them in two heaps, foreground and background, because background's guaranteed share is
-taken from the second. Three things go before both levels: expedited entries, overdue ones, and background's share.
+Two levels. Tenants share the device by virtual time (start-time fair queueing, Goyal 1996: a tenant's virtual
+time is not less than the queue's when it comes; service divided by its weight moves it on; the smallest goes
+first). Inside a tenant the policy's keys decide; a *lane* holds them in two heaps, foreground and background,
+because background's guaranteed share is taken from the second. Three things go before both levels: expedited
+entries, overdue ones, and background's share.
 
-Heap items are `(key, ticket, entry)`; an item is valid if its ticket is its entry's. Whoever leaves or is re-keyed only
-changes its ticket; invalid items are dropped when they reach the top, or all at once when they outnumber the valid ones.
+Heap items are `(key, ticket, entry)`; an item is valid if its ticket is its entry's. Whoever leaves or is
+re-keyed only changes its ticket; invalid items are dropped when they reach the top, or all at once when they
+outnumber the valid ones.
 """
 
 from __future__ import annotations
@@ -20,12 +22,8 @@ from typing import Any
 from coro_rt.schedulers.entry import Entry, Turn
 
 _Item = tuple[Any, int, Entry]
-_POLICY, _EXPEDITED, _OVERDUE, _SHARE = (
-    Turn.POLICY,
-    Turn.EXPEDITED,
-    Turn.OVERDUE,
-    Turn.SHARE,
-)  # quick to look up
+# Looking up a member of an Enum takes as long as a call, so these are named once.
+_POLICY, _EXPEDITED, _OVERDUE, _SHARE = Turn.POLICY, Turn.EXPEDITED, Turn.OVERDUE, Turn.SHARE
 
 
 class Lane:
@@ -94,8 +92,8 @@ class ReadyQueue:
 
         self.guaranteed_share = 0.0
         self.background_count = 0  # ready background entries
-        # What background has earned (its share of all service while it is ready) less what it got. Not more than it can
-        # earn in max_wait_s is held against it, so that a quiet hour does not cost it its share afterwards.
+        # What background has earned (its share of all service while it is ready) less what it got. What it can
+        # earn in max_wait_s is the most that is held against it: a quiet hour does not cost it its share later.
         self.background_owed_s = 0.0
 
     def lane(self, tenant: str) -> Lane:
@@ -212,7 +210,7 @@ class ReadyQueue:
         return self.background_owed_s > 0.0 and self.background_count > 0 and self.guaranteed_share > 0.0
 
     def compare_tenants(self, candidate: Entry, running: Entry) -> int:
-        """1: the candidate's tenant goes before that of the running entry; -1: it does not; 0: the policy decides."""
+        """1: the candidate's tenant goes before the running one's; -1: it does not; 0: ask the policy."""
         if (
             running.background
             and not candidate.background
@@ -223,7 +221,8 @@ class ReadyQueue:
         mine, theirs = candidate.lane, running.lane
         if mine is theirs:
             return 0
-        assert mine is not None and theirs is not None
+        assert mine is not None
+        assert theirs is not None
         mine_foreground = not candidate.background or self._live(mine.foreground)
         theirs_foreground = not running.background or self._live(theirs.foreground)
         if mine_foreground is not theirs_foreground:

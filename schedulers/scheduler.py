@@ -1,25 +1,28 @@
 """The scheduler: every decision about what runs next, and nothing else.
 
-Pure: no threads, no clock, no input or output. Workers drive it under one lock, simulators and tests without any; every call
-takes `now`. The order is the policy's (policy.py); tenants, waiting limits and background's share are the queue's (ready.py);
-here are the transitions, inheritance, and what happens when a policy misbehaves.
+Pure: no threads, no clock, no input or output. Workers drive it under one lock, simulators and tests without
+any; every call takes `now`. The order is the policy's (policy.py); tenants, waiting limits and background's
+share are the queue's (ready.py); here are the transitions, inheritance, and what happens when a policy
+misbehaves.
 
-A decision is made once a slice, `policy.slice_s`. Within its slice an entry gives way only to what its policy says
-`preempts` it, to an expedited or to an overdue one; an entry granted out of turn keeps its slice, except from an expedited one.
+A decision is made once a slice, `policy.slice_s`. Within its slice an entry gives way only to what its policy
+says `preempts` it, to an expedited or to an overdue one; an entry granted out of turn keeps its slice, except
+from an expedited one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from itertools import count
 from math import inf
 from typing import Any
 
 from coro_rt.schedulers.dynamic import Dynamic
+from coro_rt.schedulers.ejection import Ejection, key_kind
 from coro_rt.schedulers.entry import Entry, Grant, State, Turn
-from coro_rt.schedulers.errors import DeadlockError, SchedulerError
+from coro_rt.schedulers.errors import SchedulerError
 from coro_rt.schedulers.explanation import Explanation, explain
+from coro_rt.schedulers.inheritance import check_circle, inherit, inherit_keys, link, release, unlink
 from coro_rt.schedulers.policy import Policy
 from coro_rt.schedulers.qos import QoS
 from coro_rt.schedulers.ready import ReadyQueue
@@ -30,22 +33,12 @@ _READY, _RUNNING = State.READY, State.RUNNING
 _POLICY, _EXPEDITED, _OVERDUE = Turn.POLICY, Turn.EXPEDITED, Turn.OVERDUE
 
 
-@dataclass(frozen=True, slots=True)
-class Ejection:
-    """A policy broke its contract, and `dynamic` took over."""
-
-    policy: str
-    hook: str  # the method that failed
-    entry: Entry  # for whom it was asked
-    reason: str
-    now: float
-
-
 class Scheduler:
-    """Decides what runs on each device. Not thread-safe; calls take constant time, or log n for n ready entries.
+    """Decides what runs on each device. Not thread-safe; a call takes log n steps for n ready entries.
 
-    `shares` are the tenants' weights (1 where not given); `background_share` is background's part of each device while it has
-    work; `on_ejected` is called in the middle of a decision, so it must not raise and not call the scheduler.
+    `shares` are the tenants' weights (1 where not given); `background_share` is background's part of each
+    device while it has work; `on_ejected` is called in the middle of a decision, so it must not raise and not
+    call the scheduler.
     """
 
     def __init__(
@@ -116,7 +109,7 @@ class Scheduler:
         return self._gives_way(queue, entry, now)
 
     def next(self, device: str, now: float) -> Grant | None:
-        """READY to RUNNING: grants a device, on which nobody runs, to the entry that goes first; None if nobody is ready."""
+        """READY to RUNNING: grants a free device to the entry that goes first; None if nobody is ready."""
         queue = self._queues.get(device) or self._queue(device)
         assert queue.running is None, f"{queue.running!r} still runs on {device}"
         self.decisions += 1
@@ -125,7 +118,10 @@ class Scheduler:
             queue.idle()
             return None
         entry, turn = picked
-        queue.take(entry)
+        if turn is _POLICY:
+            queue.take(entry)
+        else:
+            queue.remove(entry)
         entry.state = _RUNNING
         entry.started = True
         entry.waited_s += now - entry.ready_since
@@ -150,7 +146,8 @@ class Scheduler:
 
     def ran(self, entry: Entry, seconds: float, now: float) -> None:
         """Accounts device seconds to a RUNNING entry."""
-        assert entry.state is _RUNNING and seconds >= 0.0, (entry, seconds)
+        assert entry.state is _RUNNING, f"{entry!r} does not run"
+        assert seconds >= 0.0, seconds
         entry.served_s += seconds
         assert entry.lane is not None
         entry.lane.queue.charge(entry, seconds)
@@ -196,36 +193,34 @@ class Scheduler:
     def park(self, entry: Entry, now: float, *, on: Entry | None = None) -> None:
         """RUNNING to WAITING. `on` is the entry that it waits for, which inherits its urgency while it does.
 
-        A WAITING entry may be parked again on somebody else: a lock was handed on. Raises DeadlockError, and changes nothing,
-        if `on` waits for this entry already.
+        A WAITING entry may be parked again on somebody else: a lock was handed on. Raises DeadlockError, and
+        changes nothing, if `on` waits for this entry already.
         """
-        link = on
-        while link is not None:
-            if link is entry:
-                raise DeadlockError(_circle(entry, on))
-            link = link.waits_on
+        if on is not None:
+            check_circle(entry, on)
         if entry.state is State.WAITING:
-            self._unlink(entry)
+            unlink(entry)
         else:
             self._leave_device(entry)
             entry.state = State.WAITING
         if on is not None and on.state is not State.DONE:
-            entry.waits_on = on
-            on.waiters[entry] = None
-            self._inherit(on)
+            link(entry, on)
 
     def wake(self, entry: Entry, now: float) -> bool:
-        """WAITING to READY, on the device that it names now; nobody inherits from it any more. Returns like `submit`."""
+        """WAITING to READY, on the device that it names now; the inheriting ends. Returns like `submit`."""
         queue = self._queue(entry.device)
         assert entry.state is State.WAITING, f"{entry!r} does not wait"
         entry.state = _READY
-        self._unlink(entry)
+        unlink(entry)
         entry.lane = queue.lane(entry.tenant)
         self._enqueue(entry, now)
         return self._gives_way(queue, entry, now)
 
     def done(self, entry: Entry, now: float) -> None:
-        """RUNNING to DONE; an entry that has not started leaves from NEW or READY. Whoever waits for it inherits nothing more."""
+        """RUNNING to DONE; an entry that has not started may leave from NEW or READY.
+
+        Whoever waits for it goes on waiting, for nobody: wake them.
+        """
         assert entry.state is _RUNNING or not entry.started, (
             f"{entry!r} has started: expedite it, then let it run"
         )
@@ -236,9 +231,7 @@ class Scheduler:
             entry.lane.queue.remove(entry)
         known = entry.state is not State.NEW
         entry.state = State.DONE
-        for waiter in entry.waiters:
-            waiter.waits_on = None
-        entry.waiters.clear()
+        release(entry)
         entry.grant = None
         if known:
             del self._entries[entry]
@@ -249,12 +242,16 @@ class Scheduler:
                     self._eject("on_done", entry, _raised(error), now)
 
     def expedite(self, entry: Entry, now: float) -> bool:
-        """Serves a READY or WAITING entry next, once; a waiting one wakes. Returns like `submit`; False if it runs already."""
+        """Serves a READY or WAITING entry next, once; a waiting one wakes. Returns like `submit`.
+
+        An entry that runs already needs nothing: False.
+        """
         if entry.state is _RUNNING:
             return False
         if entry.state is State.WAITING:
             self.wake(entry, now)
-        assert entry.state is _READY and entry.lane is not None, f"{entry!r} cannot be expedited"
+        assert entry.state is _READY, f"{entry!r} cannot be expedited"
+        assert entry.lane is not None
         queue = entry.lane.queue
         if not entry.expedited:
             entry.expedited = True
@@ -264,8 +261,10 @@ class Scheduler:
     def set_qos(
         self, entry: Entry, now: float, *, qos: QoS | None = None, deadline: float | None = None
     ) -> bool:
-        """Changes how urgent an entry is, and who inherits from it. Returns like `submit`; for a RUNNING entry, whether it
-        should itself give way now."""
+        """Changes how urgent an entry is, and whoever inherits from it. Returns like `submit`.
+
+        For a RUNNING entry: whether it should itself give way now.
+        """
         if qos is not None:
             entry.qos = qos
         if deadline is not None:
@@ -273,7 +272,7 @@ class Scheduler:
         if entry.lane is None or entry.state is State.DONE:
             return False
         entry.own_key = self._key_of(entry, now)
-        self._inherit(entry)
+        inherit(entry)
         queue = entry.lane.queue
         if entry.state is _READY:
             return self._gives_way(queue, entry, now)
@@ -283,7 +282,7 @@ class Scheduler:
         return False
 
     def set_policy(self, policy: PolicyLike, now: float) -> None:
-        """Changes the policy; every entry gets a new key. Raises SchedulerError, and changes nothing, if there is no such policy."""
+        """Changes the policy; every entry gets a new key. SchedulerError, and no change, for no policy."""
         self._adopt(get_policy(policy), now)
 
     def explain(self, entry: Entry, now: float) -> Explanation:
@@ -305,13 +304,14 @@ class Scheduler:
             self._call_on_ready(entry, now)
         entry.own_key = entry.key = self._key_of(entry, now)
         if entry.waiters or entry.effective_qos is not entry.qos:
-            self._inherit(entry)
+            inherit(entry)
         lane = entry.lane
         assert lane is not None
         lane.queue.push(entry)
 
     def _leave_device(self, entry: Entry) -> None:
-        assert entry.lane is not None and entry.lane.queue.running is entry, f"{entry!r} does not run"
+        assert entry.lane is not None, f"{entry!r} does not run"
+        assert entry.lane.queue.running is entry, f"{entry!r} does not run"
         entry.lane.queue.running = None
 
     # Who goes before whom.
@@ -321,7 +321,7 @@ class Scheduler:
         entry.ready_since = now
         entry.own_key = entry.key = self._key_of(entry, now)
         if entry.waiters:
-            self._inherit(entry)
+            inherit(entry)
         queue.keyed_at = now
         picked = queue.pick(now)
         if picked is not None:
@@ -351,7 +351,7 @@ class Scheduler:
         return queue.turn is _POLICY and self._preempts(queue, candidate, running, now)
 
     def _preempts(self, queue: ReadyQueue, candidate: Entry, running: Entry, now: float) -> bool:
-        """Whether a candidate takes the device from a running entry within its slice, by tenant and policy."""
+        """Whether a candidate takes the device from the running entry within its slice."""
         order = 0
         if candidate.lane is not running.lane or running.background:
             order = queue.compare_tenants(candidate, running)
@@ -369,37 +369,6 @@ class Scheduler:
                     return answer
                 self._eject("preempts", candidate, f"returned {answer!r}, not a bool", now)
         return bool(candidate.key < running.key)
-
-    # Inheritance.
-
-    def _inherit(self, entry: Entry) -> None:
-        """Works out the key and level of an entry, of whom it waits for, and so on."""
-        link: Entry | None = entry
-        while (
-            link is not None and link.lane is not None
-        ):  # who is not submitted yet has no key to compare with
-            key, qos = link.own_key, link.qos
-            for waiter in link.waiters:
-                if waiter.key < key:
-                    key = waiter.key
-                if waiter.effective_qos > qos:
-                    qos = waiter.effective_qos
-            link.effective_qos = qos
-            background = qos is QoS.BACKGROUND
-            if link.ticket == 0:
-                link.key = key
-                link.background = background
-            elif key != link.key or background is not link.background:
-                link.lane.queue.rekey(link, key, background=background)
-            link = link.waits_on
-
-    def _unlink(self, entry: Entry) -> None:
-        """Ends what an entry waits for."""
-        on = entry.waits_on
-        if on is not None:
-            entry.waits_on = None
-            del on.waiters[entry]
-            self._inherit(on)
 
     # The policy, at arm's length.
 
@@ -424,11 +393,7 @@ class Scheduler:
             entry.own_key = entry.key = self._key_of(entry, now)
             if self._policy is not policy:
                 return  # ejected on the way: its successor has done all this
-        for entry in self._entries:
-            link = entry.waits_on
-            while link is not None and link.lane is not None and entry.key < link.key:
-                link.key = entry.key
-                link = link.waits_on
+        inherit_keys(self._entries)
         for queue in self._queues.values():
             queue.rebuild()
 
@@ -449,10 +414,10 @@ class Scheduler:
             key = self._key(entry, now)
         except Exception as error:
             return self._ejected_key(entry, _raised(error), now)
-        kind: type = type(key)
+        kind: type | None = type(key)
         if kind is not float or key != key:
-            kind = _kind(key)
-            if kind is type(None):
+            kind = key_kind(key)
+            if kind is None:
                 return self._ejected_key(entry, f"returned {key!r}, not a number or a tuple of numbers", now)
         if kind is not self._key_kind:
             if self._key_kind is not None:
@@ -467,10 +432,8 @@ class Scheduler:
     def _eject(self, hook: str, entry: Entry, reason: str, now: float) -> None:
         """Puts `dynamic` in the place of a policy that broke its contract, and reports it."""
         ejected = self._policy
-        if type(ejected) is Dynamic:
-            raise SchedulerError(
-                f"{entry!r} has no place under dynamic: {hook} {reason}"
-            )  # a field that is no number
+        if type(ejected) is Dynamic:  # one of the entry's fields is no number
+            raise SchedulerError(f"{entry!r} has no place under dynamic: {hook} {reason}")
         self._adopt(Dynamic(), now)
         if self._on_ejected is not None:
             self._on_ejected(Ejection(ejected.name, hook, entry, reason, now))
@@ -478,20 +441,3 @@ class Scheduler:
 
 def _raised(error: Exception) -> str:
     return f"raised {type(error).__name__}: {error}"
-
-
-def _kind(key: object) -> type:
-    """float for a number, tuple for a tuple of numbers, NoneType for what is not a key."""
-    numbers = key or (None,) if isinstance(key, tuple) else (key,)
-    for number in numbers:
-        if not isinstance(number, float | int) or isinstance(number, bool) or number != number:
-            return type(None)
-    return tuple if isinstance(key, tuple) else float
-
-
-def _circle(entry: Entry, on: Entry | None) -> str:
-    names = [entry.name]
-    while on is not None and on is not entry:
-        names.append(on.name)
-        on = on.waits_on
-    return " waits for ".join([*names, entry.name])

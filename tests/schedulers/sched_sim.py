@@ -11,7 +11,7 @@ from coro_rt.schedulers import Entry, QoS, Scheduler
 
 @dataclass
 class Simulation:
-    """Jobs are entries with seconds of work; each quantum takes `quantum_s`. Keeps who ran when, and every wait."""
+    """Jobs are entries with seconds of work, in quanta of `quantum_s`. Keeps the order and every wait."""
 
     scheduler: Scheduler
     quantum_s: float = 0.001

@@ -189,10 +189,8 @@ def test_waiting_for_each_other_is_a_deadlock_error_and_changes_nothing(policy: 
     assert order[0].waits_on is None
 
 
-@every_policy
-def test_equals_do_not_preempt_each_other_within_a_slice(policy: type[Policy]) -> None:
-    if policy is LastComeFirst:
-        pytest.skip("a newcomer is never equal there")
+@pytest.mark.parametrize("policy", POLICIES)
+def test_equals_do_not_preempt_each_other_within_a_slice(policy: str) -> None:
     scheduler = Scheduler(policy)
     first, second = Entry(1), Entry(2)
     assert not scheduler.submit(first, 0.0)

@@ -8,7 +8,7 @@ policies = pytest.mark.parametrize("policy", ["strict", "dynamic"])
 
 
 def scene(policy: str, *, inherit: bool) -> tuple[Scheduler, Entry, list[Entry], Entry]:
-    """A background holder that has begun, a crowd in the middle, and an urgent entry that waits for the holder."""
+    """A background holder that has begun, a crowd in the middle, and an urgent one waiting for it."""
     scheduler = Scheduler(policy, background_share=0.0)
     holder = Entry(0, name="holder", qos=QoS.BACKGROUND)
     scheduler.submit(holder, 0.0)

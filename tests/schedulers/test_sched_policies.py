@@ -74,8 +74,8 @@ BAD = [
 def test_a_bad_policy_is_ejected_once_and_all_jobs_finish(
     hook: str, breaks: Callable[[], Any], reason: str, after: int
 ) -> None:
-    if reason == "after keys of the other shape" and after == 0:
-        pytest.skip("a policy whose every key is a tuple is a good one")
+    if "shape" in reason:
+        after = max(after, 1)  # the first key of another shape is a good one
     ejections: list[Ejection] = []
     simulation = Simulation(
         Scheduler(broken(hook, breaks, after=after), on_ejected=ejections.append), quantum_s=0.001
@@ -223,7 +223,8 @@ def test_explain_says_why_in_a_sentence() -> None:
     assert scheduler.next("cpu", 0.0) is not None
     scheduler.submit(chat, 0.5)
     assert str(scheduler.explain(jobs[5], 1.0)) == (
-        "mail 5 (UTILITY) is ready for cpu since 1.000 s under dynamic: chat is next, because the policy put it first; "
+        "mail 5 (UTILITY) is ready for cpu since 1.000 s under dynamic: "
+        "chat is next, because the policy put it first; "
         "mail 0 runs; before it: chat, mail 1, mail 2 and 2 more."
     )
     explanation = scheduler.explain(jobs[5], 1.0)

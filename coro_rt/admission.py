@@ -1,5 +1,4 @@
-"""How many jobs there may be at once, and who comes in next: the most urgent of the tasks that wait for room.
-"""
+"""How many jobs there may be at once; the most urgent of the tasks that wait for room comes in next."""
 
 from heapq import heappop, heappush
 from itertools import count

@@ -20,11 +20,12 @@ from coro_rt.errors import Cancelled, DeviceError, Overloaded, RuntimeClosed
 from coro_rt.hosts import Host, Waiter
 from coro_rt.job import CancelReason, Job, JobEntry
 from coro_rt.parker import Clock
+from coro_rt.schedulers.ejection import Ejection
 from coro_rt.schedulers.entry import State
 from coro_rt.schedulers.explanation import Explanation
 from coro_rt.schedulers.qos import QoS
 from coro_rt.schedulers.registry import PolicyLike
-from coro_rt.schedulers.scheduler import Ejection, Scheduler
+from coro_rt.schedulers.scheduler import Scheduler
 from coro_rt.stats import Stats
 from coro_rt.traps import join_outcome
 from coro_rt.worker import Worker
@@ -150,7 +151,7 @@ class Engine:
         self._check_open(job)
         worker = job.worker
         if worker.failure is not None:
-            raise DeviceError(f"the device {worker.name!r} has failed: {worker.failure!r}") from worker.failure
+            raise DeviceError(f"device {worker.name!r} has failed: {worker.failure!r}") from worker.failure
         gives_way = self.scheduler.submit(job.entry, self.clock())
         self.jobs[job] = None
         self._made_ready(worker, gives_way=gives_way)
@@ -192,7 +193,8 @@ class Engine:
         elif state is State.READY:
             self._made_ready(job.worker, gives_way=self.scheduler.expedite(job.entry, now))
         else:
-            assert state is State.WAITING and job.trap is not None
+            assert state is State.WAITING
+            assert job.trap is not None
             if job.trap.leave(job):
                 job.trap = None
                 self._made_ready(job.worker, gives_way=self.scheduler.expedite(job.entry, now))
@@ -284,7 +286,7 @@ class Engine:
             now = self.clock()
             orphans = [job for job in self.jobs if job.worker is worker]
             for job in orphans:
-                job.error = DeviceError(f"the device {worker.name!r} has failed: {failure!r}")
+                job.error = DeviceError(f"device {worker.name!r} has failed: {failure!r}")
                 job.error.__cause__ = failure
                 if job.state is State.RUNNING:
                     self.finish_locked(job, now)

@@ -35,8 +35,10 @@ async def outcome(engine: Engine, job: Job[T]) -> T:
             return False
 
         interrupted = await host.wait(waiter, on_cancel)
-    if interrupted is not None and (isinstance(job.error, Cancelled) or (job.error is None and not host.level_triggered)):
-        interrupted()
+    if interrupted is not None:
+        lost = job.error is None and not host.level_triggered  # a result must not swallow a cancel for good
+        if lost or isinstance(job.error, Cancelled):
+            interrupted()
     return collect(job)
 
 
@@ -106,8 +108,7 @@ class JobHandle(Generic[T]):
         self.job.set_qos(level, within_s=within_s)
 
     async def result(self) -> T:
-        """Wait for its end: its value, or its exception. If this task is cancelled meanwhile, so is the job.
-        """
+        """Wait for its end: its value, or its exception. If this task is cancelled, so is the job."""
         job = self.job
         job.engine.host.check()
         self._retrieved = True
@@ -126,5 +127,6 @@ class JobHandle(Generic[T]):
         interrupted = await ended(job.engine, job)
         if interrupted is not None:
             interrupted()
-        if exc is None and not self._retrieved and not (job.error is None or isinstance(job.error, Cancelled)):
+        failed = job.error is not None and not isinstance(job.error, Cancelled)
+        if failed and exc is None and not self._retrieved:
             collect(job)

@@ -12,6 +12,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import copy_context
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
@@ -59,7 +60,7 @@ class Waiter:
 class Host(ABC):
     """The loop of one runtime. Everything but `post` is called on the loop."""
 
-    level_triggered: bool  # a cancellation comes again at the next await, so a result need not be dropped for it
+    level_triggered: bool  # a cancellation comes again at the next await: no need to drop a result for it
 
     def __init__(self) -> None:
         self._thread = threading.get_ident()
@@ -86,8 +87,7 @@ class Host(ABC):
         return os.getpid() != self._pid
 
     def check(self) -> None:
-        """Raise WrongContext unless called on the loop, in the thread and process, that opened the runtime.
-        """
+        """Raise WrongContext unless called on the loop, thread and process that opened the runtime."""
         if self.forked():
             raise WrongContext("this runtime was opened before a fork: open a new one in the child process")
         if threading.get_ident() != self._thread:
@@ -99,8 +99,7 @@ class Host(ABC):
             raise WrongContext("this runtime was opened on another event loop: open one runtime per loop")
 
     def within_s(self) -> float:
-        """Seconds until the earliest deadline of the enclosing cancel scopes; `inf`: none, `-inf`: cancelled.
-        """
+        """Seconds to the earliest deadline of the enclosing cancel scopes; `inf`: none, `-inf`: cancelled."""
         deadline = anyio.current_effective_deadline()
         return deadline if abs(deadline) == float("inf") else deadline - anyio.current_time()
 
@@ -141,16 +140,14 @@ class AsyncioHost(Host):
     def __init__(self) -> None:
         super().__init__()
         self._loop = asyncio.get_running_loop()
-        self._context = copy_context()  # _drain is called for workers, whose own context is none of the loop's
+        self._context = copy_context()  # for _drain: a worker's own context is none of the loop's
 
     def _is_current(self) -> bool:
         return asyncio.get_running_loop() is self._loop
 
     def _wake(self) -> None:
-        try:
+        with suppress(RuntimeError):  # the loop is closed: nobody is left to be woken
             self._loop.call_soon_threadsafe(self._drain, context=self._context)
-        except RuntimeError:  # the loop is closed: nobody is left to be woken
-            pass
 
     def _resume(self, task: Any) -> None:
         if not task.done():
@@ -207,10 +204,8 @@ class TrioHost(Host):
         return self._trio.lowlevel.current_trio_token() is self._token
 
     def _wake(self) -> None:
-        try:
+        with suppress(self._trio.RunFinishedError):
             self._token.run_sync_soon(self._drain)
-        except self._trio.RunFinishedError:
-            pass
 
     def _resume(self, task: Any) -> None:
         self._trio.lowlevel.reschedule(task)
@@ -245,4 +240,4 @@ def current_host() -> Host:
     try:
         return AsyncioHost()
     except RuntimeError:
-        raise WrongContext("open_runtime() needs a running event loop: use it inside trio.run or asyncio.run") from None
+        raise WrongContext("open_runtime() needs a running event loop, of trio or asyncio") from None

@@ -177,15 +177,18 @@ class Job(Generic[T]):
         return f"<Job {self.entry.id} {self.name!r} {self.state.value}>"
 
 
-def make_coroutine(fn: Callable[..., Coroutine[Any, Any, T]], args: tuple[Any, ...], *, verb: str) -> Coroutine[Any, Any, T]:
+def make_coroutine(
+    fn: Callable[..., Coroutine[Any, Any, T]], args: tuple[Any, ...], *, verb: str
+) -> Coroutine[Any, Any, T]:
     """`fn(*args)`, checked to be a coroutine. `verb` is the call that the user made. Raises TypeError."""
     if inspect.iscoroutine(fn):
         fn.close()
-        raise TypeError(f"{verb} takes the function and its arguments, not a coroutine: {verb}(fn, *args), without fn(...)")
+        raise TypeError(f"{verb} takes the function and its arguments, not a coroutine: {verb}(fn, *args)")
     if not callable(fn):
         raise TypeError(f"{verb} takes an `async def` function, not {fn!r}")
     if inspect.isasyncgenfunction(fn):
-        raise TypeError(f"{function_name(fn)} is an async generator: use runtime.stream({function_name(fn)}, ...)")
+        name = function_name(fn)
+        raise TypeError(f"{name} is an async generator: use runtime.stream({name}, ...)")
     coro = fn(*args)
     if not inspect.iscoroutine(coro):
         if inspect.isasyncgen(coro):
@@ -215,8 +218,8 @@ def explain_host_object(error: BaseException, job: Job[Any]) -> BaseException:
     kind = type(error).__name__
     if kind in _NO_LIBRARY or (isinstance(error, RuntimeError) and str(error).startswith(_NO_LOOP)):
         better = HostObjectError(
-            f"{job.name} used trio, asyncio or anyio inside a job ({kind}: {error}); jobs run in a worker's thread: "
-            "call it through `await coro_rt.on_host(fn, *args)`, or use coro_rt.sleep, coro_rt.Lock, coro_rt.Event"
+            f"{job.name} used trio, asyncio or anyio inside a job ({kind}: {error}); jobs run in a worker's "
+            "thread: call it through `await coro_rt.on_host(fn, *args)`, or use coro_rt.sleep, Lock or Event"
         )
         better.__cause__ = error
         return better
@@ -225,8 +228,9 @@ def explain_host_object(error: BaseException, job: Job[Any]) -> BaseException:
 
 def foreign_await(trap: object, job: Job[Any]) -> HostObjectError:
     """What is raised at the `await` of something that is not coro_rt's."""
+    kind = f"{type(trap).__module__}.{type(trap).__name__}"
     return HostObjectError(
-        f"{job.name} awaited something that only an event loop can run ({type(trap).__module__}.{type(trap).__name__}): "
+        f"{job.name} awaited something that only an event loop can run ({kind}): "
         "call it through `await coro_rt.on_host(fn, *args)`"
     )
 
@@ -237,4 +241,3 @@ def inherit_urgency(parent: Job[Any]) -> tuple[Urgency, QoS, float]:
     deadline = min(parent.entry.deadline, parent.engine.clock() + urgency.within_s())
     level = parent.entry.qos if urgency is parent.urgency else urgency.level
     return urgency, level, deadline
-

@@ -75,7 +75,7 @@ class Kernel(Generic[P, T]):
         if found is None:
             kinds = ", ".join(sorted(self._implementations)) or "none"
             raise KernelError(
-                f"the kernel {self.name!r} has no implementation for devices of kind {kind!r} (it has: {kinds}): "
+                f"kernel {self.name!r} has no implementation for devices of kind {kind!r} (it has: {kinds}): "
                 f"register one with @{self.name}.on({kind!r})"
             )
         return found
@@ -132,7 +132,9 @@ class _Ranged:
         if launch.state is None:
             n = self._size(*launch.args)
             if isinstance(n, bool) or not hasattr(n, "__index__") or n < 0:
-                raise KernelError(f"the size of {launch.kernel.name!r} is {n!r}; it takes a whole number, zero or more")
+                raise KernelError(
+                    f"the size of {launch.kernel.name!r} is {n!r}, not a whole number, zero or more"
+                )
             # (next item, end, items per call); the launch's arguments may be heavier than the last one's
             launch.state = (0, n.__index__(), max(1, self._learnt // 8))
         start, end, step = launch.state

@@ -13,7 +13,7 @@ class Ledger:
     waiting_s: float = 0.0  # ready, while others ran
     switches: int = 0  # times a worker went from another job to it
     quanta: int = 0  # calls of a kernel's implementation
-    joules: float = 0.0  # modelled: seconds in kernels × the device's watts
+    joules: float = 0.0  # modelled: seconds in kernels times the device's watts
 
     def __add__(self, other: "Ledger") -> "Ledger":
         return Ledger(

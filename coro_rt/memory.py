@@ -81,8 +81,8 @@ class MemoryBudget:
         with self._lock:
             if self.budget is not None and self._used + nbytes > self.budget:
                 raise MemoryBudgetExceeded(
-                    f"{what} needs {format_bytes(nbytes)}, but {format_bytes(self.budget - self._used)} of the "
-                    f"budget of {format_bytes(self.budget)} are free: close what is not needed, or give "
+                    f"{what} needs {format_bytes(nbytes)}, but {format_bytes(self.budget - self._used)} of "
+                    f"the budget of {format_bytes(self.budget)} are free: close what is not needed, or give "
                     "open_runtime(memory=...) more"
                 )
             self._used += nbytes

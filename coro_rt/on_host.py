@@ -48,7 +48,8 @@ class OnHost(Trap):
 
     async def _call(self) -> None:
         job, value, error = self.job, None, None
-        assert job is not None and self.scope is not None
+        assert job is not None
+        assert self.scope is not None
         engine = job.engine
         current_urgency.set(job.urgency)  # what it asks of the runtime is as urgent as the job
         began = engine.clock()

@@ -3,6 +3,7 @@
 import math
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 Clock = Callable[[], float]
@@ -26,8 +27,7 @@ class Parker(Protocol):
 
 
 class LockParker:
-    """On a raw lock, the cheapest hand-off between two threads (6 µs, half of what `threading.Event` takes).
-    """
+    """On a raw lock, the cheapest hand-off between threads (6 µs, half of what `threading.Event` takes)."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -44,17 +44,14 @@ class LockParker:
             self._gate.acquire(timeout=min(left, threading.TIMEOUT_MAX))
 
     def unpark(self) -> None:
-        try:
+        with suppress(RuntimeError):  # open already: a wake-up is on its way
             self._gate.release()
-        except RuntimeError:  # open already: a wake-up is on its way
-            pass
 
     def close(self) -> None:
         pass
 
 
 def make_parker(clock: Clock) -> Parker:
-    """A parker in the clock's time: a virtual clock brings its own (`coro_rt.testing.VirtualClock.parker`).
-    """
+    """A parker in the clock's time; a clock may bring its own, as `coro_rt.testing.VirtualClock` does."""
     own: Callable[[], Parker] | None = getattr(clock, "parker", None)
     return LockParker(clock) if own is None else own()

@@ -6,8 +6,9 @@ import math
 import os
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping
+from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, TypeVarTuple, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, TypeVarTuple
 
 import anyio
 
@@ -42,8 +43,8 @@ class Runtime:
 
     async def run(
         self,
-        fn: Callable[[Unpack[Args]], Coroutine[Any, Any, T]],
-        *args: Unpack[Args],
+        fn: Callable[[*Args], Coroutine[Any, Any, T]],
+        *args: *Args,
         device: str | None = None,
         predicted_s: float = 0.0,
     ) -> T:
@@ -63,8 +64,8 @@ class Runtime:
 
     def start(
         self,
-        fn: Callable[[Unpack[Args]], Coroutine[Any, Any, T]],
-        *args: Unpack[Args],
+        fn: Callable[[*Args], Coroutine[Any, Any, T]],
+        *args: *Args,
         device: str | None = None,
         predicted_s: float = 0.0,
     ) -> JobHandle[T]:
@@ -76,8 +77,8 @@ class Runtime:
 
     def stream(
         self,
-        fn: Callable[[Unpack[Args]], AsyncGenerator[T, None]],
-        *args: Unpack[Args],
+        fn: Callable[[*Args], AsyncGenerator[T, None]],
+        *args: *Args,
         buffer: int = 16,
         device: str | None = None,
         predicted_s: float = 0.0,
@@ -146,7 +147,8 @@ class Runtime:
             await host.checkpoint()
         worker = next(iter(engine.workers.values())) if device is None else engine.workers.get(device)
         if worker is None:
-            raise DeviceError(f"no device {device!r} is open, only {', '.join(engine.workers)}: see open_runtime(devices=...)")
+            opened = ", ".join(engine.workers)
+            raise DeviceError(f"no device {device!r} is open, only {opened}: see open_runtime(devices=...)")
         coro = make()
         try:
             job: Job[T] = Job(
@@ -239,7 +241,8 @@ class open_runtime:
         if self._engine is not None:
             raise RuntimeError("this runtime was opened already: call open_runtime() again")
         host = current_host()
-        engine = self._make_engine(host, [open_device(device, threads=self._threads) for device in self._devices])
+        devices = [open_device(device, threads=self._threads) for device in self._devices]
+        engine = self._make_engine(host, devices)
         try:
             engine.start_workers()
             engine.host_tasks = anyio.create_task_group()
@@ -258,10 +261,8 @@ class open_runtime:
         if engine.host.forked():  # there are no threads in the child process, and the jobs are the parent's
             return
         engine.host.check()
-        try:
+        with suppress(ValueError):  # left in another context than it was entered in
             runtime_clock.reset(self._clock_token)
-        except ValueError:  # left in another context than it was entered in
-            pass
         waiter = Waiter(engine.host)
         engine.close(waiter)
         interrupted = await engine.host.wait(waiter, lambda: False)

@@ -116,7 +116,9 @@ async def pump(fn: Callable[..., AsyncGenerator[T, None]], args: tuple[Any, ...]
     each item."""
     items: AsyncGenerator[T, None] = fn(*args)
     if not isinstance(items, AsyncGenerator):
-        raise TypeError(f"runtime.stream takes an async generator function; {function_name(fn)} returned {items!r}")
+        raise TypeError(
+            f"runtime.stream takes an async generator function; {function_name(fn)} gave {items!r}"
+        )
     async for item in items:
         outlet.offer(item)
         try:
@@ -156,7 +158,9 @@ class Stream(Generic[T]):
         if not callable(fn):
             raise TypeError(f"runtime.stream takes an async generator function and its arguments, not {fn!r}")
         if inspect.iscoroutinefunction(fn):
-            raise TypeError(f"{name} has no `yield`, it is a coroutine function: use `await runtime.run({name}, ...)`")
+            raise TypeError(
+                f"{name} is a coroutine function, without `yield`: use `runtime.run({name}, ...)`"
+            )
         if isinstance(buffer, bool) or not isinstance(buffer, int) or buffer < 1:
             raise ValueError(f"buffer is a number of items, at least 1, not {buffer!r}")
         self._runtime = runtime
@@ -283,7 +287,7 @@ class Stream(Generic[T]):
         job = self._job
         self._engine.host.post(job.cancel)  # no lock may be taken here: this thread may hold it
         warnings.warn(
-            f"a stream of {job.name} was dropped before its end; use `async with` around it, or call aclose()",
+            f"a stream of {job.name} was dropped before its end: use `async with`, or call aclose()",
             ResourceWarning,
             stacklevel=2,
             source=self,

@@ -107,7 +107,7 @@ class _Wait(Trap):
         elif event._engine is not job.engine:
             job.inbox_error = other_runtime("event", job)
             return True
-        event._waiting[job] = None  # before looking, as set() looks after setting: one of the two sees the other
+        event._waiting[job] = None  # before looking, as set() looks after setting: one sees the other
         if event._set:
             del event._waiting[job]
             return True
@@ -154,4 +154,4 @@ class Event:
 
 def other_runtime(what: str, job: Job[Any]) -> WrongContext:
     """The error for sharing between runtimes, whose jobs have different locks."""
-    return WrongContext(f"this {what} is used by jobs of another runtime than {job.name}'s: make one for each runtime")
+    return WrongContext(f"{job.name} shares a {what} with jobs of another runtime: make one for each runtime")

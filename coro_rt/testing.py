@@ -1,10 +1,10 @@
-"""For tests, ours and yours: a virtual clock, and a device that takes its time only.
+"""For tests, ours and yours: a virtual clock, and a device that only takes its time::
 
-    clock = VirtualClock()
-    async with open_runtime(devices=["sim"], clock=clock) as runtime:
-        with clock.hold():              # nothing moves while jobs are submitted
-            ...                         # tg.start_soon(runtime.run, job) and let the tasks get there
-        ...                             # now they run, in no real time, in the same order every time
+clock = VirtualClock()
+async with open_runtime(devices=["sim"], clock=clock) as runtime:
+    with clock.hold():              # nothing moves while jobs are submitted
+        ...                         # tg.start_soon(runtime.run, job) and let the tasks get there
+    ...                             # now they run, in no real time, in the same order every time
 """
 
 from __future__ import annotations
@@ -52,8 +52,7 @@ class VirtualClock:
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Nothing moves in the block: no worker starts on anything, no time passes. Do not await jobs in it.
-        """
+        """Nothing moves in the block: no worker runs, no time passes. Do not await jobs in it."""
         with self._lock:
             self._holds += 1
         try:

@@ -104,7 +104,7 @@ class Worker:
         """Under the lock: whom the scheduler grants the device, taken up."""
         if self.sleepers.until <= now:
             self._wake_sleepers(now)
-        self.device.clear_preempt()  # under the lock: whatever it was raised for is seen by the decision below
+        self.device.clear_preempt()  # under the lock: what it was raised for is seen by the decision below
         grant = self.engine.scheduler.next(self.name, now)
         if grant is None:
             self.job = None
@@ -163,12 +163,16 @@ class Worker:
             error = Cancelled(job.cancelled.value)
         trap: Any = _END
         try:
-            trap = job.context.run(job.coro.send, value) if error is None else job.context.run(job.coro.throw, error)
+            if error is None:
+                trap = job.context.run(job.coro.send, value)
+            else:
+                trap = job.context.run(job.coro.throw, error)
         except StopIteration as stop:
             if not job.winding_up:
                 job.value = stop.value
         except BaseException as exc:
-            traceback = exc.__traceback__  # without this frame: it is not the user's, and would tie the error to the job
+            # Without this frame, which is not the user's, and would tie the error to the job.
+            traceback = exc.__traceback__
             job.error = explain_host_object(exc.with_traceback(traceback and traceback.tb_next), job)
         finally:
             del error
@@ -195,8 +199,7 @@ class Worker:
         return None if done else launch
 
     def _goes_on(self, job: Job[Any], trap: Any, now: float) -> bool:
-        """Under the lock: what became of a job. True: it could go on at once. False: it has left the device.
-        """
+        """Under the lock: what became of a job. True: it can go on at once. False: it left the device."""
         engine = self.engine
         if trap is _END:
             if job.children and not job.winding_up:

@@ -34,7 +34,7 @@ def open_device(device: str | Device, *, threads: int | None = None) -> Device:
         from coro_rt.devices.sim import SimDevice
 
         return SimDevice()
-    raise DeviceError(f"there is no device {device!r}; there are {', '.join(_NAMES)}, or give a Device object")
+    raise DeviceError(f"there is no device {device!r}; known are {', '.join(_NAMES)}, or give a Device")
 
 
 def available() -> list[DeviceInfo]:

@@ -20,13 +20,13 @@ class Device(ABC):
         """A line for people."""
         return ""
 
-    def start(self) -> None:
+    def start(self) -> None:  # noqa: B027 (optional)
         """Get ready. Raises DeviceError if it cannot be used here."""
 
-    def attach(self, parker: Parker, clock: Clock) -> None:
+    def attach(self, parker: Parker, clock: Clock) -> None:  # noqa: B027 (optional)
         """Its worker's parker and clock, for devices that wait. Called after `start`."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 (optional)
         """Give everything back; also after a `start` that failed."""
 
     @abstractmethod

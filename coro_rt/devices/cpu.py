@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
 
 class CpuDevice(Device):
-    """`threads`: the size of the gang, the worker's thread included; None: as many as this process may use.
-    """
+    """`threads`: the size of the gang, the worker's thread included; None: as many as there are to use."""
 
     kind = "cpu"
 

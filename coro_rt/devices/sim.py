@@ -14,7 +14,7 @@ from coro_rt.parker import Clock, LockParker, Parker
 class SimDevice(Device):
     """Takes the time that launches ask for, in quanta of `quantum_s`; on a VirtualClock, no real time passes.
 
-    `watts` × seconds of work go into the ledger's joules.
+    `watts` times seconds of work go into the ledger's joules.
     """
 
     kind = "sim"

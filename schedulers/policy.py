@@ -5,8 +5,8 @@ changes, and when a running entry's slice is over (then as if it became ready no
 the entry waits. To write one, copy this:
 
     class ShortestFirst(Policy):
-        # key = ready_since + 10 * predicted seconds left: short jobs overtake long ones, and waiting still
-        counts def key(self, job: Entry, now: float) -> float:
+        # Short jobs overtake long ones, and waiting still counts.
+        def key(self, job: Entry, now: float) -> float:
             return job.ready_since + 10 * job.predicted_seconds_left
 """
 

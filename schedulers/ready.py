@@ -92,8 +92,8 @@ class ReadyQueue:
 
         self.guaranteed_share = 0.0
         self.background_count = 0  # ready background entries
-        # What background has earned (its share of all service while it is ready) less what it got. At most what
-        # it can earn in max_wait_s is held against it: a quiet hour does not cost it its share afterwards.
+        # What background has earned (its share of all service while it is ready) less what it got. At most
+        # what it earns in max_wait_s is held against it: a quiet hour does not cost it its share afterwards.
         self.background_owed_s = 0.0
 
     def lane(self, tenant: str) -> Lane:

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,11 +50,12 @@ class SamplingParams:
         self._check("seed", Integral, 0, 2**64, "an integer from 0 to 2**64 - 1")
 
     def _check(self, name: str, kind: type, least: float, end: float, allowed: str) -> None:
-        value = getattr(self, name)
+        value: Any = getattr(self, name)
         if isinstance(value, np.generic):
             value = value.item()
             object.__setattr__(self, name, value)
-        if isinstance(value, bool) or not isinstance(value, kind) or not least <= value < end:
+        is_number = isinstance(value, kind) and not isinstance(value, bool)
+        if not is_number or not least <= value < end:
             raise SamplingError(f"{name} is {value!r}, but it must be {allowed}")
 
 

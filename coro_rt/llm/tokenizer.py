@@ -26,7 +26,7 @@ from tokenizers import models, pre_tokenizers
 from coro_rt.errors import ModelFileError, UnsupportedModel
 from coro_rt.llm.gguf_file import GGUFFile
 
-__all__ = ["Tokenizer"]
+__all__ = ["Tokenizer", "control_tokens"]
 
 
 def _gpt2() -> pre_tokenizers.PreTokenizer:
@@ -43,6 +43,11 @@ without any other sign, so a name gets in here only together with token ids to t
 
 END_NAMES = frozenset({"<|endoftext|>", "<|im_end|>"})
 """Control tokens that end a text or a turn, though a file names only one of them as its end."""
+END_KINDS = ("eos", "eot", "eom")
+"""Ends of a text, a turn and a message, as the file's keys call them."""
+
+_REPLACEMENT = "\ufffd"
+_KNOWN_TYPES = frozenset(TokenType) - {TokenType.BYTE}
 
 
 class Tokenizer:
@@ -61,7 +66,7 @@ class Tokenizer:
         if model != "gpt2":
             raise UnsupportedModel(f"{file.path}: the tokenizer model {model!r} is not supported; 'gpt2' is")
         pre = file.get_str("tokenizer.ggml.pre", default=None)
-        if pre not in PRE_TOKENIZERS:
+        if pre is None or pre not in PRE_TOKENIZERS:
             came = "none" if pre is None else repr(pre)
             raise UnsupportedModel(
                 f"{file.path}: the pre-tokenizer (tokenizer.ggml.pre) is {came}; known are "
@@ -70,18 +75,14 @@ class Tokenizer:
         return cls(file, PRE_TOKENIZERS[pre]())
 
     def __init__(self, file: GGUFFile, pre_tokenizer: pre_tokenizers.PreTokenizer) -> None:
-        names = file.require_strs("tokenizer.ggml.tokens")
+        names, types = _vocabulary(file)
         self.vocab_size = len(names)
         self.add_bos = bool(file.get_bool("tokenizer.ggml.add_bos_token", default=False))
-        self.bos_id = self._optional_id(file, "bos")
-        ends = {self._optional_id(file, kind) for kind in ("eos", "eot", "eom")} - {None}
-        types = self._types(file, names)
-        for token in ends | {self.bos_id} - {None}:
-            types[token] = TokenType.CONTROL  # whatever type the file gives them
-        self.eos_ids = frozenset(
-            ends | {i for i, name in enumerate(names) if name in END_NAMES and types[i] == TokenType.CONTROL}
-        )
-        ordinary = {name: i for i, name in enumerate(names) if types[i] == TokenType.NORMAL}
+        self.bos_id = _id(file, "bos", len(names))
+        control = _of_type(TokenType.CONTROL, names, types)
+        ends = {_id(file, kind, len(names)) for kind in END_KINDS} | {control.get(name) for name in END_NAMES}
+        self.eos_ids = frozenset(token for token in ends if token is not None)
+        ordinary = _of_type(TokenType.NORMAL, names, types)
         self._bytes = _all_bytes(file, names, types)
         self._missing = bytes(byte for name, byte in _BYTE_OF.items() if name not in ordinary)
         if set(self._missing) & set(_REPLACEMENT.encode()):
@@ -91,10 +92,9 @@ class Tokenizer:
             )
         self._bpe = tokenizers.Tokenizer(models.BPE(vocab=ordinary, merges=_merges(file, ordinary)))
         self._bpe.pre_tokenizer = pre_tokenizer
-        # Names that stand for one token wherever they occur: the user-defined ones always, control tokens on
+        # Names that stand for one token wherever they occur: user-defined ones always, control tokens on
         # request.
-        whole = {name: i for i, name in enumerate(names) if types[i] == TokenType.USER_DEFINED and name}
-        control = {name: i for i, name in enumerate(names) if types[i] == TokenType.CONTROL and name}
+        whole = _of_type(TokenType.USER_DEFINED, names, types)
         self._plain = _Splitter(whole)
         self._special = _Splitter(whole | control)
 
@@ -130,31 +130,10 @@ class Tokenizer:
         missing = set(self._missing)
         return "".join(_REPLACEMENT if missing.intersection(char.encode()) else char for char in text)
 
-    def _optional_id(self, file: GGUFFile, kind: str) -> int | None:
-        key = f"tokenizer.ggml.{kind}_token_id"
-        token = file.get_int(key, default=None)
-        if token is not None and not 0 <= token < self.vocab_size:
-            raise ModelFileError(
-                f"{file.path}: {key!r} is {token}, but the vocabulary has {self.vocab_size} tokens"
-            )
-        return token
 
-    @staticmethod
-    def _types(file: GGUFFile, names: list[str]) -> list[int]:
-        types = list(file.require_ints("tokenizer.ggml.token_type"))
-        if len(types) != len(names):
-            raise ModelFileError(f"{file.path}: {len(names)} tokens, but {len(types)} token types")
-        if strange := set(types) - _KNOWN_TYPES:
-            raise ModelFileError(
-                f"{file.path}: the token type {strange.pop()} does not belong to a gpt2 tokenizer"
-            )
-        if len(set(names)) != len(names):
-            raise ModelFileError(f"{file.path}: two tokens of the vocabulary have the same text")
-        return types
-
-
-_REPLACEMENT = "\ufffd"
-_KNOWN_TYPES = frozenset(TokenType) - {TokenType.BYTE}
+def control_tokens(file: GGUFFile) -> dict[str, int]:
+    """The control tokens of a file, id by name. Raises `ModelFileError`."""
+    return _of_type(TokenType.CONTROL, *_vocabulary(file))
 
 
 class _Splitter:
@@ -169,6 +148,36 @@ class _Splitter:
         """The text between the names as strings, without empty ones; the names as ids."""
         pieces = self._pattern.split(text) if self._pattern else [text]
         return [self._names[piece] if i % 2 else piece for i, piece in enumerate(pieces) if piece]
+
+
+def _vocabulary(file: GGUFFile) -> tuple[list[str], list[int]]:
+    """The names and types of the tokens; what begins or ends a text is a control token, whatever the file
+    says."""
+    names = file.require_strs("tokenizer.ggml.tokens")
+    types = list(file.require_ints("tokenizer.ggml.token_type"))
+    if len(types) != len(names):
+        raise ModelFileError(f"{file.path}: {len(names)} tokens, but {len(types)} token types")
+    if strange := set(types) - _KNOWN_TYPES:
+        raise ModelFileError(f"{file.path}: token type {strange.pop()} does not belong to a gpt2 tokenizer")
+    if len(set(names)) != len(names):
+        raise ModelFileError(f"{file.path}: two tokens of the vocabulary have the same text")
+    for kind in ("bos", *END_KINDS):
+        token = _id(file, kind, len(names))
+        if token is not None:
+            types[token] = TokenType.CONTROL
+    return names, types
+
+
+def _id(file: GGUFFile, kind: str, vocab_size: int) -> int | None:
+    key = f"tokenizer.ggml.{kind}_token_id"
+    token = file.get_int(key, default=None)
+    if token is not None and not 0 <= token < vocab_size:
+        raise ModelFileError(f"{file.path}: {key!r} is {token}, but the vocabulary has {vocab_size} tokens")
+    return token
+
+
+def _of_type(kind: TokenType, names: list[str], types: list[int]) -> dict[str, int]:
+    return {name: i for i, name in enumerate(names) if types[i] == kind and name}
 
 
 def _byte_alphabet() -> dict[str, int]:

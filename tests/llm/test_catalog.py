@@ -1,4 +1,3 @@
-import contextlib
 import hashlib
 import os
 import socket
@@ -262,10 +261,7 @@ def test_pulls_at_the_same_time_do_not_disturb_each_other(cache, index, instead_
 
 
 @pytest.mark.model
-def test_the_catalogue_describes_the_default_model(monkeypatch):
+def test_the_catalogue_describes_the_default_model(model_path, monkeypatch):
     monkeypatch.delenv("CORO_RT_CACHE")
-    with contextlib.suppress(ModelNotFound):
-        path = resolve("smollm2-135m-instruct")
-        assert catalog._has_hash(path, catalog.CATALOG["smollm2-135m-instruct"])
-        return
-    pytest.skip("the default model has not been fetched")
+    assert resolve("smollm2-135m-instruct") == model_path
+    assert pull("smollm2-135m-instruct") == model_path, "its hash is right, so nothing is fetched"

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from makers import small_gguf, write_gguf
 
 from coro_rt.errors import ModelError, ModelFileError, ModelNotFound, UnsupportedModel
-from coro_rt.llm import gguf_file
-from coro_rt.llm.gguf_file import open_gguf
+from coro_rt.llm import gguf_header
+from coro_rt.llm.gguf_file import GGUFFile, open_gguf
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def small(tmp_path_factory) -> Path:
 def damaged(small, tmp_path):
     """Writes a copy of the small file with `new` at `at`, and tries to open it."""
 
-    def open_copy(at: int, new: bytes) -> gguf_file.GGUFFile:
+    def open_copy(at: int, new: bytes) -> GGUFFile:
         content = small.read_bytes()
         copy = tmp_path / "damaged.gguf"
         copy.write_bytes(content[:at] + new + content[at + len(new) :])
@@ -35,7 +35,7 @@ def damaged(small, tmp_path):
     return open_copy
 
 
-def assert_sound(file: gguf_file.GGUFFile) -> None:
+def assert_sound(file: GGUFFile) -> None:
     for tensor in file.tensors.values():
         block, block_bytes = gguf.GGML_QUANT_SIZES[tensor.type]
         assert tensor.data.nbytes == math.prod(tensor.shape) // block * block_bytes
@@ -243,10 +243,10 @@ def test_arrays_nest_only_so_deep(tmp_path):
 
 def test_a_header_may_hold_only_so_much(tmp_path, monkeypatch):
     (tmp_path / "f").write_bytes(header(key("k", 9), struct.pack("<IQ", 0, 5000), bytes(5000), keys=1))
-    monkeypatch.setattr(gguf_file, "MAX_VALUES", 4000)
+    monkeypatch.setattr(gguf_header, "MAX_VALUES", 4000)
     with pytest.raises(ModelFileError, match="more than 4000 values"):
         open_gguf(tmp_path / "f")
-    monkeypatch.setattr(gguf_file, "MAX_HEADER_BYTES", 3000)
+    monkeypatch.setattr(gguf_header, "MAX_HEADER_BYTES", 3000)
     with pytest.raises(ModelFileError, match="of the 3000 that a header may have"):
         open_gguf(tmp_path / "f")
 

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from makers import BYTE_NAMES, tokenizer_metadata, write_gguf
 
-from coro_rt.errors import ModelFileError, ModelNotFound, UnsupportedModel
-from coro_rt.llm import catalog
+from coro_rt.errors import ModelFileError, UnsupportedModel
 from coro_rt.llm.gguf_file import open_gguf
 from coro_rt.llm.tokenizer import Tokenizer
 
@@ -30,11 +29,8 @@ def tiny(make) -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def smollm2() -> Tokenizer:
-    try:
-        return Tokenizer.from_gguf(open_gguf(catalog.resolve("smollm2-135m-instruct")))
-    except ModelNotFound as error:
-        pytest.skip(str(error))
+def smollm2(model_path) -> Tokenizer:
+    return Tokenizer.from_gguf(open_gguf(model_path))
 
 
 def names(tokenizer: Tokenizer, ids: list[int]) -> list[bytes]:

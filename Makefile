@@ -1,0 +1,44 @@
+# Each target makes what it needs: a virtual environment in .venv, from Python 3.11 or newer, with this repo in it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PACKAGE := setup.cfg pyproject.toml
+
+.PHONY: demo test check bench soak clean
+
+demo: $(VENV)/demo.stamp
+	$(BIN)/coro-rt demo
+
+# The tests that need the model are skipped where it cannot be had.
+test: $(VENV)/test.stamp
+	-$(BIN)/coro-rt pull smollm2-135m-instruct
+	$(BIN)/python -m pytest -m "not soak"
+
+soak: $(VENV)/test.stamp
+	-$(BIN)/coro-rt pull smollm2-135m-instruct
+	$(BIN)/python -m pytest -m soak
+
+check: $(VENV)/check.stamp
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: $(VENV)/bench.stamp
+	$(BIN)/coro-rt pull smollm2-135m-instruct
+	$(BIN)/python benchmarks/run.py
+
+$(VENV)/demo.stamp: EXTRA :=
+$(VENV)/test.stamp: EXTRA := [test]
+$(VENV)/check.stamp: EXTRA := [check]
+$(VENV)/bench.stamp: EXTRA := [bench]
+
+$(VENV)/%.stamp: $(PACKAGE) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.$(EXTRA)'
+	touch $@
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf $(VENV) build coro_rt.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,31 @@
+"""`coro-rt devices`: what kernels can run on here."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+from rich.table import Table
+
+from coro_rt.cli.options import with_json
+from coro_rt.cli.output import Output
+
+
+@click.command()
+@with_json
+def devices(output: Output) -> None:
+    """List the devices, and why one cannot be used."""
+    from coro_rt.devices import available  # here: it loads numpy
+    from coro_rt.kernels.simd import isa
+
+    found = [asdict(info) for info in available()]
+    for device in found:
+        if device["kind"] == "cpu":
+            device["detail"] += f", {isa()} kernels"
+    table = Table("name", "kind", "available", "detail")
+    for device in found:
+        table.add_row(
+            device["name"], device["kind"], "yes" if device["available"] else "no", device["detail"]
+        )
+    output.table(table)
+    output.json({"devices": found})

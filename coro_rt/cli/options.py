@@ -1,0 +1,133 @@
+"""Options that several commands have, checked before anything is loaded."""
+
+from __future__ import annotations
+
+import functools
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from coro_rt import SchedulerError
+from coro_rt.cli.output import Output
+from coro_rt.llm.catalog import CATALOG
+from coro_rt.schedulers.registry import POLICIES, get_policy
+
+DEFAULT_MODEL = next(iter(CATALOG))
+
+Command = Callable[..., None]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the shared options say."""
+
+    model: str
+    policy: str
+    threads: int | None
+    backend: str
+    max_tokens: int
+    temperature: float
+    seed: int
+
+    @property
+    def generation(self) -> dict[str, Any]:
+        """Those that `LLM.generate` takes."""
+        return {"max_tokens": self.max_tokens, "temperature": self.temperature, "seed": self.seed}
+
+
+def _policy(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    if ":" in value:
+        sys.path.insert(0, "")  # a policy of one's own is most often a file in the current folder
+    try:
+        get_policy(value)
+    except SchedulerError as error:
+        raise click.BadParameter(str(error)) from error
+    return value
+
+
+def _temperature(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    if not 0 <= value < math.inf:
+        raise click.BadParameter(f"{value} is not a finite number from 0 on")
+    return value
+
+
+def _json(context: click.Context, parameter: click.Parameter, value: str | None) -> Output:
+    if value not in (None, "-"):
+        path = Path(value)
+        if path.is_dir() or not path.absolute().parent.is_dir():
+            raise click.BadParameter(
+                f"{value!r} cannot be written: it is a folder, or in a folder that is not there"
+            )
+    return Output(value)
+
+
+def text(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """For arguments that go to a model: there must be something, and it must be characters."""
+    if value is not None and not value.strip():
+        raise click.BadParameter("there is no text in it")
+    try:
+        (value or "").encode()
+    except UnicodeEncodeError:
+        raise click.BadParameter("it is not UTF-8") from None
+    return value
+
+
+with_json = click.option(
+    "--json",
+    "output",
+    metavar="FILE",
+    callback=_json,
+    help="Write the result as JSON; '-': to standard output.",
+)
+"""Gives the command its `output`."""
+
+
+def with_model(*, max_tokens: int) -> Callable[[Command], Command]:
+    """Gives the command its `settings`; `max_tokens` is that option's default."""
+    options = [
+        click.option(
+            "--model", default=DEFAULT_MODEL, show_default=True, metavar="NAME|FILE",
+            help="A name that `coro-rt models` lists, or a GGUF file.",
+        ),
+        click.option(
+            "--policy", default="dynamic", show_default=True, callback=_policy, metavar="NAME",
+            help=f"{', '.join(POLICIES)}, or 'package.module:Class' for one of your own.",
+        ),
+        click.option(
+            "--threads", type=click.IntRange(1, 1024), metavar="N",
+            help="Threads for the kernels.  [default: all that this process may use]",
+        ),
+        click.option(
+            "--backend", type=click.Choice(["trio", "asyncio", "uvloop"]), default="trio", show_default=True,
+            help="The event loop.",
+        ),
+        click.option(
+            "--max-tokens", type=click.IntRange(1), default=max_tokens, show_default=True, metavar="N",
+            help="The longest answer.",
+        ),
+        click.option(
+            "--temperature", type=float, default=0.0, show_default=True, callback=_temperature, metavar="T",
+            help="0: always the likeliest token.",
+        ),
+        click.option(
+            "--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True, metavar="N",
+            help="The same seed gives the same answer.",
+        ),
+    ]  # fmt: skip
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def called(**given: Any) -> None:
+            settings = Settings(**{field.name: given.pop(field.name) for field in fields(Settings)})
+            command(settings=settings, **given)
+
+        for option in reversed(options):
+            called = option(called)
+        return called
+
+    return decorate

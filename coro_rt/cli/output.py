@@ -1,0 +1,55 @@
+"""Where a command's words go: results to standard output, notes to standard error, figures to JSON if asked.
+
+With `--json -` standard output is for JSON alone, and the results for people go to standard error as well.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+# A model's text may hold anything, and a terminal obeys control characters.
+_CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], "\N{REPLACEMENT CHARACTER}")
+del _CONTROLS[ord("\n")], _CONTROLS[ord("\t")]
+
+
+class Output:
+    """One command's output. `json_to`: a path, "-" for standard output, or None."""
+
+    def __init__(self, json_to: str | None) -> None:
+        self._json_to = json_to
+        self.results = Console(stderr=json_to == "-", highlight=False, soft_wrap=True)
+        self.notes = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        """A line about what is going on."""
+        self.notes.print(text, style="dim", markup=False)
+
+    def line(self, text: str, *, style: str = "") -> None:
+        """A line of the result."""
+        self.results.print(text.translate(_CONTROLS), style=style, markup=False)
+
+    def write(self, text: str) -> None:
+        """A piece of a model's text, shown at once."""
+        self.results.file.write(text.translate(_CONTROLS))
+        self.results.file.flush()
+
+    def table(self, table: Table) -> None:
+        """A table of the result."""
+        self.results.print(table, soft_wrap=False)
+
+    def json(self, result: dict[str, Any]) -> None:
+        """The result as JSON, if that was asked for."""
+        if self._json_to is None:
+            return
+        written = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
+        if self._json_to == "-":
+            sys.stdout.write(written)
+            sys.stdout.flush()
+        else:
+            Path(self._json_to).write_text(written, encoding="utf-8")

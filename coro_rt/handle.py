@@ -39,7 +39,10 @@ async def outcome(engine: Engine, job: Job[T]) -> T:
         lost = job.error is None and not host.level_triggered  # a result must not swallow a cancel for good
         if lost or isinstance(job.error, Cancelled):
             interrupted()
-    return collect(job)
+    try:
+        return collect(job)
+    finally:
+        del job  # the exception knows this frame; were the job in it, they would keep each other
 
 
 @protected
@@ -66,7 +69,7 @@ def collect(job: Job[T]) -> T:
     try:
         raise error
     finally:
-        del error
+        del error, job  # see outcome()
 
 
 class JobHandle(Generic[T]):

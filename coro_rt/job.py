@@ -208,7 +208,12 @@ def function_name(fn: Any) -> str:
 
 
 # What asyncio, trio, sniffio and anyio say when their functions are called in a worker's thread.
-_NO_LOOP = ("no running event loop", "There is no current event loop", "must be called from async context")
+_NO_LOOP = (
+    "no running event loop",
+    "There is no current event loop",
+    "must be called from async context",
+    "'NoneType' object has no attribute 'create_future'",
+)
 _NO_LIBRARY = ("AsyncLibraryNotFoundError", "NoEventLoopError")
 
 
@@ -216,7 +221,9 @@ def explain_host_object(error: BaseException, job: Job[Any]) -> BaseException:
     """`error`, or, where it says that a job called trio, asyncio or anyio, the HostObjectError that names the
     remedy."""
     kind = type(error).__name__
-    if kind in _NO_LIBRARY or (isinstance(error, RuntimeError) and str(error).startswith(_NO_LOOP)):
+    if kind in _NO_LIBRARY or (
+        isinstance(error, RuntimeError | AttributeError) and str(error).startswith(_NO_LOOP)
+    ):
         better = HostObjectError(
             f"{job.name} used trio, asyncio or anyio inside a job ({kind}: {error}); jobs run in a worker's "
             "thread: call it through `await coro_rt.on_host(fn, *args)`, or use coro_rt.sleep, Lock or Event"

@@ -47,21 +47,26 @@ class OnHost(Trap):
         self.scope.cancel()
 
     async def _call(self) -> None:
-        job, value, error = self.job, None, None
+        job, value = self.job, None
         assert job is not None
         assert self.scope is not None
         engine = job.engine
         current_urgency.set(job.urgency)  # what it asks of the runtime is as urgent as the job
         began = engine.clock()
-        with self.scope:
-            try:
-                value = await self.fn(*self.args)
-            except Exception as exc:
-                error = exc
-        if self.scope.cancelled_caught and error is None:
+        error: BaseException | None = None
+        if job.cancelled is None:  # else the job's own Cancelled is what is raised
             error = JobCancelled(f"on_host({function_name(self.fn)}) was cancelled on the host")
-        job.host_s += engine.clock() - began
-        engine.wake(job, value, error)
+        try:
+            with self.scope:
+                value = await self.fn(*self.args)
+                error = None
+        except Exception as exc:
+            error = exc
+        finally:  # whatever happens, the job goes on
+            if job.cancelled is not None and isinstance(error, JobCancelled):
+                error = None
+            job.host_s += engine.clock() - began
+            engine.wake(job, value, error)
 
 
 async def on_host(fn: Callable[..., Awaitable[T]], *args: Any) -> T:

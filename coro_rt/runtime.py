@@ -59,8 +59,8 @@ class Runtime:
         the job.
         """
         make = partial(make_coroutine, fn, args, verb="runtime.run")
-        job = await self._start(make, name=function_name(fn), device=device, predicted_s=predicted_s)
-        return await outcome(self._engine, job)
+        start = self._start(make, name=function_name(fn), device=device, predicted_s=predicted_s)
+        return await outcome(self._engine, await start)
 
     def start(
         self,

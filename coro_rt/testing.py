@@ -1,10 +1,13 @@
-"""For tests, ours and yours: a virtual clock, and a device that only takes its time::
+"""For tests, ours and yours: a virtual clock, and a device that only takes its time.
 
-clock = VirtualClock()
-async with open_runtime(devices=["sim"], clock=clock) as runtime:
-    with clock.hold():              # nothing moves while jobs are submitted
-        ...                         # tg.start_soon(runtime.run, job) and let the tasks get there
-    ...                             # now they run, in no real time, in the same order every time
+In the example nothing moves while the jobs are submitted; then they run, in no real time, and in the same order
+every time::
+
+    clock = VirtualClock()
+    async with open_runtime(devices=["sim"], clock=clock) as runtime, create_task_group() as tg:
+        with clock.hold():
+            tg.start_soon(runtime.run, job)
+            await wait_all_tasks_blocked()
 """
 
 from __future__ import annotations

@@ -172,8 +172,9 @@ class Worker:
                 job.value = stop.value
         except BaseException as exc:
             # Without this frame, which is not the user's, and would tie the error to the job.
-            traceback = exc.__traceback__
-            job.error = explain_host_object(exc.with_traceback(traceback and traceback.tb_next), job)
+            job.error = explain_host_object(
+                exc.with_traceback(exc.__traceback__ and exc.__traceback__.tb_next), job
+            )
         finally:
             del error
         took = self.engine.clock() - self._since

@@ -1,0 +1,27 @@
+"""Every async test marked `anyio` runs on trio, on asyncio and on uvloop. No test leaves a thread of ours behind."""
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+BACKENDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "trio": ("trio", {}),
+    "asyncio": ("asyncio", {}),
+    "uvloop": ("asyncio", {"use_uvloop": True}),
+}
+
+
+@pytest.fixture(params=BACKENDS.values(), ids=BACKENDS)
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    """The event loop."""
+    backend: tuple[str, dict[str, Any]] = request.param
+    return backend
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left() -> Iterator[None]:
+    yield
+    left = [thread.name for thread in threading.enumerate() if thread.name.startswith("coro_rt")]
+    assert not left, f"threads are left: {left}"

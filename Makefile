@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGE := setup.cfg pyproject.toml
 
-.PHONY: demo test check bench soak clean
+.PHONY: demo test check bench soak
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/coro-rt demo
@@ -32,13 +32,9 @@ $(VENV)/test.stamp: EXTRA := [test]
 $(VENV)/check.stamp: EXTRA := [check]
 $(VENV)/bench.stamp: EXTRA := [bench]
 
-$(VENV)/%.stamp: $(PACKAGE) | $(BIN)/python
+$(VENV)/%.stamp: $(PACKAGE) | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.$(EXTRA)'
 	touch $@
 
-$(BIN)/python:
+$(BIN)/pip: # made last, so never half an environment
 	$(PYTHON) -m venv $(VENV)
-
-clean:
-	rm -rf $(VENV) build coro_rt.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -39,7 +39,7 @@ class OnHost(Trap):
 
     def _start(self) -> None:
         assert self.job is not None
-        self.scope = anyio.CancelScope()
+        self.scope = anyio.CancelScope(shield=True)  # ends with its job, not with who opened the runtime
         self.job.engine.host_tasks.start_soon(self._call, name=f"on_host({function_name(self.fn)})")
 
     def _cancel(self) -> None:
@@ -54,17 +54,15 @@ class OnHost(Trap):
         current_urgency.set(job.urgency)  # what it asks of the runtime is as urgent as the job
         began = engine.clock()
         error: BaseException | None = None
-        if job.cancelled is None:  # else the job's own Cancelled is what is raised
-            error = JobCancelled(f"on_host({function_name(self.fn)}) was cancelled on the host")
         try:
             with self.scope:
                 value = await self.fn(*self.args)
-                error = None
         except Exception as exc:
             error = exc
-        finally:  # whatever happens, the job goes on
-            if job.cancelled is not None and isinstance(error, JobCancelled):
-                error = None
+        except BaseException:  # on asyncio it may await something else that is cancelled
+            error = JobCancelled(f"on_host({function_name(self.fn)}) was cancelled on the host")
+            raise
+        finally:  # whatever happens, the job goes on; with its own Cancelled, if that is why this ends
             job.host_s += engine.clock() - began
             engine.wake(job, value, error)
 

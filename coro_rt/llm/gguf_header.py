@@ -44,7 +44,7 @@ VERSIONS = (2, 3)
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One tensor: `shape` in NumPy's order (rows, columns), `data` its raw bytes as a read-only view of the
+    """A tensor: `shape` in NumPy's order (rows, columns), `data` its raw bytes, a read-only view of the
     file."""
 
     name: str
@@ -54,11 +54,7 @@ class Tensor:
 
 
 def read_header(path: Path, mapped: mmap.mmap) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The metadata and the tensors of a mapped file; `path` is for messages.
-
-    Raises `ModelFileError` if it is not a sound GGUF file, `UnsupportedModel` for another version or byte
-    order.
-    """
+    """The metadata and the tensors of a mapped file; `path` is for messages. Raises as `open_gguf` does."""
     return _Walk(path, mapped).run()
 
 
@@ -76,10 +72,8 @@ _SCALARS: Mapping[GGUFValueType, struct.Struct] = {
     GGUFValueType.BOOL: struct.Struct("<?"),
 }
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
-_MIN_KEY_BYTES = 8 + 4 + 1  # a name's length, a value's type, a value
-_MIN_TENSOR_BYTES = (
-    8 + 4 + 8 + 4 + 8
-)  # a name's length, a count of dimensions, one dimension, a type, an offset
+_MIN_KEY_BYTES = 8 + 4 + 1  # the length of its name, its type, a value
+_MIN_TENSOR_BYTES = 8 + 4 + 8 + 4 + 8  # the length of its name, one dimension and their count, type, offset
 
 
 class _Walk:
@@ -159,8 +153,7 @@ class _Walk:
     def _place(
         self, described: list[tuple[str, tuple[int, ...], GGMLQuantizationType, int]], alignment: int
     ) -> dict[str, Tensor]:
-        """Views of the tensors' data, once every extent is known to be inside the file and none overlaps
-        another."""
+        """Views of the tensors' data, once every extent is known to be in the file and in no other's."""
         start = -(-self.at // alignment) * alignment
         everything = np.frombuffer(self.bytes, np.uint8)
         tensors: dict[str, Tensor] = {}
@@ -220,8 +213,7 @@ class _Walk:
         return self.bytes[self.at - length : self.at]
 
     def _count(self, count: int, least_bytes: int, what: str) -> None:
-        """Refuse a count that what is left of the header cannot hold, before anything is looped over or
-        allocated."""
+        """Refuse a count that what is left of the header cannot hold."""
         if count * least_bytes > self.end - self.at:
             self._fail(f"it claims {count} {what}, but {self.end - self.at} bytes are left{self._why()}")
         self.values += count
@@ -229,9 +221,7 @@ class _Walk:
             self._fail(f"its header holds more than {MAX_VALUES} values")
 
     def _why(self) -> str:
-        return (
-            ": truncated?" if self.end == self.size else f" of the {MAX_HEADER_BYTES} that a header may have"
-        )
+        return ": truncated?" if self.end == self.size else f" of the {MAX_HEADER_BYTES} allowed for a header"
 
     def _fail(self, message: str) -> NoReturn:
         raise ModelFileError(f"{self.path}: {message}")

@@ -1,8 +1,8 @@
 """What a chat template may be made of, and how its parts come to pay for their work.
 
 A template is parsed by Jinja. The rewriter refuses every kind of node that is not listed, and puts filters of
-`sandbox.py` around those that can make, print, repeat or compare much. The filters' names have parentheses,
-which no template can write, so it can neither call nor replace them.
+`sandbox.py` around those that can make, print, repeat or compare much. These filters have parentheses in
+their names, so they are no filters that a template could have meant.
 """
 
 from __future__ import annotations
@@ -85,5 +85,5 @@ def size_of(node: nodes.Node) -> int:
 
 
 def refuse(what: str) -> NoReturn:
-    """What a template does or has that is not allowed."""
+    """Raise Jinja's `SecurityError`; `what` goes on after "it"."""
     raise SecurityError(f"it {what}, which is not allowed")

@@ -4,9 +4,10 @@ The randomness is a function of the seed and the position, nothing else: a count
 Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011) is asked for the number at (seed,
 position). So the same seed gives the same text whatever ran in between, beside it or before it.
 
-In order: repetition penalty (Keskar et al., "CTRL", 2019: the logit of a token that has come is divided by
-the penalty if it is positive, and multiplied if not), temperature, top-k, top-p (Holtzman et al., "The
-Curious Case of Neural Text Degeneration", 2019: the fewest most probable tokens that together reach p).
+In order: repetition penalty (Keskar et al., "CTRL", 2019, as commonly used: the logit of a token that has
+come is divided by the penalty if it is positive, and multiplied if not), temperature, top-k, top-p (Holtzman
+et al., "The Curious Case of Neural Text Degeneration", 2019: the fewest most probable tokens that together
+reach p).
 """
 
 from __future__ import annotations
@@ -68,8 +69,7 @@ class Sampler:
     def sample(
         self, logits: npt.NDArray[np.float32], history: Sequence[int] | npt.NDArray[np.integer], position: int
     ) -> int:
-        """The token for `position`, given the logits (one for every token; left as they are) and the tokens
-        so far.
+        """The token for `position`, given one logit for every token, and the tokens so far.
 
         Raises `ModelError` if the logits hold NaN or infinity (-inf is allowed: a token that never comes).
         """
@@ -99,8 +99,7 @@ class Sampler:
         self, logits: npt.NDArray[np.float32], best: np.float32
     ) -> tuple[npt.NDArray[np.intp] | None, npt.NDArray[np.float32]]:
         """The tokens to draw from, most probable first (None: all, by id), and their weights."""
-        # Bounds that float32 can hold: no temperature turns a weight into NaN, or that of the best into
-        # another than 1.
+        # Bounds that float32 can hold: at no temperature is a weight NaN, and that of the best is 1.
         scale = np.float32(min(max(1 / self.params.temperature, 1e-30), 1e30))
         with np.errstate(over="ignore"):
             weights = np.exp((logits - best) * scale)
@@ -139,6 +138,5 @@ def _draw(weights: npt.NDArray[np.float32], seed: int, position: int) -> int:
     """An index, drawn in proportion to the weights with the random number at (seed, position)."""
     uniform = (int(np.random.Philox(key=seed, counter=int(position)).random_raw()) >> 11) * 2.0**-53
     ends = np.cumsum(weights, dtype=np.float64)
-    # The second bound is the last index that has any weight: rounding may carry the product up to the whole
-    # sum.
+    # The second is the last index with any weight: rounding may carry the product up to the whole sum.
     return int(min(np.searchsorted(ends, uniform * ends[-1], side="right"), np.searchsorted(ends, ends[-1])))

@@ -7,8 +7,8 @@ budget: each turn of a loop and each call of a macro by the size of the part of 
 each text, list or number that is made, printed or compared by its own size, and before it is made wherever it
 may be much larger than what it is made of.
 
-To this end the parsed template is rewritten, so that what is printed, looped over, joined or compared goes
-through a filter of ours. These filters' names have parentheses, which no template can write.
+To this end the parsed template is rewritten (`rewriter.py`), so that what is printed, looped over, joined or
+compared goes through a filter of ours.
 
 A budget counts work, not seconds, so the same template and messages always end in the same way.
 """
@@ -37,7 +37,7 @@ __all__ = ["Sandbox"]
 NODE_COST = 20
 """What running one node of a template costs; copying a character costs 1."""
 MAX_PRODUCT_BITS = 1024
-MAX_INDENT = 16
+MAX_INDENT = 8
 
 
 def _names(text: str) -> frozenset[str]:
@@ -54,8 +54,8 @@ WALKING_TESTS = _names("== eq equalto != ne > gt greaterthan >= ge < lt lessthan
 ATTRIBUTES: Mapping[type, frozenset[str]] = {
     str: _names(
         "capitalize count endswith find index isalnum isalpha isdigit islower isspace isupper join lower "
-        "lstrip removeprefix removesuffix replace rfind rsplit rstrip split splitlines startswith strip title "
-        "upper"
+        "lstrip removeprefix removesuffix replace rfind rsplit rstrip split splitlines startswith strip "
+        "title upper"
     ),
     dict: _names("get items keys values"),
     list: _names("count index"),
@@ -67,8 +67,7 @@ ATTRIBUTES: Mapping[type, frozenset[str]] = {
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """Compiles and renders templates. It has one budget, so whoever uses it from several threads needs a
-    lock.
+    """Compiles and renders templates, one at a time: whoever uses it from several threads needs a lock.
 
     What is wrong with a template comes as `TemplateError` or as any other `Exception` of Jinja or Python.
     """
@@ -154,7 +153,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self._pay_for(value)
         return value
 
-    # What the rewritten template goes through. With the context as an argument, Jinja never runs them when
+    # What the rewritten template goes through. As they take the context, Jinja never runs them when
     # compiling.
 
     @pass_context

@@ -1,13 +1,12 @@
-"""Messages to a prompt, by the chat template of the model's own file, which is a program that nobody here has
-read.
+"""Messages to a prompt, by the chat template in the model's file: somebody's program, run in `sandbox.py`.
 
-It runs in `sandbox.py`, and **what people wrote cannot become a control token**. A template mixes its own
-text with theirs, and in the result `<|im_end|>` looks the same whoever wrote it. So before rendering, each
-name of a control token in a message is replaced by one private-use character; these tell afterwards where the
-text came from a message. Nothing else in a message is touched: a template may trim it, cut it or look into
-it, and the prompt is the same, token by token, as without this protection, wherever no message holds such a
-name. (To render with placeholders for whole messages, which was tried first, breaks both.) A name that a
-message only begins, so that the template's next characters would complete it, counts too.
+**What people wrote cannot become a control token.** A template mixes its own text with theirs, and in the
+result `<|im_end|>` looks the same whoever wrote it. So before rendering, each name of a control token in a
+message is replaced by one private-use character; these tell afterwards where the text came from a message.
+Nothing else in a message is touched: a template may trim it, cut it or look into it, and the prompt is the
+same, token by token, as without this protection, wherever no message holds such a name. (Placeholders for
+whole messages would break both.) A name that a message only begins, so that what comes next could complete
+it, counts too.
 """
 
 from __future__ import annotations
@@ -35,8 +34,8 @@ class ChatTemplate:
     def __init__(
         self, source: str, *, bos_token: str = "", eos_token: str = "", control_tokens: Collection[str] = ()
     ) -> None:
-        """`control_tokens`: the names that no message may speak for. Raises `TemplateError` if it cannot be
-        compiled."""
+        """`control_tokens`: names that no message can stand for. Raises `TemplateError` for a broken
+        source."""
         if len(source) > MAX_SOURCE:
             raise TemplateError(f"the chat template has {len(source)} characters, more than {MAX_SOURCE}")
         self._source = source
@@ -51,7 +50,7 @@ class ChatTemplate:
 
     @classmethod
     def from_gguf(cls, file: GGUFFile) -> ChatTemplate | None:
-        """The template in the file, or None if it has none. Raises as the constructor does, and
+        """The template in the file, None if there is none. Raises as the constructor, and
         `ModelFileError`."""
         source = file.get_str("tokenizer.chat_template", default=None)
         if source is None:
@@ -93,8 +92,7 @@ class ChatTemplate:
 
 
 class _Marks:
-    """Private-use characters that stand for texts while a template runs; none of them occurs in what it works
-    on."""
+    """Private-use characters that stand for texts while a template runs, and occur in nothing it works on."""
 
     def __init__(self, *texts: str) -> None:
         used = set().union(*texts)
@@ -118,8 +116,8 @@ class _Marks:
 
 
 def _forgery_pattern(names: Collection[str]) -> re.Pattern[str]:
-    """Finds the names, and where a text ends (but for white space, which may get trimmed) in the beginning of
-    one."""
+    """Finds the names, and the beginning of one where a text ends (but for white space: it may get
+    trimmed)."""
     beginnings = {name[:length] for name in names for length in range(1, len(name))}
     whole, begun = (
         "|".join(map(re.escape, sorted(some, key=len, reverse=True))) for some in (names, beginnings)

@@ -23,13 +23,11 @@ class TextStream:
     `token_bytes` gives the bytes of a token. `stop`: the strings that end the text; where several end at the
     same character, the one that begins first counts. Bytes that are not UTF-8 become U+FFFD.
 
-    `stopped` tells that a stop string was found. Text before it has been released, and nothing will be any
-    more.
+    `stopped`: a stop string was found; the text before it has been released, and no more will be.
     """
 
     def __init__(self, token_bytes: Callable[[int], bytes], stop: Sequence[str] = ()) -> None:
-        """Raises `TypeError` if `stop` is one string or holds something else, `ValueError` if it holds an
-        empty one."""
+        """Raises `TypeError` if `stop` is no sequence of strings, `ValueError` if one of them is empty."""
         if isinstance(stop, str) or not all(isinstance(string, str) for string in stop):
             raise TypeError(f"stop is {stop!r}, not a sequence of strings")
         if not all(stop):
@@ -45,8 +43,7 @@ class TextStream:
         return "" if self.stopped else self._scan(self._decode(self._token_bytes(token)))
 
     def flush(self) -> str:
-        """The end of the text: what was held back, an unfinished character as U+FFFD. After it, push no
-        more."""
+        """The end: what was held back, an unfinished character as U+FFFD. Push no more after it."""
         if self.stopped:
             return ""
         text = self._scan(self._decode(b"", True)) + self._held

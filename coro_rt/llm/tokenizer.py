@@ -1,5 +1,4 @@
-"""Text to token ids and back: byte-level BPE, rebuilt from the vocabulary and merges that a model's file
-carries.
+"""Text to token ids and back: byte-level BPE, rebuilt from the vocabulary and merges in the model's file.
 
 Two kinds of text, one rule: **only `special=True` can produce a control token**. The BPE model is given the
 ordinary tokens alone, so that no merge, however the file was made, leads to a control token from plain text;
@@ -39,7 +38,8 @@ def _smollm() -> pre_tokenizers.PreTokenizer:
 
 PRE_TOKENIZERS: Mapping[str, Callable[[], pre_tokenizers.PreTokenizer]] = {"gpt-2": _gpt2, "smollm": _smollm}
 """How a text is cut before merging, by the file's `tokenizer.ggml.pre`. A wrong cut gives wrong tokens
-without any other sign, so a name gets in here only together with token ids to test it against."""
+without any other sign: a name gets in here only with ids to test it against ("gpt-2" is the last step of
+"smollm")."""
 
 END_NAMES = frozenset({"<|endoftext|>", "<|im_end|>"})
 """Control tokens that end a text or a turn, though a file names only one of them as its end."""
@@ -60,8 +60,7 @@ class Tokenizer:
 
     @classmethod
     def from_gguf(cls, file: GGUFFile) -> Tokenizer:
-        """Raises `UnsupportedModel` for a tokenizer that is not known here, `ModelFileError` for one that is
-        broken."""
+        """Raises `UnsupportedModel` for an unknown kind of tokenizer, `ModelFileError` for a broken one."""
         model = file.require_str("tokenizer.ggml.model")
         if model != "gpt2":
             raise UnsupportedModel(f"{file.path}: the tokenizer model {model!r} is not supported; 'gpt2' is")
@@ -92,15 +91,13 @@ class Tokenizer:
             )
         self._bpe = tokenizers.Tokenizer(models.BPE(vocab=ordinary, merges=_merges(file, ordinary)))
         self._bpe.pre_tokenizer = pre_tokenizer
-        # Names that stand for one token wherever they occur: user-defined ones always, control tokens on
-        # request.
+        # Names that stand for one token wherever they occur: user-defined ones always, control on request.
         whole = _of_type(TokenType.USER_DEFINED, names, types)
         self._plain = _Splitter(whole)
         self._special = _Splitter(whole | control)
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
-        """The ids of `text`. With `special`, names such as `<|im_start|>` become control tokens; else they
-        are plain text.
+        """The ids of `text`; only with `special` do names such as `<|im_start|>` become control tokens.
 
         Raises `UnicodeEncodeError` if the text has a lone surrogate, which no bytes stand for.
         """
@@ -117,8 +114,7 @@ class Tokenizer:
         return b"".join(map(self.token_bytes, ids)).decode(errors="replace")
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes that a token stands for; empty for a control token. Raises `IndexError` for an id that is
-        none."""
+        """The bytes that a token stands for, none for a control token. Raises `IndexError` for no token."""
         if not 0 <= token < self.vocab_size:
             raise IndexError(f"there is no token {token}: the vocabulary has {self.vocab_size}")
         return self._bytes[token]
@@ -151,7 +147,7 @@ class _Splitter:
 
 
 def _vocabulary(file: GGUFFile) -> tuple[list[str], list[int]]:
-    """The names and types of the tokens; what begins or ends a text is a control token, whatever the file
+    """Names and types of the tokens; what begins or ends a text is a control token, whatever its type
     says."""
     names = file.require_strs("tokenizer.ggml.tokens")
     types = list(file.require_ints("tokenizer.ggml.token_type"))
@@ -181,8 +177,7 @@ def _of_type(kind: TokenType, names: list[str], types: list[int]) -> dict[str, i
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """The character that stands for each byte: itself if it is visible in Latin-1, else the next from U+0100
-    on."""
+    """The character of each byte: its own in Latin-1 if that is visible, else the next from U+0100 on."""
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in visible]
     return {chr(byte): byte for byte in visible} | {chr(0x100 + i): byte for i, byte in enumerate(others)}

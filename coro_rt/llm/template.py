@@ -34,8 +34,7 @@ class ChatTemplate:
     def __init__(
         self, source: str, *, bos_token: str = "", eos_token: str = "", control_tokens: Collection[str] = ()
     ) -> None:
-        """`control_tokens`: names that no message can stand for. Raises `TemplateError` for a broken
-        source."""
+        """`control_tokens`: names that no message can stand for. Raises `TemplateError` if it is broken."""
         if len(source) > MAX_SOURCE:
             raise TemplateError(f"the chat template has {len(source)} characters, more than {MAX_SOURCE}")
         self._source = source
@@ -50,8 +49,7 @@ class ChatTemplate:
 
     @classmethod
     def from_gguf(cls, file: GGUFFile) -> ChatTemplate | None:
-        """The template in the file, None if there is none. Raises as the constructor, and
-        `ModelFileError`."""
+        """The file's template, None if it has none. Raises as the constructor, and `ModelFileError`."""
         source = file.get_str("tokenizer.chat_template", default=None)
         if source is None:
             return None
@@ -116,8 +114,7 @@ class _Marks:
 
 
 def _forgery_pattern(names: Collection[str]) -> re.Pattern[str]:
-    """Finds the names, and the beginning of one where a text ends (but for white space: it may get
-    trimmed)."""
+    """Finds the names, and the beginning of one where a text ends (white space may get trimmed)."""
     beginnings = {name[:length] for name in names for length in range(1, len(name))}
     whole, begun = (
         "|".join(map(re.escape, sorted(some, key=len, reverse=True))) for some in (names, beginnings)

@@ -147,8 +147,7 @@ class _Splitter:
 
 
 def _vocabulary(file: GGUFFile) -> tuple[list[str], list[int]]:
-    """Names and types of the tokens; what begins or ends a text is a control token, whatever its type
-    says."""
+    """Names and types of the tokens; what begins or ends a text is made a control token."""
     names = file.require_strs("tokenizer.ggml.tokens")
     types = list(file.require_ints("tokenizer.ggml.token_type"))
     if len(types) != len(names):

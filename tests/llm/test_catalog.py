@@ -40,8 +40,7 @@ def entry(monkeypatch) -> CatalogEntry:
 
 @pytest.fixture
 def index(tmp_path, monkeypatch, entry):
-    """A folder that pip fetches from instead of the network; call it with the member's content to put a wheel
-    there."""
+    """A folder that pip fetches from; call it with the member's content to put a wheel there."""
     folder = tmp_path / "index"
     folder.mkdir()
     monkeypatch.setenv("PIP_NO_INDEX", "1")

@@ -23,8 +23,7 @@ def stream(pieces: list[bytes], stop: Sequence[str] = ()) -> tuple[list[str], Te
 
 
 def until_stop(text: str, stop: list[str]) -> tuple[str, bool]:
-    """The meaning: the text before the stop string that ends first, and of those the one that begins
-    first."""
+    """The meaning: the text before the stop string that ends first; of those, that begins first."""
     ends = [(text.index(string) + len(string), -len(string)) for string in stop if string in text]
     if not ends:
         return text, False

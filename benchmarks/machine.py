@@ -1,0 +1,53 @@
+"""The machine and the versions that a figure belongs to."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import coro_rt
+from coro_rt.devices.cpu import usable_cpus
+
+
+def describe() -> dict[str, Any]:
+    """Processor, instruction sets, caches, load, and the versions of what takes part."""
+    cpuinfo = _read("/proc/cpuinfo")
+    fields = {
+        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in cpuinfo.splitlines())
+    }
+    flags = set(fields.get("flags", fields.get("Features", "")).split())
+    wanted = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "asimd", "asimddp", "i8mm")
+    return {
+        "processor": fields.get("model name") or platform.processor() or platform.machine(),
+        "cpus": usable_cpus(),
+        "instruction_sets": [name for name in wanted if name in flags],
+        "last_cache_kib": _last_cache_kib(),
+        "system": platform.system(),
+        "python": sys.version.split()[0],
+        "versions": {"coro_rt": coro_rt.__version__}
+        | {name: _version(name) for name in ("numpy", "numba", "llvmlite", "trio", "uvloop", "anyio", "xllamacpp")},
+        "load_average": list(os.getloadavg()),
+    }
+
+
+def _last_cache_kib() -> int | None:
+    sizes = [_read(path) for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
+    return max((int(size.strip().rstrip("K")) for size in sizes if size.strip().endswith("K")), default=None)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _read(path: str | Path) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""

@@ -1,0 +1,21 @@
+"""Texts to read: made from a seed, so that each is different and nobody can reuse what another has read."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+SUBJECTS = "the committee,a neighbour,our supplier,the museum,my sister,the council,a reader,the clinic".split(",")
+VERBS = "has asked for,would like to move,wants to cancel,is waiting for,has sent,will review".split(",")
+OBJECTS = "the invoice of last month,a new appointment,the report on the bridge,two tickets,the old contract".split(",")
+ENDINGS = "before Friday,as soon as possible,although nobody had agreed,because of the weather,once more".split(",")
+
+
+def text_ids(llm: Any, length: int, seed: int) -> list[int]:
+    """Exactly `length` token ids of English text."""
+    rng = random.Random(seed)
+    ids: list[int] = []
+    while len(ids) < length:
+        words = (rng.choice(SUBJECTS), rng.choice(VERBS), rng.choice(OBJECTS), rng.choice(ENDINGS))
+        ids += llm.tokenizer.encode(" ".join(words).capitalize() + f", {rng.randint(2, 99)} of them. ")
+    return ids[:length]

@@ -13,6 +13,10 @@ After each of its own chunks (about 20 µs) the leader reads the preempt flag an
 give way it closes the ticket, waits for the chunks under way, and stores the resume point: all units before
 it are done, none after.
 
+A helper that loses its core in the middle of a chunk does cost: the leader has to wait until the OS runs it
+again, some milliseconds. So a long wait makes the leader work alone for a while, longer each time it happens
+again soon: the gang shrinks when somebody else wants the cores, and grows back.
+
 Helpers spin for a while when there is nothing to claim (the gap between two operations is short), then sleep
 on a condition variable; the leader wakes them when it has work that is worth it.
 """
@@ -58,10 +62,11 @@ class Outcome(IntEnum):
 
 
 # The control block, one cache line for each word that different threads write
-_TICKET, _FINISHED, _SLOT, _SLEEPERS, _GENERATION, _QUIT, _MUTEX, _CONDITION = (
-    i * CACHE_LINE for i in range(8)
+_TICKET, _FINISHED, _SLOT, _SLEEPERS, _GENERATION, _QUIT, _ALONE, _MUTEX, _CONDITION = (
+    i * CACHE_LINE for i in range(9)
 )
 _SLOT_OP, _SLOT_WS, _SLOT_STATE, _SLOT_UNITS, _SLOT_CHUNK = (_SLOT + i * 8 for i in range(5))
+_ALONE_UNTIL_NS, _ALONE_FOR_NS = _ALONE, _ALONE + 8  # the leader's own
 _CONTROL_BYTES = _CONDITION + CONDITION_BYTES
 assert MUTEX_BYTES <= CACHE_LINE
 
@@ -70,9 +75,9 @@ _UNIT_MASK = 0xFFFFFFFF
 _CHUNK_NS = 15_000
 _HELP_NS = 2_000  # an operation shorter than this is not worth sharing
 _SPINS = 8_000  # some 0.2 ms of pauses, then a helper sleeps
-_PATIENCE = (
-    2_000  # pauses that the leader waits for a chunk before it offers its core to whoever runs that chunk
-)
+_PATIENCE = 2_000  # pauses that the leader waits for a chunk before it offers its core to whoever has it
+_STALL_NS = 200_000  # a chunk that takes so much longer than the leader's has lost its core
+_ALONE_LEAST_NS, _ALONE_MOST_NS = 10_000_000, 320_000_000
 
 
 @entry
@@ -86,7 +91,8 @@ def _run(control, preempt, ops, count, ws, state, end_ns, threads):  # type: ign
         if unit < units:
             cost = unit_cost_ns(op, state, ws) + 1
             chunk = max(_CHUNK_NS // cost, 1)
-            if threads > 1 and (units - unit) * cost > _HELP_NS and units - unit > 1:
+            worth_it = threads > 1 and units - unit > 1 and (units - unit) * cost > _HELP_NS
+            if worth_it and now_ns() >= load_i64(control + _ALONE_UNTIL_NS):
                 chunk = max(min(chunk, (units - unit) // (threads * 4)), 1)
                 unit, outcome = _share(control, preempt, op, ws, state, unit, units, chunk, end_ns)
             else:
@@ -145,13 +151,27 @@ def _share(control, preempt, op, ws, state, unit, units, chunk, end_ns):  # type
                 run_units(op, ws, state, claimed, last, 0)
                 atomic_add(control + _FINISHED, last - claimed)
                 outcome = _must_stop(preempt, end_ns)
-    spins = 0
+    if atomic_load(control + _FINISHED) < claimed:
+        _await_chunks(control, claimed)
+    return claimed, outcome
+
+
+@entry
+def _await_chunks(control, claimed):  # type: ignore[no-untyped-def]
+    """Wait until every claimed unit is done; after a stall, share nothing for a while."""
+    began, spins = now_ns(), 0
     while atomic_load(control + _FINISHED) < claimed:
         pause()
         spins += 1
         if spins > _PATIENCE:
             yield_cpu()
-    return claimed, outcome
+    now = now_ns()
+    if now - began > _STALL_NS:
+        before = load_i64(control + _ALONE_FOR_NS)
+        soon = now - load_i64(control + _ALONE_UNTIL_NS) < 4 * before
+        alone = min(2 * before, _ALONE_MOST_NS) if soon else _ALONE_LEAST_NS
+        store_i64(control + _ALONE_FOR_NS, alone)
+        store_i64(control + _ALONE_UNTIL_NS, now + alone)
 
 
 @entry

@@ -19,7 +19,7 @@ import numpy as np
 from coro_rt.kernel import Kernel
 from coro_rt.kernels.formats import Floats
 from coro_rt.kernels.gang import Outcome
-from coro_rt.kernels.program import Workspace
+from coro_rt.kernels.program import Program, Workspace
 from coro_rt.traps import current_job
 
 from .request import Request
@@ -68,7 +68,7 @@ class Lender(Protocol):
         """A sequence for one job; the job puts the pieces of its text into `answer`."""
 
 
-step = Kernel("llm.step")
+step: Kernel[[Program, Workspace], None] = Kernel("llm.step")
 
 
 @step.on("cpu")
@@ -144,8 +144,7 @@ async def score(model: Model, ids: list[int]) -> Floats:
 async def _read(
     model: Model, sequence: Sequence, tokens: Tokens[int], workspace: Workspace, to_write: int
 ) -> None:
-    """Read a prompt, chunk by chunk; logits of its last token only. `to_write`: how many tokens will follow.
-    """
+    """Read a prompt, chunk by chunk; logits of its last token only. `to_write`: how many tokens will follow."""
     for start in range(0, len(tokens), PREFILL_CHUNK):
         chunk = tokens[start : start + PREFILL_CHUNK]
         current_job().predict(model.pace.seconds(len(tokens) - start, to_write))

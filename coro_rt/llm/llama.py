@@ -252,4 +252,5 @@ def _tensor(file: GGUFFile, name: str, shape: tuple[int, ...] | None = None) -> 
 
 def _floats(file: GGUFFile, name: str, shape: tuple[int]) -> Floats:
     tensor = _tensor(file, name, shape)
-    return _format(file, tensor).dequantize(tensor.data, (1, shape[0]))[0]
+    values: Floats = _format(file, tensor).dequantize(tensor.data, (1, shape[0]))[0]
+    return values

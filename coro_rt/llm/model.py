@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from collections.abc import Sequence as Tokens
 from contextlib import contextmanager, suppress
@@ -12,7 +13,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 import anyio.to_thread
 
-from coro_rt.errors import ContextOverflow, JobCancelled, ModelFileError, RuntimeClosed
+from coro_rt.devices.cpu import CpuDevice
+from coro_rt.errors import (
+    ContextOverflow,
+    DeviceError,
+    JobCancelled,
+    ModelFileError,
+    RuntimeClosed,
+    TemplateError,
+)
 from coro_rt.job import Job
 from coro_rt.kernels.formats import Floats
 from coro_rt.kernels.program import Program, Workspace
@@ -24,7 +33,7 @@ from . import llama
 from .catalog import resolve
 from .conversation import Conversation, Turn
 from .generate import Token, generate, score
-from .gguf_file import open_gguf
+from .gguf_file import GGUFFile, open_gguf
 from .pace import Pace
 from .request import Message, chat_ids, checked_ids, make_request, prompt_ids
 from .sampling import SamplingParams
@@ -90,10 +99,11 @@ class Model:
 class LLM:
     """A language model on a runtime. Made by `Runtime.load_model`; close it, or use it with `async with`."""
 
-    def __init__(self, runtime: Runtime, model: Model, weights: Reservation) -> None:
+    def __init__(self, runtime: Runtime, model: Model, weights: Reservation, device: str) -> None:
         self._runtime = runtime
         self._model: Model | None = model
         self._weights = weights
+        self._device = device
         self.name = model.name
         self.context = model.context
 
@@ -121,7 +131,7 @@ class LLM:
         request = make_request(
             model, prompt_ids(model, prompt), max_tokens, sampling, stop, ignore_eos=ignore_eos
         )
-        return self._runtime.stream(generate, model, request, _lender or model)
+        return self._runtime.stream(generate, model, request, _lender or model, device=self._device)
 
     def chat(self, messages: str | Tokens[Message], **options: Any) -> Stream[Token]:
         """Stream the answer to a question, or to a list of {"role": ..., "content": ...}. Options as for
@@ -141,7 +151,7 @@ class LLM:
         checked = checked_ids(model, ids)
         if len(checked) < 2:
             raise ValueError(f"scoring needs at least 2 tokens, not {len(checked)}")
-        return await self._runtime.run(score, model, checked)
+        return await self._runtime.run(score, model, checked, device=self._device)
 
     async def aclose(self) -> None:
         """End what still generates and give the memory back. Further calls do nothing."""
@@ -162,6 +172,16 @@ class LLM:
     ) -> None:
         await self.aclose()
 
+    def __del__(self) -> None:
+        if getattr(self, "_model", None) is not None:
+            self._weights.release()
+            warnings.warn(
+                f"the model {self.name} was not closed: use `async with await runtime.load_model(...)`",
+                ResourceWarning,
+                source=self,
+                stacklevel=2,
+            )
+
     def __repr__(self) -> str:
         return f"<LLM {self.name!r}{'' if self._model else ' closed'}>"
 
@@ -177,12 +197,20 @@ async def load_model(runtime: Runtime, source: str | PathLike[str], *, context: 
     """Load a model by catalogue name or from a GGUF file; see `Runtime.load_model`."""
     if context is not None and (isinstance(context, bool) or not isinstance(context, int) or context < 1):
         raise ValueError(f"context is a number of tokens, at least 1, not {context!r}")
+    device = next((device for device in runtime.devices if isinstance(device, CpuDevice)), None)
+    if device is None:
+        opened = ", ".join(device.name for device in runtime.devices)
+        raise DeviceError(
+            f"models run on the device 'cpu', but open are {opened}: see open_runtime(devices=...)"
+        )
     path = resolve(source)
     # not abandoned on cancel: the thread ends within a second, and then its memory goes
-    return await anyio.to_thread.run_sync(_load, runtime, path, context)
+    loaded: list[LLM] = []  # not returned by the thread: a worker thread keeps its last result alive
+    await anyio.to_thread.run_sync(_load, runtime, device, path, context, loaded)
+    return loaded.pop()
 
 
-def _load(runtime: Runtime, path: Path, context: int | None) -> LLM:
+def _load(runtime: Runtime, device: CpuDevice, path: Path, context: int | None, loaded: list[LLM]) -> None:
     with open_gguf(path) as file:
         sizes = llama.Hyperparameters.from_gguf(file)
         if context is not None and context > sizes.context:
@@ -195,15 +223,27 @@ def _load(runtime: Runtime, path: Path, context: int | None) -> LLM:
             raise ModelFileError(
                 f"{path}: {tokenizer.vocab_size} tokens in the vocabulary, embeddings for {sizes.vocabulary}"
             )
-        template = ChatTemplate.from_gguf(file)
+        template = _template(file)
         weights = runtime.memory.reserve(llama.nbytes(file, sizes, length), f"the model {path.name}")
         try:
             program = llama.build(file, sizes, length)
         except BaseException:
             weights.release()
             raise
-    model = Model(program, sizes, tokenizer, template, length, runtime.threads, runtime.memory, path.stem)
-    return LLM(runtime, model, weights)
+    threads = device.gang.threads  # made here at the latest: compiling is not to delay a job
+    model = Model(program, sizes, tokenizer, template, length, threads, runtime.memory, path.stem)
+    loaded.append(LLM(runtime, model, weights, device.name))
+
+
+def _template(file: GGUFFile) -> ChatTemplate | TemplateError:
+    """The chat template, or why there is none to use: a model without may still generate."""
+    try:
+        template = ChatTemplate.from_gguf(file)
+    except TemplateError as error:
+        return error
+    return template or TemplateError(
+        "its file has no chat template; use generate() with a prompt of your own"
+    )
 
 
 async def _end(jobs: list[Job[Any]]) -> None:

@@ -73,10 +73,8 @@ def chat_ids(model: Model, messages: str | Tokens[Message]) -> list[int]:
     """The ids of a chat up to where the assistant speaks; only the template's own text may hold control
     tokens.
     """
-    if model.template is None:
-        raise TemplateError(
-            f"{model.name} has no chat template in its file: use generate() with a prompt of your own"
-        )
+    if isinstance(model.template, TemplateError):
+        raise TemplateError(f"{model.name} cannot chat: {model.template}")
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
     ids: list[int] = []

@@ -11,7 +11,7 @@ from coro_rt.kernels.gang import Gang
 ALL = list(cases())
 
 
-@pytest.fixture(scope="module", params=[1, 2, 3])
+@pytest.fixture(params=[1, 2, 3])
 def gang(request: pytest.FixtureRequest) -> Iterator[Gang]:
     gang = Gang(request.param)
     gang.start()

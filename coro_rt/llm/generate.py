@@ -144,7 +144,7 @@ async def score(model: Model, ids: list[int]) -> Floats:
 async def _read(
     model: Model, sequence: Sequence, tokens: Tokens[int], workspace: Workspace, to_write: int
 ) -> None:
-    """Read a prompt, chunk by chunk; logits of its last token only. `to_write`: how many tokens will follow."""
+    """Read a prompt, chunk by chunk; logits of its last token only. `to_write` tokens will follow."""
     for start in range(0, len(tokens), PREFILL_CHUNK):
         chunk = tokens[start : start + PREFILL_CHUNK]
         current_job().predict(model.pace.seconds(len(tokens) - start, to_write))

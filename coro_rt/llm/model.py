@@ -54,9 +54,16 @@ class Model:
     """What the jobs of one model share: weights, tokenizer, memory. Never changes but for `pace`."""
 
     def __init__(
-        self, program: Program, sizes: llama.Hyperparameters, tokenizer: Tokenizer, template: ChatTemplate |
-        None, context: int, threads: int, budget: MemoryBudget, name: str,
-    ) -> None:  # fmt: skip
+        self,
+        program: Program,
+        sizes: llama.Hyperparameters,
+        tokenizer: Tokenizer,
+        template: ChatTemplate | TemplateError,
+        context: int,
+        threads: int,
+        budget: MemoryBudget,
+        name: str,
+    ) -> None:
         self.program, self.sizes, self.tokenizer, self.template = program, sizes, tokenizer, template
         self.context, self.name = context, name
         self.pace = Pace()

@@ -29,7 +29,7 @@ async def outcome(engine: Engine, job: Job[T]) -> T:
     host = engine.host
     waiter = Waiter(host)
     interrupted: Interrupt | None = None
-    if host.guarded(engine.watch, job, waiter):
+    if engine.watch(job, waiter):
         interrupted = await host.wait(waiter, partial(engine.cancel_for_task, job))
     if interrupted is not None:
         lost = job.error is None and not host.level_triggered  # a result must not swallow a cancel for good
@@ -45,8 +45,8 @@ async def outcome(engine: Engine, job: Job[T]) -> T:
 async def ended(engine: Engine, job: Job[Any]) -> Interrupt | None:
     """Cancel a job and wait for its end. Returns what cancelled the task meanwhile."""
     waiter = Waiter(engine.host)
-    engine.host.guarded(engine.cancel, job, CancelReason.SCOPE)
-    if not engine.host.guarded(engine.watch, job, waiter):
+    engine.cancel(job, CancelReason.SCOPE)
+    if not engine.watch(job, waiter):
         return None
     return await engine.host.wait(waiter, lambda: False)
 

@@ -14,14 +14,12 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
-from typing import Any, NoReturn, ParamSpec, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import anyio
 
 from coro_rt.errors import WrongContext
 
-P = ParamSpec("P")
-T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 Interrupt = Callable[[], NoReturn]  # raises the cancellation that came while waiting
@@ -102,11 +100,6 @@ class Host(ABC):
         """Seconds to the earliest deadline of the enclosing cancel scopes; `inf`: none, `-inf`: cancelled."""
         deadline = anyio.current_effective_deadline()
         return deadline if abs(deadline) == float("inf") else deadline - anyio.current_time()
-
-    @protected
-    def guarded(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call `fn` so that no KeyboardInterrupt is raised in the middle of it."""
-        return fn(*args, **kwargs)
 
     @abstractmethod
     async def wait(self, waiter: Waiter, on_cancel: Callable[[], bool]) -> Interrupt | None:

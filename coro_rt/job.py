@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _ids = count(1)
+_NOTHING = Ledger()
 
 
 class CancelReason(Enum):
@@ -131,7 +132,7 @@ class Job(Generic[T]):
         self.quanta = 0
         self.host_s = 0.0
         self.joules = 0.0
-        self.past = Ledger()  # of the children that have ended
+        self.past = _NOTHING  # what the children that have ended used
 
     @property
     def name(self) -> str:
@@ -181,14 +182,13 @@ def make_coroutine(
     fn: Callable[..., Coroutine[Any, Any, T]], args: tuple[Any, ...], *, verb: str
 ) -> Coroutine[Any, Any, T]:
     """`fn(*args)`, checked to be a coroutine. `verb` is the call that the user made. Raises TypeError."""
-    if inspect.iscoroutine(fn):
-        fn.close()
-        raise TypeError(f"{verb} takes the function and its arguments, not a coroutine: {verb}(fn, *args)")
     if not callable(fn):
+        if inspect.iscoroutine(fn):
+            fn.close()
+            raise TypeError(
+                f"{verb} takes the function and its arguments, not a coroutine: {verb}(fn, *args)"
+            )
         raise TypeError(f"{verb} takes an `async def` function, not {fn!r}")
-    if inspect.isasyncgenfunction(fn):
-        name = function_name(fn)
-        raise TypeError(f"{name} is an async generator: use runtime.stream({name}, ...)")
     coro = fn(*args)
     if not inspect.iscoroutine(coro):
         if inspect.isasyncgen(coro):
@@ -204,7 +204,7 @@ def make_coroutine(
 def function_name(fn: Any) -> str:
     """The name to show for a function; also for a partial or an object with `__call__`."""
     name: str | None = getattr(fn, "__qualname__", None)
-    return name.removeprefix("<locals>.").rsplit("<locals>.", 1)[-1] if name else type(fn).__name__
+    return name.rpartition("<locals>.")[2] if name else type(fn).__name__
 
 
 # What asyncio, trio, sniffio and anyio say when their functions are called in a worker's thread.

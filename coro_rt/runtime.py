@@ -104,16 +104,14 @@ class Runtime:
     def set_policy(self, policy: PolicyLike) -> None:
         """Change the policy; what is waiting is ordered anew. Raises SchedulerError, and changes nothing, if
         it cannot be taken."""
-        engine = self._engine
-        engine.host.guarded(engine.set_policy, policy)
+        self._engine.set_policy(policy)
 
     def explain(self, job: Job[Any] | JobHandle[Any] | Stream[Any]) -> Explanation:
         """Why a job runs or waits, and who goes before it."""
         found = job if isinstance(job, Job) else job.job
         if found is None:
             raise RuntimeError("this stream has not started: there is nothing to explain")
-        engine = self._engine
-        return engine.host.guarded(engine.explain, found)
+        return self._engine.explain(found)
 
     @property
     def devices(self) -> tuple[Device, ...]:
@@ -162,15 +160,14 @@ class Runtime:
                 predicted_s=predicted_s,
             )
             job.outlet = outlet
-            waiter = Waiter(host)
-            ticket = engine.submit(job, waiter)
+            ticket = engine.submit(job)
             if ticket is not None:
 
                 def on_cancel() -> bool:
                     engine.give_up(ticket)
                     return True
 
-                interrupted = await host.wait(waiter, on_cancel)
+                interrupted = await host.wait(ticket.waiter, on_cancel)
                 if interrupted is not None:
                     engine.give_up(ticket)
                     interrupted()

@@ -244,7 +244,7 @@ class Stream(Generic[T]):
             await host.checkpoint()  # a job that is always ahead must not keep the loop from others
         while True:
             waiter = Waiter(host)
-            found = host.guarded(self._outlet.take, job, waiter)
+            found = self._outlet.take(job, waiter)
             if found is not None:
                 return found[0]
             if job.state is State.DONE:

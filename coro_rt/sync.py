@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self
 
 from coro_rt.errors import Cancelled, WrongContext
+from coro_rt.hosts import protected
 from coro_rt.job import Job
 from coro_rt.schedulers.entry import Entry
 from coro_rt.traps import Trap, current_job
@@ -137,6 +138,7 @@ class Event:
         """Whether it has been set."""
         return self._set
 
+    @protected
     def set(self) -> None:
         """Wake all who wait, and let all who come go on. From any thread; further calls do nothing."""
         self._set = True

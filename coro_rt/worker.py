@@ -8,6 +8,7 @@ runs.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from typing import TYPE_CHECKING, Any, cast
 
@@ -45,6 +46,7 @@ class Worker:
         self.busy_s = 0.0
         self.switches = 0
         self.switching_s = 0.0
+        self._until = -math.inf  # when the first sleeper wakes, as far as was known when it became idle
         self._stopping = False
         self._ended = False
         self._slice_s = 0.0
@@ -72,7 +74,11 @@ class Worker:
             self.parker.start()
             job: Job[Any] | None = None
             while not self._ended:
-                job = self._take() if job is None else self._serve(job)
+                if job is None:
+                    self.parker.park(self._until)
+                    job = self._take()
+                else:
+                    job = self._serve(job)
         except BaseException as exc:
             self.engine.worker_failed(self, exc)
         finally:
@@ -80,34 +86,26 @@ class Worker:
             self.parker.close()
 
     def _take(self) -> Job[Any] | None:
-        """The next job; waits for one. None when `_ended` is set."""
-        engine, sleepers = self.engine, self.sleepers
-        while True:
-            with engine.lock:
-                now = engine.clock()
-                self.idle = False
-                self.deciding = True
-                job = self._next(now)
-                self.deciding = False
-                if job is None:
-                    self._ended = self._stopping
-                    self.idle = not self._ended
-                until = sleepers.until
-                effects = engine.take_effects()
-            for effect in effects:
-                effect()
-            if job is not None or self._ended:
-                return job
-            self.parker.park(until)
+        """After a sleep: the next job; None if nobody is ready after all."""
+        engine = self.engine
+        with engine.deciding():
+            self.idle = False
+            self.deciding = True
+            job = self._next(engine.clock())
+            self.deciding = False
+        return job
 
     def _next(self, now: float) -> Job[Any] | None:
-        """Under the lock: whom the scheduler grants the device, taken up."""
+        """Under the lock: whom the scheduler grants the device, taken up. None: sleep until `_until`."""
         if self.sleepers.until <= now:
             self._wake_sleepers(now)
         self.device.clear_preempt()  # under the lock: what it was raised for is seen by the decision below
         grant = self.engine.scheduler.next(self.name, now)
         if grant is None:
             self.job = None
+            self._ended = self._stopping
+            self.idle = not self._ended
+            self._until = self.sleepers.until
             return None
         self.job = job = cast(JobEntry, grant.entry).job
         self._slice_s = grant.slice_s

@@ -138,7 +138,7 @@ async def async_generator() -> AsyncIterator[int]:
     [
         (plain, "plain returned int: write it as `async def`"),
         (generator, "a generator: write `async def`"),
-        (async_generator, "async_generator is an async generator: use runtime.stream"),
+        (async_generator, "async_generator returned an async generator: use runtime.stream"),
         (3, "not 3"),
     ],
 )

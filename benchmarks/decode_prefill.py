@@ -1,10 +1,11 @@
 """Decode and prefill beside llama.cpp, equal thread counts, through `llm.generate` with full logits.
 
-Decode: 128 greedy tokens after a prompt of 16; tokens per second between the arrival of the first token and the last,
-in the caller, on both sides. Prefill: a prompt of 512 tokens and one token of answer; 512 by the wall time of the
-whole call. No speculation and no prompt cache on either side; both produce exactly the number of tokens asked for. Each
-repetition takes ours and the peer's in turn, and the order changes from one to the next. Settings of the peer: the
-fastest of a sweep over flash attention and batch sizes (peer.py).
+Decode: 128 greedy tokens after a prompt of 16; tokens per second between the arrival of the first token and
+the last, in the caller, on both sides. Prefill: a prompt of 512 tokens and one token of answer; 512 by the
+wall time of the whole call. No speculation and no prompt cache on either side; both produce exactly the
+number of tokens asked for. Each repetition takes ours and the peer's in turn, and the order changes from
+one to the next. Settings of the peer: the fastest of a sweep over flash attention and batch sizes
+(peer.py).
 """
 
 from __future__ import annotations
@@ -38,8 +39,10 @@ def run(options: Options) -> Report:
 
 async def _measure(options: Options, threads: int, report: Report) -> None:
     repeat = max(options.repeat, 7)
-    async with coro_rt.open_runtime(threads=threads) as runtime:
-        llm = await runtime.load_model(options.model)
+    async with (
+        coro_rt.open_runtime(threads=threads) as runtime,
+        await runtime.load_model(options.model) as llm,
+    ):
         short, long = text_ids(llm, PROMPT, 1), text_ids(llm, READ, 2)
         peers = peer.best(resolve(options.model), threads, long) if peer.available() else None
         decode = Row(f"decode, {threads} thread{'s'[: threads > 1]}", "tokens/s", [])
@@ -85,8 +88,8 @@ async def _measure(options: Options, threads: int, report: Report) -> None:
             }
             report.notes.append(
                 f"{threads} thread{'s'[: threads > 1]}: {_words(peers.decode.settings)} for decode, "
-                f"{_words(peers.prefill.settings)} for prefill; the first {_common(texts['ours'], texts['peer'])} of "
-                f"{len(texts['peer'])} characters of both answers are equal"
+                f"{_words(peers.prefill.settings)} for prefill; of both answers the first "
+                f"{_common(texts['ours'], texts['peer'])} of {len(texts['peer'])} characters are equal"
             )
 
 
@@ -109,4 +112,6 @@ def _words(settings: dict[str, Any]) -> str:
 
 
 def _common(one: str, other: str) -> int:
-    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return next(
+        (at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )

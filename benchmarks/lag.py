@@ -1,9 +1,10 @@
 """How late the host's event loop is while a model generates, and what an idle runtime costs.
 
-A task sleeps 1 ms in a loop and keeps how much later than that it woke; beside it, another iterates one long generation
-with all threads. The same task on the same loop, with the runtime open and idle, is the baseline: asyncio and uvloop round sleeps
-up to whole milliseconds. Both are measured in turns of a few seconds. Then the probe ends, and the process's CPU time over
-several seconds of an open, idle runtime with a loaded model is divided by the wall time.
+A task sleeps 1 ms in a loop and keeps how much later than that it woke; beside it, another iterates one
+long generation with all threads. The same task on the same loop, with the runtime open and idle, is the
+baseline: asyncio and uvloop round sleeps up to whole milliseconds. Both are measured in turns of a few
+seconds. Then the probe ends, and the process's CPU time over several seconds of an open, idle runtime with
+a loaded model is divided by the wall time.
 """
 
 from __future__ import annotations
@@ -37,8 +38,10 @@ async def _measure(options: Options, backend: str, report: Report) -> None:
     idle: list[list[float]] = []
     busy: list[list[float]] = []
     tokens = 0
-    async with coro_rt.open_runtime(threads=max(options.threads)) as runtime:
-        llm = await runtime.load_model(options.model)
+    async with (
+        coro_rt.open_runtime(threads=max(options.threads)) as runtime,
+        await runtime.load_model(options.model) as llm,
+    ):
         async for _ in llm.generate([1], max_tokens=16, ignore_eos=True):
             pass
         seconds = options.seconds / TURNS
@@ -71,7 +74,7 @@ async def _measure(options: Options, backend: str, report: Report) -> None:
         Claim(f"{backend}: CPU of an idle runtime, of one core", 100 * share, 1.0, at_least=False, unit="%"),
     ]
     report.notes.append(
-        f"{backend}: {len(every)} wake-ups while {tokens / began_generating:.0f} tokens/s were generated beside them"
+        f"{backend}: {len(every)} wake-ups beside {tokens / began_generating:.0f} generated tokens/s"
     )
     report.details[backend] = {
         "idle_loop_lag_s": idle, "generating_lag_s": busy, "tokens_per_s": tokens / began_generating,

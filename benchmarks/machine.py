@@ -29,7 +29,10 @@ def describe() -> dict[str, Any]:
         "system": platform.system(),
         "python": sys.version.split()[0],
         "versions": {"coro_rt": coro_rt.__version__}
-        | {name: _version(name) for name in ("numpy", "numba", "llvmlite", "trio", "uvloop", "anyio", "xllamacpp")},
+        | {
+            name: _version(name)
+            for name in ("numpy", "numba", "llvmlite", "trio", "uvloop", "anyio", "xllamacpp")
+        },
         "load_average": list(os.getloadavg()),
     }
 

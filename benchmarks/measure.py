@@ -1,7 +1,8 @@
-"""What a benchmark hands back: rows of samples, and claims with their bounds. Medians, spreads and ratios are made here.
+"""What a benchmark hands back: rows of samples, and claims with their bounds. Medians, spreads and ratios
+are made here.
 
-One idea: keep every sample. A row holds the figures of all repetitions, ours and the peer's in the same order, so that
-the ratio of medians and the median of the pairwise ratios can be told apart.
+One idea: keep every sample. A row holds the figures of all repetitions, ours and the peer's in the same
+order, so that the ratio of medians and the median of the pairwise ratios can be told apart.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Claim:
-    """Something promised, what was found, and whether it held. A claim that failed is printed, and fails nothing."""
+    """Something promised, and what was found. A claim that does not hold is printed, and fails nothing."""
 
     what: str
     found: float

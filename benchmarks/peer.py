@@ -1,8 +1,8 @@
 """llama.cpp, through the `xllamacpp` wheel: its server in this process, asked without HTTP.
 
-It gets its best: one slot, no speculation, no prompt cache, and the flash-attention and batch settings that a short sweep on this
-machine finds fastest. Timed where ours is: by the wall clock in the caller, when each token arrives; its own `timings`
-are kept as a cross-check.
+It gets its best: one slot, no speculation, no prompt cache, and the flash-attention and batch settings that
+a short sweep on this machine finds fastest. Timed where ours is: by the wall clock in the caller, when each
+token arrives; its own `timings` are kept as a cross-check.
 """
 
 from __future__ import annotations

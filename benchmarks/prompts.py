@@ -5,10 +5,31 @@ from __future__ import annotations
 import random
 from typing import Any
 
-SUBJECTS = "the committee,a neighbour,our supplier,the museum,my sister,the council,a reader,the clinic".split(",")
-VERBS = "has asked for,would like to move,wants to cancel,is waiting for,has sent,will review".split(",")
-OBJECTS = "the invoice of last month,a new appointment,the report on the bridge,two tickets,the old contract".split(",")
-ENDINGS = "before Friday,as soon as possible,although nobody had agreed,because of the weather,once more".split(",")
+SUBJECTS = [
+    "the committee",
+    "a neighbour",
+    "our supplier",
+    "the museum",
+    "my sister",
+    "the council",
+    "a reader",
+]
+VERBS = [
+    "has asked for",
+    "would like to move",
+    "wants to cancel",
+    "is waiting for",
+    "has sent",
+    "will review",
+]
+OBJECTS = ["the invoice of last month", "a new appointment", "the report on the bridge", "the old contract"]
+ENDINGS = [
+    "before Friday",
+    "as soon as possible",
+    "although nobody had agreed",
+    "because of the weather",
+    "again",
+]
 
 
 def text_ids(llm: Any, length: int, seed: int) -> list[int]:

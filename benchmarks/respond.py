@@ -1,13 +1,15 @@
-"""How long an urgent question waits for its first token, on the idle runtime and among four background jobs.
+"""How long an urgent question waits for its first token, on the idle runtime and among four background
+jobs.
 
-Background: four tasks under qos(BACKGROUND), each always reading a new prompt of 500 tokens and writing 96. Questions: 40 tokens
-under qos(USER_INTERACTIVE), 16 tokens of answer, no two alike; time to first token from the call of `generate` to the
-first token in the task. Half of the questions are asked when the job that runs is a background job in the middle of its
-prompt, the others when it is one that writes: the asking task waits until `stream.job` says so, and what it saw is kept
-with each question. Rounds of ten: ten questions on the idle runtime after two for warming up, the background alone for a while, and ten
-questions (again after two) under load, half a second apart. The background's rate: tokens read and written per second,
-of whole prompts and single tokens, over the whole loaded phase of a round, by the rate of the same jobs alone in the same
-round.
+Background: four tasks under qos(BACKGROUND), each always reading a new prompt of 500 tokens and writing 96.
+Questions: 40 tokens under qos(USER_INTERACTIVE), 16 tokens of answer, no two alike; time to first token
+from the call of `generate` to the first token in the task. Half of the questions are asked when the job
+that runs is a background job in the middle of its prompt, the others when it is one that writes: the asking
+task waits until `stream.job` says so, and what it saw is kept with each question. Rounds of ten: ten
+questions on the idle runtime after two for warming up, the background alone for a while, and ten questions
+(again after two) under load, half a second apart. The background's rate: tokens read and written per
+second, of whole prompts and single tokens, over the whole loaded phase of a round, by the rate of the same
+jobs alone in the same round.
 """
 
 from __future__ import annotations
@@ -82,14 +84,16 @@ class Background:
     def running(self) -> str:
         """What the job on the device does now: "reading", "writing" or "neither"."""
         for name, streams in (("reading", self.reading), ("writing", self.writing)):
-            if any(stream.job is not None and stream.job.state is State.RUNNING for stream in streams.values()):
+            if any(
+                stream.job is not None and stream.job.state is State.RUNNING for stream in streams.values()
+            ):
                 return name
         return "neither"
 
     async def moment(self, wanted: str, patience_s: float = 5.0) -> str:
         """Wait until the running job does what is wanted; what it does then."""
         with anyio.move_on_after(patience_s):
-            while self.running() != wanted:
+            while self.running() != wanted:  # noqa: ASYNC110 (it is the worker that changes this)
                 await anyio.sleep(0.001)
         return self.running()
 
@@ -108,8 +112,10 @@ async def _measure(options: Options, report: Report) -> None:
     idle: list[Ask] = []
     loaded: list[Ask] = []
     kept, kept_of_rest, alone_rates, loaded_rates = [], [], [], []
-    async with coro_rt.open_runtime(threads=max(options.threads)) as runtime:
-        llm = await runtime.load_model(options.model)
+    async with (
+        coro_rt.open_runtime(threads=max(options.threads)) as runtime,
+        await runtime.load_model(options.model) as llm,
+    ):
         for turn in range(rounds):
             for at in range(-WARM_UPS, ROUND):
                 one = await _ask(llm, next(seeds), lambda: "idle", turn)
@@ -125,7 +131,7 @@ async def _measure(options: Options, report: Report) -> None:
                 await anyio.sleep(ALONE_S)
                 alone = (background.tokens - before) / (time.perf_counter() - began)
 
-                began, before, preempted = time.perf_counter(), background.tokens, runtime.stats().preemptions
+                began, before = time.perf_counter(), background.tokens
                 urgent_s = 0.0
                 for at in range(-WARM_UPS, ROUND):
                     await anyio.sleep(rng.uniform(*PAUSE_S))
@@ -145,13 +151,20 @@ async def _measure(options: Options, report: Report) -> None:
 
     name = f"{options.backends[0]}, {max(options.threads)} threads"
     ours, peer = [one.ttft_s * 1e3 for one in loaded], [one.ttft_s * 1e3 for one in idle]
-    report.rows.append(Row(f"first token, loaded beside idle ({name})", "ms", ours, peer, less_is_better=True))
+    report.rows.append(
+        Row(f"first token, loaded beside idle ({name})", "ms", ours, peer, less_is_better=True)
+    )
     for seen in ("reading", "writing"):
         some = [one.ttft_s * 1e3 for one in loaded if one.seen == seen]
         if some:
             report.rows.append(Row(f"  of these, background {seen}", "ms", some, peer, less_is_better=True))
     report.rows.append(
-        Row("urgent answer", "tokens/s", [one.tokens_per_s for one in loaded], [one.tokens_per_s for one in idle])
+        Row(
+            "urgent answer",
+            "tokens/s",
+            [one.tokens_per_s for one in loaded],
+            [one.tokens_per_s for one in idle],
+        )
     )
     report.rows.append(Row("background, loaded beside alone", "tokens/s", loaded_rates, alone_rates))
     reading = sum(one.seen == "reading" for one in loaded)
@@ -162,11 +175,14 @@ async def _measure(options: Options, report: Report) -> None:
     ]
     p99 = [float(np.percentile(samples, 99)) for samples in (ours, peer)]
     report.notes += [
-        f"first token: P99 {p99[0]:.1f} ms loaded, {p99[1]:.1f} ms idle; max {max(ours):.1f} and {max(peer):.1f} ms",
+        f"first token: P99 {p99[0]:.1f} ms loaded, {p99[1]:.1f} ms idle; "
+        f"max {max(ours):.1f} and {max(peer):.1f} ms",
         f"{reading} of {len(loaded)} questions met a background job in its prompt, "
         f"{sum(one.seen == 'writing' for one in loaded)} one that wrote",
-        f"of the device time that the questions left, the background made {100 * median(kept_of_rest):.0f} % of its own rate",
-        f"{stats.switches} switches, {stats.preemptions} preemptions, {stats.switch_cost_s * 1e6:.1f} µs a switch",
+        f"of its own rate in the device time that the questions left, the background made "
+        f"{100 * median(kept_of_rest):.0f} %",
+        f"{stats.switches} switches, {stats.preemptions} preemptions, "
+        f"{stats.switch_cost_s * 1e6:.1f} µs a switch",
     ]
     report.details = {
         "idle": [asdict(one) for one in idle],

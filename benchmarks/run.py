@@ -1,7 +1,6 @@
 """The command: run benchmarks, print tables, keep every sample as JSON.
 
-    python -m benchmarks.run                             all of them
-    python -m benchmarks.run --only switch --json out.json
+python -m benchmarks.run all of them python -m benchmarks.run --only switch --json out.json
 """
 
 from __future__ import annotations
@@ -28,27 +27,37 @@ NAMES = ("decode_prefill", "respond", "lag", "switch")
 
 
 @click.command()
-@click.option("--only", multiple=True, type=click.Choice(NAMES), help="Run only this one; may be given several times.")
+@click.option(
+    "--only", multiple=True, type=click.Choice(NAMES), help="Run only this one; may be given several times."
+)
 @click.option("--json", "json_file", type=click.File("w"), help="Write every sample to a file; - for stdout.")
 @click.option("--repeat", default=7, show_default=True, help="Repetitions, interleaved with the peer's.")
 @click.option("--threads", default="1,2", show_default=True, help="Thread counts for decode and prefill.")
 @click.option("--asks", default=30, show_default=True, help="Urgent questions, idle and as many under load.")
 @click.option("--backends", default=",".join(BACKENDS), show_default=True, help="Event loops to measure on.")
-@click.option("--seconds", default=10.0, show_default=True, help="How long each lag and idle measurement takes.")
-@click.option("--model", default="smollm2-135m-instruct", show_default=True, help="A catalogue name or a GGUF file.")
+@click.option(
+    "--seconds", default=10.0, show_default=True, help="How long each lag and idle measurement takes."
+)
+@click.option(
+    "--model", default="smollm2-135m-instruct", show_default=True, help="A catalogue name or a GGUF file."
+)
 def main(
-    only: tuple[str, ...], json_file: click.utils.LazyFile | None, repeat: int, threads: str, asks: int, backends: str,
-    seconds: float, model: str,
+    only: tuple[str, ...], json_file: click.utils.LazyFile | None, repeat: int, threads: str, asks: int,
+    backends: str, seconds: float, model: str,
 ) -> None:  # fmt: skip
     """Benchmarks of coro_rt, side by side with its peers. They print what they find and fail nothing."""
     hosts = tuple(backends.split(","))
     unknown = sorted(set(hosts) - set(BACKENDS))
     if unknown:
-        raise click.BadParameter(f"{', '.join(unknown)}: there are {', '.join(BACKENDS)}", param_hint="--backends")
+        raise click.BadParameter(
+            f"{', '.join(unknown)}: there are {', '.join(BACKENDS)}", param_hint="--backends"
+        )
     try:
         counts = tuple(int(one) for one in threads.split(","))
     except ValueError:
-        raise click.BadParameter(f"{threads!r}: numbers with commas, like 1,2", param_hint="--threads") from None
+        raise click.BadParameter(
+            f"{threads!r}: numbers with commas, like 1,2", param_hint="--threads"
+        ) from None
     options = Options(model, counts, repeat, asks, hosts, seconds)
     console = Console(stderr=json_file is not None and json_file.name == "-")
     console.width = max(console.width, 110)
@@ -98,7 +107,7 @@ def _figure(value: float) -> str:
 
 def _range(samples: list[float]) -> str:
     low, high = spread(samples)
-    return f"{_figure(low)}–{_figure(high)}"
+    return f"{_figure(low)} to {_figure(high)}"
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 """What a switch between ready jobs costs, through the public runtime, beside a thread for each task.
 
-N jobs do nothing but `await coro_rt.checkpoint()`, so all are ready all the time. The policy is the default one with slices of a
-nanosecond (a subclass of one line), so that each checkpoint puts the job back, decides among all ready jobs and takes up
-another: the whole path of a switch, Python's own step of the coroutine included. Time is taken inside one of the jobs, from one
-of its turns to a later one, by the switches that `Runtime.stats()` counted meanwhile. With the slice of the default policy,
-2 ms, the same jobs pass most checkpoints without a switch: the row "checkpoint".
+N jobs do nothing but `await coro_rt.checkpoint()`, so all are ready all the time. The policy is the default
+one with slices of a nanosecond (a subclass of one line), so that each checkpoint puts the job back, decides
+among all ready jobs and takes up another: the whole path of a switch, Python's own step of the coroutine
+included. Time is taken inside one of the jobs, from one of its turns to a later one, by the switches that
+`Runtime.stats()` counted meanwhile. With the slice of the default policy, 2 ms, the same jobs pass most
+checkpoints without a switch: the row "checkpoint".
 
-Beside it N threads in a ring hand one turn on, each with a `threading.Event` of its own, and with a `threading.Lock` of its
-own. Interleaved; microseconds per switch.
+Beside it N threads in a ring hand one turn on, each with a `threading.Event` of its own, and with a
+`threading.Lock` of its own. Interleaved; microseconds per switch.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ def run(options: Options) -> Report:
             row = report.rows[-3]
             if row.ratio is not None:
                 less = 100 * (1 - 1 / row.ratio)
-                report.claims.append(Claim("1,000 ready: less than Event", less, 80.0, at_least=True, unit="%"))
+                report.claims.append(
+                    Claim("1,000 ready: less than Event", less, 80.0, at_least=True, unit="%")
+                )
             cost = sorted(ours)[len(ours) // 2]
             report.claims.append(Claim("1,000 ready: a switch", cost, 2.5, at_least=False, unit="µs"))
     floor = [_bare() for _ in range(options.repeat)]

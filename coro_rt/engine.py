@@ -175,6 +175,11 @@ class Engine:
         with self.deciding():
             self.cancel_locked(job, reason)
 
+    def cancel_for_task(self, job: Job[Any]) -> bool:
+        """The task that waits for a job is cancelled: so is the job; the task waits on. See `Host.wait`."""
+        self.cancel(job, CancelReason.SCOPE)
+        return False
+
     def cancel_locked(self, job: Job[Any], reason: CancelReason) -> None:
         """Like `cancel`."""
         state = job.state

@@ -7,6 +7,7 @@ cancelled.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from coro_rt.errors import Cancelled, JobCancelled, RuntimeClosed
@@ -29,12 +30,7 @@ async def outcome(engine: Engine, job: Job[T]) -> T:
     waiter = Waiter(host)
     interrupted: Interrupt | None = None
     if host.guarded(engine.watch, job, waiter):
-
-        def on_cancel() -> bool:
-            engine.cancel(job, CancelReason.SCOPE)
-            return False
-
-        interrupted = await host.wait(waiter, on_cancel)
+        interrupted = await host.wait(waiter, partial(engine.cancel_for_task, job))
     if interrupted is not None:
         lost = job.error is None and not host.level_triggered  # a result must not swallow a cancel for good
         if lost or isinstance(job.error, Cancelled):

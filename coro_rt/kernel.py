@@ -7,8 +7,8 @@ on from `launch.state` at the next call. `@kernel` makes one for the CPU from a 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 from coro_rt.errors import KernelError
@@ -138,11 +138,11 @@ class _Ranged:
             # (next item, end, items per call); the launch's arguments may be heavier than the last one's
             launch.state = (0, n.__index__(), max(1, self._learnt // 8))
         start, end, step = launch.state
-        began = now = time.perf_counter()
+        began = now = perf_counter()
         while start < end:
             stop = min(start + step, end)
             self._fn(start, stop, *launch.args)
-            took = -now + (now := time.perf_counter())
+            took = -now + (now := perf_counter())
             if stop - start == step or took > QUANTUM_S:
                 step = max(1, min(4 * step, int((stop - start) * QUANTUM_S / max(took, 1e-9))))
                 self._learnt = step

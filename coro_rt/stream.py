@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 from coro_rt.errors import Cancelled
 from coro_rt.handle import collect, ended
 from coro_rt.hosts import Waiter, protected
-from coro_rt.job import CancelReason, Job, function_name
+from coro_rt.job import Job, function_name
 from coro_rt.ledger import Ledger
 from coro_rt.schedulers.entry import State
 from coro_rt.schedulers.qos import QoS
@@ -251,15 +251,10 @@ class Stream(Generic[T]):
                 if not self._closed:  # by another task, meanwhile
                     collect(job)
                 raise StopAsyncIteration
-            interrupted = await host.wait(waiter, self._on_cancel)
+            interrupted = await host.wait(waiter, partial(self._engine.cancel_for_task, job))
             if interrupted is not None:
                 again = await ended(self._engine, job)
                 (again or interrupted)()
-
-    def _on_cancel(self) -> bool:
-        assert self._job is not None
-        self._engine.cancel(self._job, CancelReason.SCOPE)
-        return False
 
     @protected
     async def aclose(self) -> None:

@@ -1,7 +1,7 @@
 """For tests, ours and yours: a virtual clock, and a device that only takes its time.
 
-In the example nothing moves while the jobs are submitted; then they run, in no real time, and in the same order
-every time::
+In the example nothing moves while the jobs are submitted; then they run, in no real time, and in the same
+order every time::
 
     clock = VirtualClock()
     async with open_runtime(devices=["sim"], clock=clock) as runtime, create_task_group() as tg:

@@ -1,4 +1,5 @@
-"""Every async test marked `anyio` runs on trio, on asyncio and on uvloop. No test leaves a thread of ours behind."""
+"""Every async test marked `anyio` runs on trio, on asyncio and on uvloop. No test leaves a thread of ours
+behind."""
 
 import threading
 from collections.abc import Iterator

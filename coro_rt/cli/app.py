@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from contextlib import suppress
 from io import TextIOWrapper
 
 import click
@@ -33,7 +34,9 @@ logger = logging.getLogger("coro_rt")
 @click.pass_context
 def cli(context: click.Context, verbose: int) -> None:
     """Run quantized language models as prioritised, preemptible jobs."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr, force=True)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logger.handlers = [handler]
     logger.setLevel([logging.WARNING, logging.INFO, logging.DEBUG][min(verbose, 2)])
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
@@ -54,15 +57,24 @@ def run(arguments: list[str]) -> int:
         sys.stdout.flush()
     except (click.Abort, KeyboardInterrupt):
         return 130
-    except SystemExit as error:  # click and rich, when nobody reads standard output any more
-        return error.code if isinstance(error.code, int) else 1
+    except (BrokenPipeError, SystemExit):  # nobody reads our output any more; click and rich exit at that
+        _drop_output()
+        return 1
     except Exception as error:
         if os.environ.get("CORO_RT_DEBUG"):
             raise
+        if isinstance(error, OSError):
+            _drop_output()
         message, code = explained(error)
         print("error:", " ".join(message.split()), file=sys.stderr)
         return code
     return code if isinstance(code, int) else 0
+
+
+def _drop_output() -> None:
+    """What is still buffered would fail again when the interpreter flushes it at its end."""
+    with suppress(OSError):  # not a file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def explained(error: Exception) -> tuple[str, int]:

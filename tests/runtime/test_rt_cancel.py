@@ -1,4 +1,4 @@
-"""Cancelling: at every stage, once and many times; the task goes on when the job has ended, and nothing is left."""
+"""Cancelling at every stage, once and often: the task goes on when the job has ended, and nothing is left."""
 
 import asyncio
 import math
@@ -28,7 +28,7 @@ def spin(start: int, stop: int, n: int) -> None:
 
 
 class Stages:
-    """One job for each thing that a job can be doing when it is cancelled. Each notes that it began and that it cleaned up."""
+    """One job for each thing that a job can be doing when it is cancelled. Each notes what it did."""
 
     def __init__(self) -> None:
         self.lock = coro_rt.Lock()
@@ -120,7 +120,7 @@ async def ask(runtime: Runtime, stage: Callable[..., Any], log: Log, i: int) -> 
 
 @pytest.mark.parametrize("stage", STAGES)
 async def test_a_storm_of_cancels(stage: str) -> None:
-    """300 tasks, cancelled in random order and at random moments, while they are at any point of their jobs."""
+    """300 tasks, cancelled in random order and at random moments, anywhere in their jobs."""
     count, rng, log = 300, random.Random(stage), Log()
     gone = 0
     scopes = [anyio.CancelScope() for _ in range(count)]
@@ -311,7 +311,7 @@ async def test_a_task_waits_for_its_jobs_cleaning_up_however_long_it_takes() -> 
 
 async def test_closing_while_the_block_raises_lets_the_error_through_as_it_is() -> None:
     log: list[str] = []
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ZeroDivisionError):  # noqa: PT012
         async with opened() as runtime, runtime.start(forever, log) as job:
             await until_state(job, State.RUNNING)
             raise ZeroDivisionError
@@ -338,7 +338,7 @@ async def test_cancelling_the_task_that_opened_the_runtime_closes_it() -> None:
 
 
 async def test_a_host_function_is_cancelled_with_its_job_not_before() -> None:
-    """The runtime's task group is inside the opener's scopes, which would reach host functions before the jobs."""
+    """The runtime's task group is in the opener's scopes, which would reach host functions before jobs."""
     errors = []
 
     async def job() -> None:
@@ -461,6 +461,8 @@ class TestAsyncio:
                 for _ in range(10):
                     await asyncio.sleep(0.001)
                 gate.open()
+                await until(lambda: not runtime._engine.jobs)
+            runtime._engine.host._loop = loop  # type: ignore[attr-defined]
         assert counting.futures == 1
 
 

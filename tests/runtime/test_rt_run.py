@@ -1,6 +1,7 @@
 """Jobs: results, exceptions, what may be run, and what a job may await."""
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import gc
@@ -97,10 +98,8 @@ async def test_an_ended_job_is_freed_without_the_garbage_collector() -> None:
     try:
         async with opened() as runtime:
             await runtime.run(functools.partial(job, well=True))
-            try:
+            with contextlib.suppress(KeyError):
                 await runtime.run(functools.partial(job, well=False))
-            except KeyError:
-                pass
             await until(lambda: all(thing() is None for thing in things))
     finally:
         gc.enable()
@@ -164,7 +163,7 @@ async def test_a_coroutine_in_place_of_its_function_is_a_type_error() -> None:
     "wait",
     [
         lambda: anyio.sleep(0.01),
-        lambda: trio.sleep(0.01),
+        lambda: trio.sleep(0.01),  # noqa: ASYNC105
         lambda: asyncio.sleep(0.01),
         lambda: asyncio.sleep(0),
         lambda: anyio.Event().wait(),
@@ -279,7 +278,7 @@ async def test_an_error_that_nobody_asked_for_is_raised_where_the_block_is_left(
         async with runtime.start(fail) as job:
             with pytest.raises(KeyError, match="mine"):
                 await job.result()
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(ZeroDivisionError):  # noqa: PT012
             async with runtime.start(fail) as job:
                 await until_state(job, State.DONE)
                 raise ZeroDivisionError

@@ -4,10 +4,10 @@ One quantized row of K values lies in `row_bytes(K)` bytes, aligned to a cache l
 
     q     int8     [K]       round(x / scale), ties to even
     scale float32  [K/32]    max |x| / 127 of the block
-    ssum  float32  [K/32]    scale * sum
-    sum   int32    [K/32]    sum of the block's q
+    ssum  float32  [K/32]    scale * sum of the block's q
+    sums  int32    [K/16]    sums of the halves of each block's q
 
-The two sums are what a format's minimum and zero point are multiplied with.
+The sums are what a format's minimum and zero point are multiplied with.
 """
 
 from typing import Any
@@ -34,7 +34,7 @@ from .simd import (
 
 
 def row_bytes(columns: int) -> int:
-    return align_up(columns + columns // BLOCK * 12)
+    return align_up(columns + columns // BLOCK * 16)
 
 
 def reference(x: Floats) -> tuple[NDArray[np.int8], Floats]:
@@ -61,10 +61,12 @@ def quantize_block(x: Any, row: Any, columns: Any, block: Any) -> None:
     qlow, qhigh = to_i32(vround(low * splat_f32(inverse))), to_i32(vround(high * splat_f32(inverse)))
     vstore_i8(row + block * BLOCK, qlow)
     vstore_i8(row + block * BLOCK + 16, qhigh)
-    total = sum_lanes_i32(qlow + qhigh)
+    first, second = sum_lanes_i32(qlow), sum_lanes_i32(qhigh)
     store_f32(row + columns + block * 4, scale)
-    store_f32(row + columns + columns // BLOCK * 4 + block * 4, scale * np.float32(total))
-    store_i32(row + columns + columns // BLOCK * 8 + block * 4, total)
+    store_f32(row + columns + columns // BLOCK * 4 + block * 4, scale * np.float32(first + second))
+    sums = row + columns + columns // BLOCK * 8 + block * 8
+    store_i32(sums, first)
+    store_i32(sums + 4, second)
 
 
 @inline

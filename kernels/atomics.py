@@ -10,7 +10,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils, types
 
-from .simd import _define, _load, _pointer
+from .simd import _load, _pointer, define
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 
@@ -18,23 +18,23 @@ MUTEX_BYTES = 64  # at least sizeof(pthread_mutex_t): 40 on Linux, 64 on macOS
 CONDITION_BYTES = 64  # at least sizeof(pthread_cond_t): 48 and 48
 
 
-@_define(types.int64, types.int64)
+@define(types.int64, types.int64)
 def atomic_load(context: Any, builder: Any, address: Any) -> Any:
     return builder.load_atomic(_pointer(builder, address, _I64), "acquire", 8, typ=_I64)
 
 
-@_define(types.void, types.int64, types.int64)
+@define(types.void, types.int64, types.int64)
 def atomic_store(context: Any, builder: Any, address: Any, value: Any) -> None:
     builder.store_atomic(value, _pointer(builder, address, _I64), "release", 8)
 
 
-@_define(types.int64, types.int64, types.int64)
+@define(types.int64, types.int64, types.int64)
 def atomic_add(context: Any, builder: Any, address: Any, value: Any) -> Any:
     """Add, and give what was there before."""
     return builder.atomic_rmw("add", _pointer(builder, address, _I64), value, "seq_cst")
 
 
-@_define(types.boolean, types.int64, types.int64, types.int64)
+@define(types.boolean, types.int64, types.int64, types.int64)
 def compare_and_swap(context: Any, builder: Any, address: Any, expected: Any, new: Any) -> Any:
     pair = builder.cmpxchg(_pointer(builder, address, _I64), expected, new, "seq_cst", "seq_cst")
     return builder.extract_value(pair, 1)
@@ -46,35 +46,35 @@ def _external(builder: Any, name: str, result: Any, *values: Any) -> Any:
     return builder.call(function, values)
 
 
-@_define(types.void, types.int64, types.int64)
+@define(types.void, types.int64, types.int64)
 def init_mutex_and_condition(context: Any, builder: Any, mutex: Any, condition: Any) -> None:
     nothing = ir.Constant(_I64, 0)
     _external(builder, "pthread_mutex_init", _I32, mutex, nothing)
     _external(builder, "pthread_cond_init", _I32, condition, nothing)
 
 
-@_define(types.void, types.int64)
+@define(types.void, types.int64)
 def lock(context: Any, builder: Any, mutex: Any) -> None:
     _external(builder, "pthread_mutex_lock", _I32, mutex)
 
 
-@_define(types.void, types.int64)
+@define(types.void, types.int64)
 def unlock(context: Any, builder: Any, mutex: Any) -> None:
     _external(builder, "pthread_mutex_unlock", _I32, mutex)
 
 
-@_define(types.void, types.int64, types.int64)
+@define(types.void, types.int64, types.int64)
 def wait(context: Any, builder: Any, condition: Any, mutex: Any) -> None:
     """Sleep until `wake_all`; the mutex is held before and after. May wake for no reason."""
     _external(builder, "pthread_cond_wait", _I32, condition, mutex)
 
 
-@_define(types.void, types.int64)
+@define(types.void, types.int64)
 def wake_all(context: Any, builder: Any, condition: Any) -> None:
     _external(builder, "pthread_cond_broadcast", _I32, condition)
 
 
-@_define(types.int64)
+@define(types.int64)
 def now_ns(context: Any, builder: Any) -> Any:
     """The monotonic clock, as `time.monotonic_ns()`."""
     # in the entry block: this runs in loops
@@ -88,13 +88,13 @@ def now_ns(context: Any, builder: Any) -> Any:
     return builder.add(builder.mul(seconds, ir.Constant(_I64, 1_000_000_000)), nanos)
 
 
-@_define(types.void)
+@define(types.void)
 def yield_cpu(context: Any, builder: Any) -> None:
     """Let the OS run another thread on this core, if one is waiting for it."""
     _external(builder, "sched_yield", _I32)
 
 
-@_define(types.void)
+@define(types.void)
 def pause(context: Any, builder: Any) -> None:
     """Tell the core that this is a spinning loop."""
     from llvmlite.binding import get_default_triple

@@ -39,13 +39,14 @@ def cases() -> Iterator[Case]:
     def normal(*shape: int) -> Floats:
         return rng.standard_normal(shape, dtype=np.float32)
 
-    shapes = [(1, 32, 1), (16, 64, 3), (33, 96, 4), (192, 576, 1), (576, 1536, 5), (40, 1024, 9)]
+    shapes = [(1, 1, 1), (16, 2, 3), (33, 3, 4), (192, 18, 1), (80, 7, 5), (40, 5, 9)]  # rows, blocks, T
     for form in Format.known.values():
-        for rows, columns, count in shapes:
+        for rows, blocks, count in shapes:
+            columns = blocks * max(form.unit, BLOCK)
             w, x = PackedMatrix.from_float(form, normal(rows, columns)), normal(count, columns)
             name = f"matmul {form.name} {rows}x{columns} T={count}"
             yield _case(name, matmul.reference, launch.matmul, (w, x), matmul.error_bound(w, x))
-        blank, x = PackedMatrix.from_float(form, np.zeros((20, 64), np.float32)), normal(2, 64)
+        blank, x = PackedMatrix.from_float(form, np.zeros((20, 512), np.float32)), normal(2, 512)
         yield _case(f"matmul {form.name} of zeros", matmul.reference, launch.matmul, (blank, x), 0.0)
     for count, columns in [(1, 32), (3, 576), (2, 4096)]:
         x, weight = normal(count, columns) * 3, normal(columns)

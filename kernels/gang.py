@@ -47,7 +47,17 @@ from .atomics import (
 )
 from .jit import entry
 from .memory import CACHE_LINE, aligned_zeros
-from .program import OP_BYTES, STATE_OP, STATE_UNIT, Program, Workspace, run_units, unit_cost_ns, units_of
+from .program import (
+    OP_BYTES,
+    STATE_OP,
+    STATE_UNIT,
+    Program,
+    Workspace,
+    call_units,
+    unit_cost_ns,
+    units_address,
+    units_of,
+)
 from .simd import load_i64, store_i64
 
 logger = logging.getLogger("coro_rt")
@@ -81,7 +91,7 @@ _ALONE_LEAST_NS, _ALONE_MOST_NS = 10_000_000, 320_000_000
 
 
 @entry
-def _run(control, preempt, ops, count, ws, state, end_ns, threads):  # type: ignore[no-untyped-def]
+def _run(control, code, preempt, ops, count, ws, state, end_ns, threads):  # type: ignore[no-untyped-def]
     """The leader: run operations from the resume point on. Gives the outcome."""
     at, unit = load_i64(state + STATE_OP), load_i64(state + STATE_UNIT)
     while at < count:
@@ -94,11 +104,11 @@ def _run(control, preempt, ops, count, ws, state, end_ns, threads):  # type: ign
             worth_it = threads > 1 and units - unit > 1 and (units - unit) * cost > _HELP_NS
             if worth_it and now_ns() >= load_i64(control + _ALONE_UNTIL_NS):
                 chunk = max(min(chunk, (units - unit) // (threads * 4)), 1)
-                unit, outcome = _share(control, preempt, op, ws, state, unit, units, chunk, end_ns)
+                unit, outcome = _share(control, code, preempt, op, ws, state, unit, units, chunk, end_ns)
             else:
                 while unit < units and outcome == 0:
                     last = min(unit + chunk, units)
-                    run_units(op, ws, state, unit, last, 0)
+                    call_units(code, op, ws, state, unit, last, 0)
                     unit = last
                     outcome = _must_stop(preempt, end_ns)
         if unit >= units:
@@ -122,7 +132,7 @@ def _must_stop(preempt, end_ns):  # type: ignore[no-untyped-def]
 
 
 @entry
-def _share(control, preempt, op, ws, state, unit, units, chunk, end_ns):  # type: ignore[no-untyped-def]
+def _share(control, code, preempt, op, ws, state, unit, units, chunk, end_ns):  # type: ignore[no-untyped-def]
     """Publish units unit … units-1 of an operation and work on them. Gives (next unit to do, outcome)."""
     store_i64(control + _SLOT_OP, op)
     store_i64(control + _SLOT_WS, ws)
@@ -148,7 +158,7 @@ def _share(control, preempt, op, ws, state, unit, units, chunk, end_ns):  # type
         else:
             last = min(claimed + chunk, units)
             if compare_and_swap(control + _TICKET, ticket, (epoch << 32) | last):
-                run_units(op, ws, state, claimed, last, 0)
+                call_units(code, op, ws, state, claimed, last, 0)
                 atomic_add(control + _FINISHED, last - claimed)
                 outcome = _must_stop(preempt, end_ns)
     if atomic_load(control + _FINISHED) < claimed:
@@ -175,7 +185,7 @@ def _await_chunks(control, claimed):  # type: ignore[no-untyped-def]
 
 
 @entry
-def _help(control, thread):  # type: ignore[no-untyped-def]
+def _help(control, code, thread):  # type: ignore[no-untyped-def]
     """A helper: claim chunks of whatever is published, until told to quit."""
     spins = 0
     while True:
@@ -192,7 +202,7 @@ def _help(control, thread):  # type: ignore[no-untyped-def]
             last = min(claimed + chunk, units)
             # succeeds only if the ticket is as it was, and then the slot read above is this ticket's
             if claimed < units and compare_and_swap(control + _TICKET, ticket, ticket + (last - claimed)):
-                run_units(op, ws, state, claimed, last, thread)
+                call_units(code, op, ws, state, claimed, last, thread)
                 atomic_add(control + _FINISHED, last - claimed)
                 spins = 0
                 continue
@@ -230,8 +240,9 @@ def compile_kernels() -> None:
     words = types.int64
     _prepare.compile((words,))
     _quit.compile((words,))
-    _run.compile((words,) * 8)
-    _help.compile((words,) * 2)
+    _run.compile((words,) * 9)
+    _help.compile((words,) * 3)
+    units_address()
 
 
 class Gang:
@@ -257,7 +268,10 @@ class Gang:
         _prepare(self._control)
         for index in range(1, self.threads):
             helper = threading.Thread(
-                target=_help, args=(self._control, index), name=f"coro_rt-cpu-helper-{index}", daemon=True
+                target=_help,
+                args=(self._control, units_address(), index),
+                name=f"coro_rt-cpu-helper-{index}",
+                daemon=True,
             )
             helper.start()
             self._helpers.append(helper)
@@ -277,7 +291,7 @@ class Gang:
         table = program.table
         return Outcome(
             _run(
-                self._control, self._preempt_address, table.ctypes.data, len(table),
+                self._control, units_address(), self._preempt_address, table.ctypes.data, len(table),
                 workspace.table.ctypes.data, workspace.state.ctypes.data, end_ns, self.threads,
             )
         )  # fmt: skip

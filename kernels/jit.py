@@ -7,13 +7,18 @@ folder. numba itself keeps apart CPUs and versions.
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import llvmlite
 import numba
 import platformdirs
+from llvmlite import ir
+from numba.core import types
+
+from .simd import define
 
 
 def _fingerprint() -> str:
@@ -32,11 +37,50 @@ def cache_folder() -> Path:
 _config: Any = numba.config
 
 
-def entry(function: Callable[..., Any]) -> Any:
-    """Compile a kernel's entry point: without the GIL, cached, no error checks on divisions, no fast-math."""
+@contextmanager
+def _our_cache() -> Iterator[None]:
     before = _config.CACHE_DIR
     _config.CACHE_DIR = str(cache_folder())
     try:
-        return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+        yield
     finally:
         _config.CACHE_DIR = before
+
+
+def entry(function: Callable[..., Any]) -> Any:
+    """Compile a kernel's entry point: without the GIL, cached, no error checks on divisions, no fast-math."""
+    with _our_cache():
+        return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+
+
+def native(words: int) -> Callable[[Callable[..., Any]], int]:
+    """Compile a function of so many int64, which returns nothing, at once; gives its address, for
+    `indirect_call`.
+
+    For code that exists in many variants, of which a model needs a few. The code stays until the process
+    ends.
+    """
+
+    def compile_now(function: Callable[..., Any]) -> int:
+        # numba's cache tells closures apart by their cells, so these must be plain numbers
+        signature = types.void(*[types.int64] * words)
+        with _our_cache():
+            compiled: Any = numba.cfunc(signature, cache=True, error_model="numpy")(function)
+        _compiled.append(compiled)
+        return int(compiled.address)
+
+    return compile_now
+
+
+_compiled: list[Any] = []
+
+
+def indirect_call(words: int) -> Any:
+    """`call(address, *words)` inside compiled code: runs what `native` compiled."""
+
+    @define(types.void, *[types.int64] * (words + 1))
+    def call(context: Any, builder: Any, address: Any, *values: Any) -> None:
+        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * words)
+        builder.call(builder.inttoptr(address, kind.as_pointer()), values)
+
+    return call

@@ -5,16 +5,18 @@ so a sum runs down the columns in one fixed order, whatever T is: a row of y doe
 Quantized weights meet int8 activations: 32-bit integer sums per block of 32 (exact), scaled and added up in
 float32 with explicit FMA.
 
-`tile1` and `tile4` are the same sum for one and for four rows of x; four share the unpacking of the weights.
+The loops for one and for four rows of x do the same sums; four rows share the unpacking of the weights.
 """
 
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from . import activations
-from .formats import BLOCK, Floats
-from .packed import PackedMatrix
+from .formats import BLOCK, Floats, Format
+from .jit import indirect_call, native
+from .packed import PackedMatrix, plane_offsets
 from .simd import (
     dot_u8s8,
     fma,
@@ -26,10 +28,14 @@ from .simd import (
     splat_f32,
     splat_i32,
     to_f32,
+    vload_bf16,
     vload_f16,
     vload_f32,
+    vload_i8_f32,
     vload_u8,
+    vload_u8_f32,
     vstore_f32,
+    with_upper_bits,
 )
 
 
@@ -47,129 +53,183 @@ def error_bound(w: PackedMatrix, x: Floats) -> float:
     return float(magnitude * np.finfo(np.float32).eps * 4)
 
 
-def _make_quantized(bits: int, zero: int, has_min: bool) -> tuple[Any, Any]:
-    block_bytes = 16 * BLOCK * bits // 8
+offsets = inline(plane_offsets)
 
-    @inline
-    def weights(q):  # type: ignore[no-untyped-def]
-        """The eight operands of a block: columns 0-3, 4-7, … 28-31 of 16 rows."""
-        if bits == 4:
-            a, b, c, d = vload_u8(q), vload_u8(q + 64), vload_u8(q + 128), vload_u8(q + 192)
-            return (
-                low_nibbles(a), low_nibbles(b), low_nibbles(c), low_nibbles(d),
-                high_nibbles(a), high_nibbles(b), high_nibbles(c), high_nibbles(d),
-            )  # fmt: skip
-        return (
-            vload_u8(q), vload_u8(q + 64), vload_u8(q + 128), vload_u8(q + 192),
-            vload_u8(q + 256), vload_u8(q + 320), vload_u8(q + 384), vload_u8(q + 448),
-        )  # fmt: skip
-
-    @inline
-    def add_block(acc, w, d, m, x, columns, block):  # type: ignore[no-untyped-def]
-        """acc + the product of one block of weights with the same block of the quantized row at x."""
-        q = x + block * BLOCK
-        scales = x + columns + block * 4
-        even = splat_i32(-zero * load_i32(scales + columns // BLOCK * 8)) if zero != 0 else splat_i32(0)
-        odd = dot_u8s8(splat_i32(0), w[1], q + 4)
-        even = dot_u8s8(even, w[0], q)
-        odd = dot_u8s8(odd, w[3], q + 12)
-        even = dot_u8s8(even, w[2], q + 8)
-        odd = dot_u8s8(odd, w[5], q + 20)
-        even = dot_u8s8(even, w[4], q + 16)
-        odd = dot_u8s8(odd, w[7], q + 28)
-        even = dot_u8s8(even, w[6], q + 24)
-        acc = fma(to_f32(even + odd), d * splat_f32(load_f32(scales)), acc)
-        if has_min:
-            acc = fma(m, splat_f32(load_f32(scales + columns // BLOCK * 4)), acc)
-        return acc
-
-    @inline
-    def tile1(group, d_bytes, q_at, columns, x, x_stride):  # type: ignore[no-untyped-def]
-        a = splat_f32(0.0)
-        for block in range(columns // BLOCK):
-            w = weights(group + q_at + block * block_bytes)
-            d = vload_f16(group + block * 32)
-            m = vload_f16(group + d_bytes + block * 32) if has_min else d
-            a = add_block(a, w, d, m, x, columns, block)
-        return a
-
-    @inline
-    def tile4(group, d_bytes, q_at, columns, x, x_stride):  # type: ignore[no-untyped-def]
-        a = b = c = e = splat_f32(0.0)
-        for block in range(columns // BLOCK):
-            w = weights(group + q_at + block * block_bytes)
-            d = vload_f16(group + block * 32)
-            m = vload_f16(group + d_bytes + block * 32) if has_min else d
-            a = add_block(a, w, d, m, x, columns, block)
-            b = add_block(b, w, d, m, x + x_stride, columns, block)
-            c = add_block(c, w, d, m, x + 2 * x_stride, columns, block)
-            e = add_block(e, w, d, m, x + 3 * x_stride, columns, block)
-        return a, b, c, e
-
-    return tile1, tile4
+# The functions of this section take a format's attributes as arguments. They are inlined where those are
+# constants, so that every `if` on them is decided when a format's code is compiled.
 
 
-def _make_float(bits: int) -> tuple[Any, Any]:
-    step = 16 * bits // 8
-
-    @inline
-    def weights(address):  # type: ignore[no-untyped-def]
-        return vload_f16(address) if bits == 16 else vload_f32(address)
-
-    @inline
-    def tile1(group, d_bytes, q_at, columns, x, x_stride):  # type: ignore[no-untyped-def]
-        a = splat_f32(0.0)
-        for k in range(columns):
-            a = fma(weights(group + k * step), splat_f32(load_f32(x + k * 4)), a)
-        return a
-
-    @inline
-    def tile4(group, d_bytes, q_at, columns, x, x_stride):  # type: ignore[no-untyped-def]
-        a = b = c = e = splat_f32(0.0)
-        for k in range(columns):
-            w = weights(group + k * step)
-            at = x + k * 4
-            a = fma(w, splat_f32(load_f32(at)), a)
-            b = fma(w, splat_f32(load_f32(at + x_stride)), b)
-            c = fma(w, splat_f32(load_f32(at + 2 * x_stride)), c)
-            e = fma(w, splat_f32(load_f32(at + 3 * x_stride)), e)
-        return a, b, c, e
-
-    return tile1, tile4
+@inline
+def _weights(q, h, bits):  # type: ignore[no-untyped-def]
+    """The eight operands of a block, columns 0-3, 4-7, … 28-31 of 16 rows; `h`: their upper bits."""
+    a, b, c, d = vload_u8(q), vload_u8(q + 64), vload_u8(q + 128), vload_u8(q + 192)
+    if bits == 8:
+        return a, b, c, d, vload_u8(q + 256), vload_u8(q + 320), vload_u8(q + 384), vload_u8(q + 448)
+    w0, w1, w2, w3 = low_nibbles(a), low_nibbles(b), low_nibbles(c), low_nibbles(d)
+    w4, w5, w6, w7 = high_nibbles(a), high_nibbles(b), high_nibbles(c), high_nibbles(d)
+    if bits == 5:
+        u = vload_u8(h)
+        w0, w1 = with_upper_bits(w0, u, 4, 16), with_upper_bits(w1, u, 3, 16)
+        w2, w3 = with_upper_bits(w2, u, 2, 16), with_upper_bits(w3, u, 1, 16)
+        w4, w5 = with_upper_bits(w4, u, 0, 16), with_upper_bits(w5, u, -1, 16)
+        w6, w7 = with_upper_bits(w6, u, -2, 16), with_upper_bits(w7, u, -3, 16)
+    elif bits == 6:
+        u, v = vload_u8(h), vload_u8(h + 64)
+        w0, w1 = with_upper_bits(w0, u, 4, 48), with_upper_bits(w1, u, 2, 48)
+        w2, w3 = with_upper_bits(w2, u, 0, 48), with_upper_bits(w3, u, -2, 48)
+        w4, w5 = with_upper_bits(w4, v, 4, 48), with_upper_bits(w5, v, 2, 48)
+        w6, w7 = with_upper_bits(w6, v, 0, 48), with_upper_bits(w7, v, -2, 48)
+    return w0, w1, w2, w3, w4, w5, w6, w7
 
 
-def _make_groups(tile1: Any, tile4: Any) -> Any:
-    @inline
-    def put(y, value, add):  # type: ignore[no-untyped-def]
-        if add:
-            value = vload_f32(y) + value
-        vstore_f32(y, value)
+@inline
+def _scales(group, m_at, s_at, n_at, block, unit, sub, has_min):  # type: ignore[no-untyped-def]
+    """(scale of the block's first half, of its second half, minimum), for 16 rows each."""
+    at = block * BLOCK // unit * 32
+    first = vload_f16(group + at)
+    minimum = splat_f32(0.0)
+    if has_min:
+        minimum = vload_f16(group + m_at + at)
+    second = first
+    if sub == 32:
+        first = first * vload_u8_f32(group + s_at + block * 16)
+        second = first
+        minimum = splat_f32(0.0) - minimum * vload_u8_f32(group + n_at + block * 16)
+    elif sub == 16:
+        second = first * vload_i8_f32(group + s_at + block * 32 + 16)
+        first = first * vload_i8_f32(group + s_at + block * 32)
+    return first, second, minimum
 
-    @inline
+
+@inline
+def _add_block(acc, w, d, x, columns, block, zero, sub, has_min):  # type: ignore[no-untyped-def]
+    """acc + the product of one block of weights with the same block of the quantized row at x."""
+    q = x + block * BLOCK
+    each = x + columns + block * 4
+    sums = x + columns + columns // BLOCK * 8 + block * 8
+    scale = splat_f32(load_f32(each))
+    one = other = splat_i32(0)
+    if zero != 0:
+        if sub == 16:
+            one, other = splat_i32(-zero * load_i32(sums)), splat_i32(-zero * load_i32(sums + 4))
+        else:
+            one = splat_i32(-zero * (load_i32(sums) + load_i32(sums + 4)))
+    # two chains, each a half of the block, so that one product need not wait for the other
+    one = dot_u8s8(one, w[0], q)
+    other = dot_u8s8(other, w[4], q + 16)
+    one = dot_u8s8(one, w[1], q + 4)
+    other = dot_u8s8(other, w[5], q + 20)
+    one = dot_u8s8(one, w[2], q + 8)
+    other = dot_u8s8(other, w[6], q + 24)
+    one = dot_u8s8(one, w[3], q + 12)
+    other = dot_u8s8(other, w[7], q + 28)
+    first, second, minimum = d
+    if sub == 16:
+        acc = fma(to_f32(one), first * scale, acc)
+        acc = fma(to_f32(other), second * scale, acc)
+    else:
+        acc = fma(to_f32(one + other), first * scale, acc)
+    if has_min:
+        acc = fma(minimum, splat_f32(load_f32(each + columns // BLOCK * 4)), acc)
+    return acc
+
+
+@inline
+def _put(y, value, add):  # type: ignore[no-untyped-def]
+    if add != 0:
+        value = vload_f32(y) + value
+    vstore_f32(y, value)
+
+
+def _make_quantized(form: Format) -> Any:
+    bits, zero, has_min, unit, sub = form.bits, form.zero, form.has_min, form.unit, form.sub
+    low_bytes = 512 if bits == 8 else 256
+
     def groups(  # type: ignore[no-untyped-def]
-        w, group_bytes, d_bytes, q_at, columns, x, x_stride, y, y_stride, rows, add, first, last
-    ):  # fmt: skip
-        """Output groups first … last-1 for all rows of x; `add` adds to what y holds (the residual)."""
-        for group in range(first, last):
-            at = w + group * group_bytes
-            out = y + group * 64
-            t = 0
+        w, group_bytes, columns, x, x_stride, y, y_stride, rows, add, first, last
+    ):
+        """Output groups first … last-1 for all rows of x; `add` = 1 adds to what y holds (the residual)."""
+        m_at, s_at, n_at, h_at, q_at, _ = offsets(columns, unit, sub, bits, has_min)
+        for nth in range(first, last):
+            group, out, t = w + nth * group_bytes, y + nth * 64, 0
             while t + 4 <= rows:
-                a, b, c, d = tile4(at, d_bytes, q_at, columns, x + t * x_stride, x_stride)
-                put(out + t * y_stride, a, add)
-                put(out + (t + 1) * y_stride, b, add)
-                put(out + (t + 2) * y_stride, c, add)
-                put(out + (t + 3) * y_stride, d, add)
+                at = x + t * x_stride
+                a = b = c = d = splat_f32(0.0)
+                for block in range(columns // BLOCK):
+                    v = _weights(
+                        group + q_at + block * low_bytes, group + h_at + block * (bits - 4) * 64, bits
+                    )
+                    s = _scales(group, m_at, s_at, n_at, block, unit, sub, has_min)
+                    a = _add_block(a, v, s, at, columns, block, zero, sub, has_min)
+                    b = _add_block(b, v, s, at + x_stride, columns, block, zero, sub, has_min)
+                    c = _add_block(c, v, s, at + 2 * x_stride, columns, block, zero, sub, has_min)
+                    d = _add_block(d, v, s, at + 3 * x_stride, columns, block, zero, sub, has_min)
+                _put(out + t * y_stride, a, add)
+                _put(out + (t + 1) * y_stride, b, add)
+                _put(out + (t + 2) * y_stride, c, add)
+                _put(out + (t + 3) * y_stride, d, add)
                 t += 4
             while t < rows:
-                put(out + t * y_stride, tile1(at, d_bytes, q_at, columns, x + t * x_stride, x_stride), add)
+                a = splat_f32(0.0)
+                for block in range(columns // BLOCK):
+                    v = _weights(
+                        group + q_at + block * low_bytes, group + h_at + block * (bits - 4) * 64, bits
+                    )
+                    s = _scales(group, m_at, s_at, n_at, block, unit, sub, has_min)
+                    a = _add_block(a, v, s, x + t * x_stride, columns, block, zero, sub, has_min)
+                _put(out + t * y_stride, a, add)
                 t += 1
 
     return groups
 
 
-groups_f32 = _make_groups(*_make_float(32))
-groups_f16 = _make_groups(*_make_float(16))
-groups_q4_0 = _make_groups(*_make_quantized(4, 8, False))
-groups_q4_1 = _make_groups(*_make_quantized(4, 0, True))
-groups_q8_0 = _make_groups(*_make_quantized(8, 128, False))
+@inline
+def _floats(address, kind):  # type: ignore[no-untyped-def]
+    if kind == 1:
+        return vload_f16(address)
+    if kind == 30:
+        return vload_bf16(address)
+    return vload_f32(address)
+
+
+def _make_float(form: Format) -> Any:
+    kind, step = form.ggml_type, 16 * form.block.itemsize
+
+    def groups(  # type: ignore[no-untyped-def]
+        w, group_bytes, columns, x, x_stride, y, y_stride, rows, add, first, last
+    ):
+        """The same for floating-point weights and float32 rows of x."""
+        for nth in range(first, last):
+            group, out, t = w + nth * group_bytes, y + nth * 64, 0
+            while t + 4 <= rows:
+                a = b = c = d = splat_f32(0.0)
+                for k in range(columns):
+                    v, at = _floats(group + k * step, kind), x + t * x_stride + k * 4
+                    a = fma(v, splat_f32(load_f32(at)), a)
+                    b = fma(v, splat_f32(load_f32(at + x_stride)), b)
+                    c = fma(v, splat_f32(load_f32(at + 2 * x_stride)), c)
+                    d = fma(v, splat_f32(load_f32(at + 3 * x_stride)), d)
+                _put(out + t * y_stride, a, add)
+                _put(out + (t + 1) * y_stride, b, add)
+                _put(out + (t + 2) * y_stride, c, add)
+                _put(out + (t + 3) * y_stride, d, add)
+                t += 4
+            while t < rows:
+                a = splat_f32(0.0)
+                for k in range(columns):
+                    v = _floats(group + k * step, kind)
+                    a = fma(v, splat_f32(load_f32(x + t * x_stride + k * 4)), a)
+                _put(out + t * y_stride, a, add)
+                t += 1
+
+    return groups
+
+
+call_groups = indirect_call(11)
+"""call_groups(address, w, group_bytes, columns, x, x_stride, y, y_stride, rows, add, first, last)"""
+
+
+@cache
+def address(form: Format) -> int:
+    """Where the code for a format is, compiled at the first use: a model compiles the formats that it has."""
+    return native(11)(_make_quantized(form) if form.quantized else _make_float(form))

@@ -1,15 +1,21 @@
-"""Weight matrices as the CPU kernels want them: 16 rows interleaved, the same number of bytes as in the file.
+"""Weight matrices as the CPU kernels want them: 16 rows interleaved, about as many bytes as in the file.
 
-Rows go in groups of 16, padded with zeros. Inside a group, plane after plane, each aligned to 64 bytes:
+Rows go in groups of 16, padded with zeros. Inside a group lie planes, in this order, each aligned to 64
+bytes:
 
-    quantized   d   float16 [blocks][16 rows]
-                m   float16 [blocks][16 rows]                          only if the format has a minimum
-                q   4 bits: uint8 [blocks][4][16 rows][4]  byte [b][j][r][k]: low nibble column 4j+k, high
-                16+4j+k
-                    8 bits: uint8 [blocks][8][16 rows][4]  byte [b][j][r][k]: column 4j+k
-    F16, F32        [columns][16 rows]
+    d   float16 [units][16 rows]                       quantized formats
+    m   float16 [units][16 rows]                       if the format has a minimum
+    s   int8 or uint8 [subs][16 rows]                  if the format has two levels: the small scales
+    n   uint8 [subs][16 rows]                          … and small minima
+    h   uint8 [blocks][1 or 2][16 rows][4]             the fifth, or fifth and sixth, bits of the codes
+    q   uint8 [blocks][4][16 rows][4]                  4 lower bits: low nibble column 4j+k, high nibble
+    16+4j+k
+        uint8 [blocks][8][16 rows][4]                  8 bits: column 4j+k
+        float [columns][16 rows]                       F32, F16, BF16
 
-so that 64 bytes hold the same four columns of 16 rows: one operand of a 16-lane integer dot product.
+so that 64 bytes of q hold the same four columns of 16 rows: one operand of a 16-lane integer dot product.
+Operand j of a block is columns 4j … 4j+3. Its upper bits are bit j of h's bytes (one bit), or bits 2(j%4) …
+of its byte j//4 (two).
 """
 
 from typing import Any
@@ -17,9 +23,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .formats import BLOCK, Bytes, Floats, Format
-from .memory import align_up, aligned_empty
+from .formats import BLOCK, Bytes, Floats, Format, Parts
+from .memory import aligned_empty
 from .simd import LANES
+
+
+def plane_offsets(columns, unit, sub, bits, has_min):  # type: ignore[no-untyped-def]
+    """Where planes m, s, n, h, q start in a group, and the group's bytes; plane d starts at 0. For any
+    `Format`.
+
+    Plain integers, so that numba can compile it: kernels and packing share one truth.
+    """
+    quantized = bits <= 8
+    low_bits = 4 if bits < 8 else bits
+    d_bytes = (columns // unit * 32 + 63) // 64 * 64 if quantized else 0
+    m_bytes = d_bytes if has_min else 0
+    s_bytes = (columns // max(sub, 1) * 16 + 63) // 64 * 64 if sub > 0 else 0
+    n_bytes = s_bytes if has_min else 0
+    m_at = d_bytes
+    s_at = m_at + m_bytes
+    n_at = s_at + s_bytes
+    h_at = n_at + n_bytes
+    q_at = h_at + columns * 2 * (bits - low_bits)
+    return m_at, s_at, n_at, h_at, q_at, (q_at + columns * 2 * low_bits + 63) // 64 * 64
 
 
 class PackedMatrix:
@@ -32,14 +58,9 @@ class PackedMatrix:
         format.row_bytes(columns)
         self.format, self.rows, self.columns = format, rows, columns
         self.groups = -(-rows // LANES)
-        blocks = columns // format.block_values
-        if format.quantized:
-            self.d_bytes = align_up(blocks * LANES * 2)
-            self.m_bytes = self.d_bytes if format.has_min else 0
-            self.group_bytes = self.d_bytes + self.m_bytes + blocks * LANES * BLOCK * format.bits // 8
-        else:
-            self.d_bytes = self.m_bytes = 0
-            self.group_bytes = align_up(columns * LANES * format.bits // 8)
+        *self._starts, self.group_bytes = plane_offsets(  # type: ignore[no-untyped-call]
+            columns, format.unit, format.sub, format.bits, format.has_min
+        )
         self.data = aligned_empty(self.groups * self.group_bytes)
         self.address = int(self.data.ctypes.data)
 
@@ -57,7 +78,7 @@ class PackedMatrix:
         for raw, shape in parts:
             packed._fill(row, format.blocks(raw, shape))
             row += shape[0]
-        packed._fill(row, np.zeros((-row % LANES, packed.columns // format.block_values), format.block))
+        packed._fill(row, np.zeros((-row % LANES, columns // format.unit), format.block))
         packed.data.flags.writeable = False
         return packed
 
@@ -73,65 +94,91 @@ class PackedMatrix:
 
     def dequantize(self) -> Floats:
         """float32 [rows, columns]: what the kernels compute with."""
-        groups = self._planes()
-        if not self.format.quantized:
-            return groups["q"].astype(np.float32).transpose(0, 2, 1).reshape(-1, self.columns)[: self.rows]
-        q = groups["q"]  # [groups, blocks, j, 16, 4]
-        if self.format.bits == 4:
-            q = np.concatenate([q & 15, q >> 4], axis=2)
-        values = q.transpose(0, 3, 1, 2, 4).astype(np.float32).reshape(self.groups, LANES, -1, BLOCK)
-        values -= np.float32(self.format.zero)
-        values *= groups["d"].transpose(0, 2, 1)[..., None].astype(np.float32)
-        if self.format.has_min:
-            values += groups["m"].transpose(0, 2, 1)[..., None].astype(np.float32)
-        return values.reshape(-1, self.columns)[: self.rows]
+        form, planes = self.format, self._planes()
+        q = planes["q"]
+        if not form.quantized:
+            raw = np.ascontiguousarray(q.transpose(0, 2, 1)).view(np.uint8).reshape(-1)
+            return form.dequantize(raw, (self.groups * LANES, self.columns))[: self.rows]
+        if form.bits < 8:
+            q = np.concatenate([q & 15, q >> 4], axis=2)  # [groups, blocks, 8, 16, 4]
+        h = planes.get("h")
+        if h is not None:
+            if form.bits == 5:
+                upper = h >> np.arange(8, dtype=np.uint8)[:, None, None] & 1
+            else:
+                upper = h[:, :, :, None] >> np.arange(0, 8, 2, dtype=np.uint8)[:, None, None] & 3
+            q = q | upper.reshape(q.shape) << 4
+        codes = q.transpose(0, 3, 1, 2, 4).reshape(self.groups * LANES, -1, BLOCK)
+        d, m, s, n = (
+            None if (plane := planes.get(name)) is None else plane.transpose(0, 2, 1).reshape(len(codes), -1)
+            for name in "dmsn"
+        )
+        assert d is not None
+        return form.assemble(Parts(codes, d, m, s, n))[: self.rows]
 
     def _planes(self) -> dict[str, NDArray[Any]]:
+        """Views of the planes, with the group first."""
+        form, columns = self.format, self.columns
         grouped = self.data.reshape(self.groups, self.group_bytes)
-        blocks = self.columns // self.format.block_values
-        if not self.format.quantized:
-            width = self.columns * LANES * self.format.bits // 8
-            return {"q": grouped[:, :width].view(self.format.block).reshape(self.groups, self.columns, LANES)}
-        used, start = blocks * LANES * 2, self.d_bytes + self.m_bytes
-        planes = {
-            "d": grouped[:, :used],
-            "m": grouped[:, self.d_bytes : self.d_bytes + used],
-            "q": grouped[:, start:],
-        }
-        return {
-            "d": planes["d"].view(np.float16).reshape(self.groups, blocks, LANES),
-            "m": planes["m"].view(np.float16).reshape(self.groups, blocks, LANES)
-            if self.m_bytes
-            else planes["m"],
-            "q": planes["q"].reshape(self.groups, blocks, self.format.bits, LANES, 4),
-        }
+        blocks = columns // BLOCK
+        m_at, s_at, n_at, h_at, q_at = self._starts
+
+        def plane(start: int, dtype: Any, *shape: int) -> NDArray[Any]:
+            nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+            view: NDArray[Any] = grouped[:, start : start + nbytes].view(dtype)
+            return view.reshape(self.groups, *shape)
+
+        if not form.quantized:
+            return {"q": plane(q_at, form.block, columns, LANES)}
+        units = columns // form.unit
+        planes = {"d": plane(0, np.float16, units, LANES)}
+        if form.has_min:
+            planes["m"] = plane(m_at, np.float16, units, LANES)
+        if form.sub:
+            planes["s"] = plane(s_at, np.int8 if form.zero else np.uint8, columns // form.sub, LANES)
+            if form.has_min:
+                planes["n"] = plane(n_at, np.uint8, columns // form.sub, LANES)
+        if form.bits in (5, 6):
+            planes["h"] = plane(h_at, np.uint8, blocks, form.bits - 4, LANES, 4)
+        planes["q"] = plane(q_at, np.uint8, blocks, 8 if form.bits == 8 else 4, LANES, 4)
+        return planes
 
     def _fill(self, row: int, blocks: NDArray[Any]) -> None:
-        """Put rows (as blocks of the format) at `row`, a few at a time so that little memory is used on the
+        """Put rows (as units of the format) at `row`, some at a time so that little memory is used on the
         way.
         """
         planes = self._planes()
         at = 0
         while at < len(blocks):
             group, lane = divmod(row + at, LANES)
-            # whole groups at once where possible, else up to the end of this group
+            left = len(blocks) - at
+            # whole groups where possible, else up to the end of this group
             count = (
-                min(LANES - lane, len(blocks) - at)
-                if lane
-                else min(len(blocks) - at, 64 * LANES) // LANES * LANES
+                min(left, 64 * LANES) // LANES * LANES
+                if lane == 0 and left >= LANES
+                else min(LANES - lane, left)
             )
-            count = count or len(blocks) - at
-            part = blocks[at : at + count]
-            lanes = slice(lane, lane + min(count, LANES))
-            groups = slice(group, group + max(count // LANES, 1))
-            shape = (groups.stop - group, lanes.stop - lane)
-            if not self.format.quantized:
-                planes["q"][groups, :, lanes] = part.reshape(*shape, -1).transpose(0, 2, 1)
-            else:
-                bytes_ = self.format.integers(part) if self.format.bits == 8 else part["q"]
-                quads = bytes_.reshape(*shape, part.shape[1], self.format.bits, 4)
-                planes["q"][groups, :, :, lanes] = quads.transpose(0, 2, 3, 1, 4)
-                planes["d"][groups, :, lanes] = part["d"].reshape(*shape, -1).transpose(0, 2, 1)
-                if self.format.has_min:
-                    planes["m"][groups, :, lanes] = part["m"].reshape(*shape, -1).transpose(0, 2, 1)
+            where = slice(group, group + max(count // LANES, 1)), slice(lane, lane + min(count, LANES))
+            self._put(planes, *where, blocks[at : at + count])
             at += count
+
+    def _put(
+        self, planes: dict[str, NDArray[Any]], groups: slice, lanes: slice, blocks: NDArray[Any]
+    ) -> None:
+        shape = (groups.stop - groups.start, lanes.stop - lanes.start)
+        if not self.format.quantized:
+            planes["q"][groups, :, lanes] = blocks.reshape(*shape, -1).transpose(0, 2, 1)
+            return
+        parts = self.format.parts(blocks)
+        for name in "dmsn":
+            if (values := getattr(parts, name)) is not None:
+                planes[name][groups, :, lanes] = values.reshape(*shape, -1).transpose(0, 2, 1)
+        codes = parts.codes.reshape(*shape, -1, 8, 4)  # [groups, lanes, blocks, operand, 4]
+        bits = self.format.bits
+        low = codes if bits == 8 else (codes[..., :4, :] & 15) | codes[..., 4:, :] << 4
+        planes["q"][groups, :, :, lanes] = low.transpose(0, 2, 3, 1, 4)
+        if bits in (5, 6):
+            width = bits - 4
+            each = codes.reshape(*codes.shape[:3], width, 8 // width, 4) >> 4
+            shifted = each << np.arange(0, 8, width, dtype=np.uint8)[:, None]
+            planes["h"][groups, :, :, lanes] = np.bitwise_or.reduce(shifted, axis=-2).transpose(0, 2, 3, 1, 4)

@@ -19,19 +19,20 @@ Operations marked `tail` work on the last rows only, those whose logits are want
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import activations
+from . import activations, embed, matmul
 from .attention import attend
-from .embed import fetch_f16, fetch_f32, fetch_q4_0, fetch_q4_1, fetch_q8_0
-from .formats import BLOCK, F16, F32, Q4_0, Q4_1, Q8_0, Bytes, Floats
-from .jit import entry
+from .embed import call_fetch
+from .formats import BLOCK, Bytes, Floats
+from .jit import entry, indirect_call, native
 from .kv import PAGE_POSITIONS, KVShape, write_position
 from .logits import summarize
-from .matmul import groups_f16, groups_f32, groups_q4_0, groups_q4_1, groups_q8_0
+from .matmul import call_groups
 from .memory import align_up, aligned_zeros
 from .norm import norm_row
 from .packed import PackedMatrix
@@ -79,24 +80,22 @@ class Field(IntEnum):
     OUT = 3
     QOUT = 4  # -1: no int8 copy
     COLUMNS = 5
-    FORMAT = 6
+    CALL = 6  # address of the format's own code
     WEIGHT = 7  # address
     GROUP_BYTES = 8
-    D_BYTES = 9
-    Q_AT = 10
-    OUT_OFFSET = 11  # bytes into each row of OUT
-    ADD = 12
-    TAIL = 13  # only the rows whose logits are wanted
-    SKIP = 14  # IN has all rows, OUT the tail only
-    NUMBERS = 15  # address of float32 [1]: eps (NORM), scale of the scores (ATTEND)
-    HEADS = 16
-    KV_HEADS = 17
-    HEAD_SIZE = 18
-    LAYER_OFFSET = 19  # bytes into a page
-    TABLE = 20  # address of the sines and cosines
-    HALF = 21  # pairs turned
-    HALVES = 22  # pairs are (i, i + n/2)
-    COUNT = 23
+    OUT_OFFSET = 9  # bytes into each row of OUT
+    ADD = 10
+    TAIL = 11  # only the rows whose logits are wanted
+    SKIP = 12  # IN has all rows, OUT the tail only
+    NUMBERS = 13  # address of float32 [1]: eps (NORM), scale of the scores (ATTEND)
+    HEADS = 14
+    KV_HEADS = 15
+    HEAD_SIZE = 16
+    LAYER_OFFSET = 17  # bytes into a page
+    TABLE = 18  # address of the sines and cosines
+    HALF = 19  # pairs turned
+    HALVES = 20  # pairs are (i, i + n/2)
+    COUNT = 21
 
 
 class State(IntEnum):
@@ -109,16 +108,12 @@ class State(IntEnum):
     COUNT = 8
 
 
-_FORMATS = {f.name: i for i, f in enumerate((F32, F16, Q4_0, Q4_1, Q8_0))}
-
 # numba sees plain integers
 _EMBED, _NORM, _MATMUL, _ROPE_KV, _ATTEND, _SWIGLU = (int(op) for op in list(Op)[:6])
 _F = {f.name: int(f) * 8 for f in Field}
 _OP, _UNITS, _IN, _OUT, _QOUT = (_F[n] for n in ("OP", "UNITS", "IN", "OUT", "QOUT"))
-_COLUMNS, _FORMAT, _WEIGHT, _GROUP_BYTES = (_F[n] for n in ("COLUMNS", "FORMAT", "WEIGHT", "GROUP_BYTES"))
-_D_BYTES, _Q_AT, _OUT_OFFSET, _ADD, _TAIL, _SKIP = (
-    _F[n] for n in ("D_BYTES", "Q_AT", "OUT_OFFSET", "ADD", "TAIL", "SKIP")
-)
+_COLUMNS, _WEIGHT, _GROUP_BYTES = (_F[n] for n in ("COLUMNS", "WEIGHT", "GROUP_BYTES"))
+_CALL, _OUT_OFFSET, _ADD, _TAIL, _SKIP = (_F[n] for n in ("CALL", "OUT_OFFSET", "ADD", "TAIL", "SKIP"))
 _HEADS, _KV_HEADS, _HEAD_SIZE, _LAYER_OFFSET = (
     _F[n] for n in ("HEADS", "KV_HEADS", "HEAD_SIZE", "LAYER_OFFSET")
 )
@@ -144,7 +139,7 @@ class Program:
         return self
 
     def embed(self, weight: PackedMatrix, *, out: Buffer) -> None:
-        self._add(Op.EMBED, OUT=out, **self._matrix(weight))
+        self._add(Op.EMBED, OUT=out, **self._matrix(weight, embed.address(weight.format)))
 
     def norm(
         self,
@@ -187,7 +182,7 @@ class Program:
             OUT_OFFSET=offset * 4,
             ADD=add,
             TAIL=tail,
-            **self._matrix(weight),
+            **self._matrix(weight, matmul.address(weight.format)),
         )
 
     def rope_kv(
@@ -217,13 +212,14 @@ class Program:
     def summary(self, vocabulary: int, *, logits: Buffer, out: Buffer) -> None:
         self._add(Op.SUMMARY, IN=logits, OUT=out, COLUMNS=vocabulary, TAIL=True)
 
-    def _matrix(self, weight: PackedMatrix) -> dict[str, int]:
+    def _matrix(self, weight: PackedMatrix, code: int) -> dict[str, int]:
         self._keep.append(weight)
         return {
-            "COLUMNS": weight.columns, "FORMAT": _FORMATS[weight.format.name], "WEIGHT": weight.address,
-            "GROUP_BYTES": weight.group_bytes, "D_BYTES": weight.d_bytes, "Q_AT": weight.d_bytes +
-            weight.m_bytes,
-        }  # fmt: skip
+            "COLUMNS": weight.columns,
+            "CALL": code,
+            "WEIGHT": weight.address,
+            "GROUP_BYTES": weight.group_bytes,
+        }
 
     def _address(self, array: NDArray[Any]) -> int:
         assert array.flags.c_contiguous
@@ -367,8 +363,7 @@ def unit_cost_ns(op, state, ws):  # type: ignore[no-untyped-def]
     return load_i64(op + _COLUMNS)
 
 
-@entry
-def run_units(op, ws, state, first, last, thread):  # type: ignore[no-untyped-def]
+def _run_units(op, ws, state, first, last, thread):  # type: ignore[no-untyped-def]
     """Do units first … last-1 of the operation at address `op`, over the workspace table at `ws`."""
     kind = load_i64(op + _OP)
     rows = load_i64(state + STATE_TAIL) if load_i64(op + _TAIL) != 0 else load_i64(state + STATE_ROWS)
@@ -381,47 +376,17 @@ def run_units(op, ws, state, first, last, thread):  # type: ignore[no-untyped-de
     if qout >= 0:
         q, q_stride = load_i64(ws + qout * 16), load_i64(ws + qout * 16 + 8)
     columns = load_i64(op + _COLUMNS)
-    form = load_i64(op + _FORMAT)
     w, group_bytes = load_i64(op + _WEIGHT), load_i64(op + _GROUP_BYTES)
-    d_bytes, q_at = load_i64(op + _D_BYTES), load_i64(op + _Q_AT)
 
     if kind == _MATMUL:
         y += load_i64(op + _OUT_OFFSET)
-        add = load_i64(op + _ADD) != 0
-        if form == 3:
-            groups_q4_1(
-                w, group_bytes, d_bytes, q_at, columns, x, x_stride, y, y_stride, rows, add, first, last
-            )
-        elif form == 4:
-            groups_q8_0(
-                w, group_bytes, d_bytes, q_at, columns, x, x_stride, y, y_stride, rows, add, first, last
-            )
-        elif form == 2:
-            groups_q4_0(
-                w, group_bytes, d_bytes, q_at, columns, x, x_stride, y, y_stride, rows, add, first, last
-            )
-        elif form == 1:
-            groups_f16(
-                w, group_bytes, d_bytes, q_at, columns, x, x_stride, y, y_stride, rows, add, first, last
-            )
-        else:
-            groups_f32(
-                w, group_bytes, d_bytes, q_at, columns, x, x_stride, y, y_stride, rows, add, first, last
-            )
+        add = load_i64(op + _ADD)
+        code = load_i64(op + _CALL)
+        call_groups(code, w, group_bytes, columns, x, x_stride, y, y_stride, rows, add, first, last)
     elif kind == _EMBED:
         for t in range(first, last):
             token = load_i32(load_i64(ws + _TOKENS) + t * 4)
-            out = y + t * y_stride
-            if form == 4:
-                fetch_q8_0(w, group_bytes, d_bytes, q_at, columns, token, out)
-            elif form == 3:
-                fetch_q4_1(w, group_bytes, d_bytes, q_at, columns, token, out)
-            elif form == 2:
-                fetch_q4_0(w, group_bytes, d_bytes, q_at, columns, token, out)
-            elif form == 1:
-                fetch_f16(w, group_bytes, d_bytes, q_at, columns, token, out)
-            else:
-                fetch_f32(w, group_bytes, d_bytes, q_at, columns, token, out)
+            call_fetch(load_i64(op + _CALL), w, group_bytes, columns, token, y + t * y_stride)
     elif kind == _NORM:
         skip = load_i64(state + STATE_ROWS) - rows if load_i64(op + _SKIP) != 0 else 0
         for t in range(first, last):
@@ -472,3 +437,15 @@ def run_units(op, ws, state, first, last, thread):  # type: ignore[no-untyped-de
             best, total = summarize(x + t * x_stride, columns)
             store_i64(y + t * y_stride, best)
             store_f32(y + t * y_stride + 8, total)
+
+
+call_units = indirect_call(6)
+"""call_units(address, op, ws, state, first, last, thread): see `_run_units`."""
+
+
+@cache
+def units_address() -> int:
+    """Where the code that does units is. By address, so that it is compiled once and not again in each
+    caller.
+    """
+    return native(6)(_run_units)

@@ -54,7 +54,7 @@ class _VectorModel(models.PrimitiveModel):
         super().__init__(dmm, fe_type, fe_type.llvm)  # type: ignore[no-untyped-call]
 
 
-def _define(result: Any, *parameters: Any) -> Callable[[Callable[..., Any]], Any]:
+def define(result: Any, *parameters: Any) -> Callable[[Callable[..., Any]], Any]:
     """Make an intrinsic of `emit(context, builder, *values)`, with fixed types."""
 
     def decorate(emit: Callable[..., Any]) -> Any:
@@ -110,47 +110,58 @@ def _call(builder: Any, name: str, result: Any, *values: Any) -> Any:
 # Scalars by address
 
 
-@_define(types.int64, types.int64)
+@define(types.int64, types.int64)
 def load_i64(context: Any, builder: Any, address: Any) -> Any:
     return _load(builder, address, _I64, 8)
 
 
-@_define(types.int64, types.int64)
+@define(types.int64, types.int64)
 def load_i32(context: Any, builder: Any, address: Any) -> Any:
     return builder.sext(_load(builder, address, _I32, 4), _I64)
 
 
-@_define(types.int64, types.int64)
+@define(types.int64, types.int64)
+def load_i8(context: Any, builder: Any, address: Any) -> Any:
+    return builder.sext(_load(builder, address, _I8, 1), _I64)
+
+
+@define(types.int64, types.int64)
 def load_u8(context: Any, builder: Any, address: Any) -> Any:
     return builder.zext(_load(builder, address, _I8, 1), _I64)
 
 
-@_define(types.float32, types.int64)
+@define(types.float32, types.int64)
 def load_f32(context: Any, builder: Any, address: Any) -> Any:
     return _load(builder, address, _F32, 4)
 
 
-@_define(types.float32, types.int64)
+@define(types.float32, types.int64)
 def load_f16(context: Any, builder: Any, address: Any) -> Any:
     return builder.fpext(_load(builder, address, _F16, 2), _F32)
 
 
-@_define(types.void, types.int64, types.int64)
+@define(types.float32, types.int64)
+def load_bf16(context: Any, builder: Any, address: Any) -> Any:
+    word = builder.zext(_load(builder, address, _I16, 2), _I32)
+    return builder.bitcast(builder.shl(word, ir.Constant(_I32, 16)), _F32)
+
+
+@define(types.void, types.int64, types.int64)
 def store_i32(context: Any, builder: Any, address: Any, value: Any) -> None:
     _store(builder, address, builder.trunc(value, _I32), 4)
 
 
-@_define(types.void, types.int64, types.int64)
+@define(types.void, types.int64, types.int64)
 def store_i64(context: Any, builder: Any, address: Any, value: Any) -> None:
     _store(builder, address, value, 8)
 
 
-@_define(types.void, types.int64, types.float32)
+@define(types.void, types.int64, types.float32)
 def store_f32(context: Any, builder: Any, address: Any, value: Any) -> None:
     _store(builder, address, value, 4)
 
 
-@_define(types.void, types.int64, types.float32)
+@define(types.void, types.int64, types.float32)
 def store_f16(context: Any, builder: Any, address: Any, value: Any) -> None:
     _store(builder, address, builder.fptrunc(value, _F16), 2)
 
@@ -158,33 +169,33 @@ def store_f16(context: Any, builder: Any, address: Any, value: Any) -> None:
 # Vectors by address
 
 
-@_define(f32x16, types.int64)
+@define(f32x16, types.int64)
 def vload_f32(context: Any, builder: Any, address: Any) -> Any:
     return _load(builder, address, f32x16.llvm, 4)
 
 
-@_define(f32x16, types.int64)
+@define(f32x16, types.int64)
 def vload_f16(context: Any, builder: Any, address: Any) -> Any:
     """16 float16 values, widened to float32."""
     return builder.fpext(_load(builder, address, ir.VectorType(_F16, 16), 2), f32x16.llvm)
 
 
-@_define(u8x64, types.int64)
+@define(u8x64, types.int64)
 def vload_u8(context: Any, builder: Any, address: Any) -> Any:
     return _load(builder, address, u8x64.llvm, 1)
 
 
-@_define(types.void, types.int64, f32x16)
+@define(types.void, types.int64, f32x16)
 def vstore_f32(context: Any, builder: Any, address: Any, value: Any) -> None:
     _store(builder, address, value, 4)
 
 
-@_define(types.void, types.int64, f32x16)
+@define(types.void, types.int64, f32x16)
 def vstore_f16(context: Any, builder: Any, address: Any, value: Any) -> None:
     _store(builder, address, builder.fptrunc(value, ir.VectorType(_F16, 16)), 2)
 
 
-@_define(types.void, types.int64, i32x16)
+@define(types.void, types.int64, i32x16)
 def vstore_i8(context: Any, builder: Any, address: Any, value: Any) -> None:
     """The low byte of each lane."""
     _store(builder, address, builder.trunc(value, ir.VectorType(_I8, 16)), 1)
@@ -193,82 +204,82 @@ def vstore_i8(context: Any, builder: Any, address: Any, value: Any) -> None:
 # Arithmetic
 
 
-@_define(f32x16, types.float32)
+@define(f32x16, types.float32)
 def splat_f32(context: Any, builder: Any, value: Any) -> Any:
     return _splat(builder, value, 16)
 
 
-@_define(i32x16, types.int64)
+@define(i32x16, types.int64)
 def splat_i32(context: Any, builder: Any, value: Any) -> Any:
     return _splat(builder, builder.trunc(value, _I32), 16)
 
 
-@_define(f32x16, f32x16, f32x16, f32x16)
+@define(f32x16, f32x16, f32x16, f32x16)
 def fma(context: Any, builder: Any, a: Any, b: Any, c: Any) -> Any:
     """`a * b + c` with one rounding."""
     return _call(builder, "llvm.fma.v16f32", f32x16.llvm, a, b, c)
 
 
-@_define(f32x16, f32x16, f32x16)
+@define(f32x16, f32x16, f32x16)
 def _vadd(context: Any, builder: Any, a: Any, b: Any) -> Any:
     return builder.fadd(a, b)
 
 
-@_define(f32x16, f32x16, f32x16)
+@define(f32x16, f32x16, f32x16)
 def _vsub(context: Any, builder: Any, a: Any, b: Any) -> Any:
     return builder.fsub(a, b)
 
 
-@_define(f32x16, f32x16, f32x16)
+@define(f32x16, f32x16, f32x16)
 def _vmul(context: Any, builder: Any, a: Any, b: Any) -> Any:
     return builder.fmul(a, b)
 
 
-@_define(f32x16, f32x16, f32x16)
+@define(f32x16, f32x16, f32x16)
 def _vdiv(context: Any, builder: Any, a: Any, b: Any) -> Any:
     return builder.fdiv(a, b)
 
 
-@_define(i32x16, i32x16, i32x16)
+@define(i32x16, i32x16, i32x16)
 def _iadd(context: Any, builder: Any, a: Any, b: Any) -> Any:
     return builder.add(a, b)
 
 
-@_define(f32x16, f32x16, f32x16)
+@define(f32x16, f32x16, f32x16)
 def vmax(context: Any, builder: Any, a: Any, b: Any) -> Any:
     """The larger of each pair; a NaN in `a` gives `b`'s lane."""
     return builder.select(builder.fcmp_ordered(">", a, b), a, b)
 
 
-@_define(f32x16, f32x16)
+@define(f32x16, f32x16)
 def vabs(context: Any, builder: Any, a: Any) -> Any:
     return _call(builder, "llvm.fabs.v16f32", f32x16.llvm, a)
 
 
-@_define(f32x16, f32x16)
+@define(f32x16, f32x16)
 def vround(context: Any, builder: Any, a: Any) -> Any:
     """To the nearest integer, ties to even."""
     return _call(builder, "llvm.rint.v16f32", f32x16.llvm, a)
 
 
-@_define(i32x16, f32x16)
+@define(i32x16, f32x16)
 def to_i32(context: Any, builder: Any, a: Any) -> Any:
     return builder.fptosi(a, i32x16.llvm)
 
 
-@_define(f32x16, i32x16)
+@define(f32x16, i32x16)
 def to_f32(context: Any, builder: Any, a: Any) -> Any:
     return builder.sitofp(a, f32x16.llvm)
 
 
-@_define(f32x16, f32x16)
+@define(f32x16, f32x16)
 def power_of_two(context: Any, builder: Any, a: Any) -> Any:
     """2**a for integral `a` in -126 … 127, by building the exponent."""
     exponent = builder.add(builder.fptosi(a, i32x16.llvm), ir.Constant(i32x16.llvm, [127] * 16))
     return builder.bitcast(builder.shl(exponent, ir.Constant(i32x16.llvm, [23] * 16)), f32x16.llvm)
 
 
-@_define(f32x16, f32x16, types.int64, types.float32)
+@define(f32x16, f32x16, types.int64, types.float32)
 def keep_first(context: Any, builder: Any, a: Any, count: Any, other: Any) -> Any:
     """Lanes below `count` as they are, `other` in the rest."""
     lane = ir.Constant(i32x16.llvm, list(range(16)))
@@ -289,18 +300,18 @@ def _halve(builder: Any, vector: Any, combine: Callable[[Any, Any], Any]) -> Any
     return builder.extract_element(vector, ir.Constant(_I32, 0))
 
 
-@_define(types.float32, f32x16)
+@define(types.float32, f32x16)
 def sum_lanes(context: Any, builder: Any, a: Any) -> Any:
     """The sum of the lanes, halves added to halves: one order on every CPU."""
     return _halve(builder, a, builder.fadd)
 
 
-@_define(types.float32, f32x16)
+@define(types.float32, f32x16)
 def max_lanes(context: Any, builder: Any, a: Any) -> Any:
     return _halve(builder, a, lambda x, y: builder.select(builder.fcmp_ordered(">", x, y), x, y))
 
 
-@_define(types.int64, i32x16)
+@define(types.int64, i32x16)
 def sum_lanes_i32(context: Any, builder: Any, a: Any) -> Any:
     return builder.sext(_halve(builder, a, builder.add), _I64)
 
@@ -324,12 +335,44 @@ _overload_operator(operator.truediv, _vdiv)
 # Quantized products
 
 
-@_define(u8x64, u8x64)
+@define(f32x16, types.int64)
+def vload_bf16(context: Any, builder: Any, address: Any) -> Any:
+    """16 bfloat16 values, widened to float32."""
+    words = builder.zext(_load(builder, address, ir.VectorType(_I16, 16), 2), i32x16.llvm)
+    return builder.bitcast(builder.shl(words, ir.Constant(i32x16.llvm, [16] * 16)), f32x16.llvm)
+
+
+@define(f32x16, types.int64)
+def vload_u8_f32(context: Any, builder: Any, address: Any) -> Any:
+    """16 uint8 values as float32."""
+    return builder.uitofp(_load(builder, address, ir.VectorType(_I8, 16), 1), f32x16.llvm)
+
+
+@define(f32x16, types.int64)
+def vload_i8_f32(context: Any, builder: Any, address: Any) -> Any:
+    """16 int8 values as float32."""
+    return builder.sitofp(_load(builder, address, ir.VectorType(_I8, 16), 1), f32x16.llvm)
+
+
+@define(u8x64, u8x64, u8x64, types.int64, types.int64)
+def with_upper_bits(context: Any, builder: Any, low: Any, upper: Any, shift: Any, mask: Any) -> Any:
+    """`low` | (`upper` shifted left by `shift`, kept where `mask` is set); both constant, shift -8 … 8."""
+    # shifted as 32-bit words, which every CPU has; what crosses into a neighbour's byte is masked off
+    words, vector = builder.bitcast(upper, i32x16.llvm), i32x16.llvm
+    count = _splat(builder, builder.trunc(shift, _I32), 16)
+    zero = ir.Constant(vector, [0] * 16)
+    left = builder.shl(words, builder.select(builder.icmp_signed("<", count, zero), zero, count))
+    right = builder.select(builder.icmp_signed("<", count, zero), builder.neg(count), zero)
+    moved = builder.bitcast(builder.lshr(left, right), u8x64.llvm)
+    return builder.or_(low, builder.and_(moved, _splat(builder, builder.trunc(mask, _I8), 64)))
+
+
+@define(u8x64, u8x64)
 def low_nibbles(context: Any, builder: Any, a: Any) -> Any:
     return builder.and_(a, ir.Constant(u8x64.llvm, [15] * 64))
 
 
-@_define(u8x64, u8x64)
+@define(u8x64, u8x64)
 def high_nibbles(context: Any, builder: Any, a: Any) -> Any:
     return builder.lshr(a, ir.Constant(u8x64.llvm, [4] * 64))
 
@@ -350,7 +393,7 @@ def isa(context: Any = None) -> str:
     return "avx512-vnni" if {"avx512vnni", "avx512bw"} <= features else "portable"
 
 
-@_define(i32x16, i32x16, u8x64, types.int64)
+@define(i32x16, i32x16, u8x64, types.int64)
 def dot_u8s8(context: Any, builder: Any, accumulator: Any, unsigned: Any, address: Any) -> Any:
     """Lane i: accumulator[i] + Σ unsigned[4i+k] * signed[k], k < 4, the 4 int8 at `address` being shared by
     all lanes.

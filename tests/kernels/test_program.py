@@ -14,10 +14,10 @@ from coro_rt.kernels.packed import PackedMatrix
 from coro_rt.kernels.program import Buffer, Program, Widths, Workspace
 from coro_rt.kernels.rope import table
 
-HIDDEN, HEADS, GATED, VOCABULARY, CONTEXT = 128, 4, 256, 500, 256
+HIDDEN, HEADS, GATED, VOCABULARY, CONTEXT = 256, 8, 256, 500, 256
 KV = KVShape(layers=2, heads=2, head_size=32)
 WIDTHS = Widths(
-    hidden=HIDDEN, qkv=8 * 32, attended=HIDDEN, gated=GATED, vocabulary=VOCABULARY, context=CONTEXT
+    hidden=HIDDEN, qkv=12 * 32, attended=HIDDEN, gated=GATED, vocabulary=VOCABULARY, context=CONTEXT
 )
 
 
@@ -38,7 +38,7 @@ def small_model(form: str) -> Program:
     program.embed(embedding, out=Buffer.HIDDEN)
     for layer in range(KV.layers):
         program.norm(ones, 1e-5, HIDDEN, source=Buffer.HIDDEN, out=Buffer.NORMED, qout=Buffer.QNORMED)
-        program.matmul(matrix(8 * 32, HIDDEN), source=normed, out=Buffer.QKV)
+        program.matmul(matrix(12 * 32, HIDDEN), source=normed, out=Buffer.QKV)
         program.rope_kv(KV, layer, HEADS, turns, halves=False, qkv=Buffer.QKV)
         program.attend(KV, layer, HEADS, qkv=Buffer.QKV, out=Buffer.ATTENDED, qout=Buffer.QATTENDED)
         program.matmul(

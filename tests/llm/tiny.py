@@ -31,11 +31,11 @@ class Tiny:
         form: str = "F32",
         mixed: bool = False,
         layers: int = 2,
-        heads: int = 4,
+        heads: int = 8,
         kv_heads: int = 2,
         head_size: int = 32,
-        hidden: int = 64,
-        feed_forward: int = 96,
+        hidden: int = 256,
+        feed_forward: int = 256,
         context: int = 256,
         own_head: bool = False,
         rope_factors: bool = False,
@@ -109,7 +109,7 @@ class Tiny:
             elif value is not None:
                 writer.add_array(key, value)
         for name, values in self.weights.items():
-            if name in self.raw and Format.known[self.forms[name]].quantized:
+            if name in self.raw and self.forms[name] not in ("F32", "F16"):
                 kind = gguf.GGMLQuantizationType(Format.known[self.forms[name]].ggml_type)
                 writer.add_tensor(name, self.raw[name], raw_dtype=kind)
             elif self.forms.get(name) == "F16":

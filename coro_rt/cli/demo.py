@@ -5,7 +5,7 @@ The part to read is `measure`: everything else here is words and tables.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import click
-from anyio.abc import TaskStatus
 from rich.table import Table
 
 from coro_rt import QoS, Stats, qos
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 
 QUESTION = "Give me three tips for a good night's sleep."
 SUMMARY_TOKENS = 96
+PATIENCE_S = 30.0
 
 
 @click.command()
@@ -65,19 +65,20 @@ async def measure(settings: Settings, output: Output) -> Figures:
         async with anyio.create_task_group() as group:
             with qos(QoS.BACKGROUND):  # inherited by the tasks that are started in it
                 first, second, third, fourth = texts()
-                await group.start(background.summarise, first)
-                reading_since = anyio.current_time()
-                await group.start(background.summarise, second)
-                reading_s = anyio.current_time() - reading_since
+                began = anyio.current_time()
+                group.start_soon(background.summarise, first)
+                group.start_soon(background.summarise, second)
+                await background.writes.wait()
                 group.start_soon(background.summarise, third)
                 group.start_soon(background.summarise, fourth)
-                await anyio.sleep(reading_s / 2)  # so that these two are in the midst of their texts
+                await anyio.sleep((background.since - began) / 2)  # these two are in the midst of their texts
             with qos(QoS.USER_INTERACTIVE):
                 output.line(f"\n{QUESTION}  (beside {background})", style="bold")
                 loaded = await listen(ask, output.write)
             output.write("\n")
             after = runtime.stats()
-            await background.each_has_finished()
+            with anyio.move_on_after(PATIENCE_S):  # there are policies under which not everybody has a turn
+                await background.each_has_finished.wait()
             tokens_per_s = background.tokens_per_s
             group.cancel_scope.cancel()  # where the block is left, no job is left
         return Figures(circumstances(settings, runtime), idle, loaded, tokens_per_s, before, after)
@@ -90,43 +91,34 @@ class Background:
         self._llm = llm
         self._reading: set[str] = set()
         self._writing: set[str] = set()
+        self._finished: set[str] = set()  # their first summary
         self._tokens = 0
-        self._since = 0.0  # when the first of them came
-        self._finished = 0
-        self._each_has_finished = anyio.Event()
+        self.since = 0.0  # when the first of them came
+        self.writes = anyio.Event()
+        self.each_has_finished = anyio.Event()
 
-    async def summarise(
-        self, text: str, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
-    ) -> None:
-        """Summarise `text` until cancelled; it counts as started when it has been read."""
-        await self._summarise_once(text, has_read=task_status.started)
-        self._finished += 1
-        if self._finished == 4:
-            self._each_has_finished.set()
-        while True:
-            await self._summarise_once(text)
-
-    async def _summarise_once(self, text: str, has_read: Callable[[], None] = lambda: None) -> None:
-        self._writing.discard(text)
-        self._reading.add(text)
+    async def summarise(self, text: str) -> None:
+        """Summarise `text` until cancelled."""
         prompt = f"Summarise this text in a few sentences.\n\n{text}"
-        async with self._llm.chat(prompt, max_tokens=SUMMARY_TOKENS) as summary:
-            async for _ in summary:
-                if text in self._reading:
-                    self._reading.remove(text)
+        while True:
+            self._reading.add(text)
+            async with self._llm.chat(prompt, max_tokens=SUMMARY_TOKENS) as summary:
+                async for _ in summary:
+                    if not self._tokens:
+                        self.since = anyio.current_time()
+                        self.writes.set()
+                    self._tokens += 1
+                    self._reading.discard(text)
                     self._writing.add(text)
-                    has_read()
-                self._since = self._since or anyio.current_time()
-                self._tokens += 1
-
-    async def each_has_finished(self) -> None:
-        """Wait until each text has been summarised once."""
-        await self._each_has_finished.wait()
+            self._writing.discard(text)
+            self._finished.add(text)
+            if len(self._finished) == 4:
+                self.each_has_finished.set()
 
     @property
     def tokens_per_s(self) -> float:
         """Written since the first token, while other texts were read and the question answered."""
-        return self._tokens / (anyio.current_time() - self._since)
+        return self._tokens / (anyio.current_time() - self.since)
 
     def __str__(self) -> str:
         return f"four background jobs: {len(self._writing)} writing, {len(self._reading)} reading"

@@ -49,9 +49,8 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run a command; returns its exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # a model's text has characters that not every terminal has
-            stream.reconfigure(errors="replace")
+    if isinstance(sys.stdout, TextIOWrapper):  # a model's text has characters that not every terminal has
+        sys.stdout.reconfigure(errors="replace")
     try:
         code = cli.main(arguments, prog_name="coro-rt", standalone_mode=False)
         sys.stdout.flush()

@@ -152,7 +152,7 @@ class Figures:
         table.add_row("tokens/s", f"{idle.tokens_per_s:.0f}", f"{loaded.tokens_per_s:.0f}")
         table.add_row("background tokens/s", "", f"{self.background_tokens_per_s:.0f}")
         table.add_row("task switches", "", f"{self.switches:,}")
-        table.add_row("of these preemptions", "", f"{self.preemptions:,}")
+        table.add_row("... within a time slice", "", f"{self.preemptions:,}")
         table.add_row("a task switch takes", "", f"{self.after.switch_cost_s * 1e6:.1f} µs")
         return table
 

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from coro_rt import CoroRtError, Runtime, open_runtime
 from coro_rt.cli.options import Settings
 from coro_rt.cli.output import Output
-from coro_rt.llm.catalog import CATALOG, pull, resolve
+from coro_rt.llm.catalog import CATALOG, installed, pull, resolve
 
 if TYPE_CHECKING:
     from coro_rt.llm.model import LLM
@@ -55,11 +55,12 @@ def circumstances(settings: Settings, runtime: Runtime) -> dict[str, Any]:
 
 
 async def fetch(name: str, output: Output) -> Path:
-    """Pull a model of the catalogue, showing how far it is."""
+    """Pull a model of the catalogue, showing how far it is. What is there already is only checked."""
     if name not in CATALOG:
         return pull(name)  # which says what names there are
     entry = CATALOG[name]
-    output.note(f"fetching {name}: {entry.download_size / 1e6:.0f} MB, {entry.licence} ...")
+    if entry not in installed():
+        output.note(f"fetching {name}: {entry.download_size / 1e6:.0f} MB, {entry.licence} ...")
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
     # No thread of its own: it is drawn at each report. Nothing but the line above where there is no terminal.
     progress = Progress(

@@ -52,4 +52,4 @@ class Output:
             sys.stdout.write(written)
             sys.stdout.flush()
         else:
-            Path(self._json_to).write_text(written, encoding="utf-8")
+            Path(self._json_to).write_text(written, encoding="utf-8", errors="replace")

@@ -175,8 +175,8 @@ class Engine:
             self.wake_locked(job, value, error)
 
     def wake_locked(self, job: Job[Any], value: Any = None, error: BaseException | None = None) -> None:
-        """Like `wake`. Does nothing for a job that its dead device took along."""
-        if job.state is State.DONE:
+        """Like `wake`. Does nothing for a job that its failed device took along."""
+        if job.state is not State.WAITING:
             return
         job.inbox = value
         job.inbox_error = error
@@ -303,28 +303,37 @@ class Engine:
             worker.stop()
 
     def worker_failed(self, worker: Worker, failure: BaseException) -> None:
-        """A worker's thread ends by an error of ours or of its device: its jobs end with DeviceError."""
+        """A worker's thread ends by an error of ours or of its device: its jobs end with DeviceError.
+
+        Called by that thread. The jobs' `finally` blocks run, as far as they await nothing.
+        """
         logger.error("the worker of device %r has failed", worker.name, exc_info=failure)
         with self.deciding():
             worker.failure = failure
-            now = self.clock()
             orphans = [job for job in self.jobs if job.worker is worker]
             for job in orphans:
-                job.error = DeviceError(f"device {worker.name!r} has failed: {failure!r}")
-                job.error.__cause__ = failure
-                if job.state is State.RUNNING:
-                    self.finish_locked(job, now)
-                elif job.state is State.WAITING:
+                if job.state is State.WAITING:
                     assert job.trap is not None
                     job.trap.leave(job)
-                    self.scheduler.wake(job.entry, now)
-            while (grant := self.scheduler.next(worker.name, now)) is not None:
-                self.finish_locked(cast(JobEntry, grant.entry).job, now)
+                    job.trap = None
+                    self.scheduler.wake(job.entry, self.clock())
         for job in orphans:
+            worker.job = job
             try:
-                job.coro.close()
+                job.context.run(job.coro.close)
             except Exception:
                 logger.exception("%s, while its device failed", job.name)
+        with self.deciding():
+            for job in orphans:
+                if job.state is State.RUNNING:
+                    self._fail_locked(job, failure)
+            while (grant := self.scheduler.next(worker.name, self.clock())) is not None:
+                self._fail_locked(cast(JobEntry, grant.entry).job, failure)
+
+    def _fail_locked(self, job: Job[Any], failure: BaseException) -> None:
+        job.error = DeviceError(f"device {job.worker.name!r} has failed: {failure!r}")
+        job.error.__cause__ = failure
+        self.finish_locked(job, self.clock())
 
     def _ejected(self, ejection: Ejection) -> None:
         self.after(

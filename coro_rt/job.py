@@ -1,8 +1,7 @@
-"""A job: one coroutine that workers step. Here is its state, and what people may do with it from inside other
-jobs.
+"""A job: one coroutine that workers step. Here is its state, and what may be done with it.
 
-Everything mutable in a job is touched either by the worker that runs it or under the engine's lock; never
-both.
+While it runs, its worker alone touches it, but for what other threads do under the engine's lock: to
+`cancelled`, `joiners`, `waiters` and its entry.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _NOTHING = Ledger()
 class CancelReason(Enum):
     """Who wanted the job to end."""
 
-    SCOPE = "the task that asked for it was cancelled"
+    SCOPE = "the task that asked for it has given it up"
     HAND = "it was cancelled by hand"
     PARENT = "the job that started it ended"
     CLOSED = "the runtime was closed"

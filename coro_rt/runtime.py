@@ -41,6 +41,7 @@ class Runtime:
         self._engine = engine
         self.memory = memory
 
+    @protected
     async def run(
         self,
         fn: Callable[[*Args], Coroutine[Any, Any, T]],
@@ -181,16 +182,18 @@ class Runtime:
 class open_runtime:
     """`async with open_runtime() as runtime:` opens devices and starts their workers.
 
-    When the block is left, however, all jobs are cancelled and waited for, and all threads are joined.
+    However the block is left: all jobs are cancelled and waited for, all threads are joined.
 
-    `policy`: "dynamic", "fair", "strict", "fifo", a `Policy` of your own, or a path "package.module:Class".
-    `devices`: names or Device objects, ["cpu"] if None; jobs go to the first unless they say otherwise.
-    `threads`: how many of them the CPU's kernels use; by default, as many as affinity and the cgroup's quota
-    allow. `memory`: the budget of models and their caches, in bytes or like "1GiB"; unlimited if None.
-    `shares`: the tenants' weights; `background_share`: what background work gets at least of each device,
-    while there is some; `max_wait_s`: who has been ready for longer goes next. `max_jobs`, `on_full`: over
-    that many jobs, asking for one waits (the most urgent comes in first) or raises Overloaded. `clock`:
-    seconds as a float, monotonic; `coro_rt.testing.VirtualClock` for tests.
+    - `policy`: "dynamic", "fair", "strict", "fifo", a `Policy` of your own, or a path "package.module:Class"
+    - `devices`: names or Device objects, ["cpu"] if None; jobs go to the first unless they say otherwise
+    - `threads`: how many the CPU's kernels use; by default what affinity and the cgroup's quota allow
+    - `memory`: the budget of models and their caches, in bytes or like "1GiB"; None: unlimited
+    - `shares`: the tenants' weights; 1 for those not named
+    - `background_share`: the part of each device that background work gets at least, while there is some
+    - `max_wait_s`: who has been ready for longer than this goes next
+    - `max_jobs`, `on_full`: when there are that many, asking for one more waits (the most urgent come in
+      first) or raises Overloaded
+    - `clock`: gives seconds, never less than before; `coro_rt.testing.VirtualClock` is one
 
     Raises DeviceError for a device that there is not, SchedulerError for a policy or share that cannot be
     taken.

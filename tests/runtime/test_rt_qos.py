@@ -10,7 +10,7 @@ from rt_tools import Gate, opened, simulated, until, until_state
 import coro_rt
 from coro_rt import Job, Policy, QoS, Runtime
 from coro_rt.schedulers.entry import Entry, State
-from coro_rt.testing import sim_work
+from coro_rt.testing import SimDevice, sim_work
 
 pytestmark = pytest.mark.anyio
 
@@ -151,38 +151,41 @@ async def test_urgency_can_be_changed_while_a_job_waits() -> None:
 
 
 async def test_an_urgent_job_interrupts_a_kernel_at_the_end_of_its_quantum() -> None:
+    """Woken by another device's worker, in the middle of a long kernel."""
     moments: dict[str, float] = {}
+    event = coro_rt.Event()
 
-    async with simulated(devices=["sim", coro_rt.testing.SimDevice("other")]) as (runtime, clock):
+    async with simulated(devices=["sim", SimDevice("other")]) as (runtime, clock):
+
+        async def urgent() -> None:
+            await event.wait()
+            moments["begun"] = clock.now()
+            await sim_work(1)
+            moments["urgent"] = clock.now()
 
         async def long() -> None:
             await sim_work(10)
             moments["long"] = clock.now()
 
-        async def urgent() -> None:
-            await sim_work(1)
-            moments["urgent"] = clock.now()
-
-        async def later() -> None:
+        async def other() -> None:
             await coro_rt.sleep(3.0011)
-            await coro_rt.on_host(ask)
-
-        async def ask() -> None:
-            with coro_rt.qos(QoS.USER_INTERACTIVE):
-                tg.start_soon(runtime.run, urgent)
-                await until(lambda: "urgent" in moments or runtime.stats().jobs_ready == 2)
+            event.set()
 
         async with anyio.create_task_group() as tg:
-            with clock.hold(), coro_rt.qos(QoS.BACKGROUND):
-                tg.start_soon(runtime.run, long)
+            with clock.hold():
+                with coro_rt.qos(QoS.USER_INTERACTIVE):
+                    tg.start_soon(runtime.run, urgent)
                 await until(lambda: runtime.stats().jobs_ready == 1)
-                async with runtime.start(later, device="other") as job:
-                    await until(lambda: runtime.stats().jobs_ready == 2)
-                    clock._holds -= 1  # from here on it may move
-                    clock.advance(0)
-                    await job.result()
-                    clock._holds += 1
-    assert moments["urgent"] < moments["long"] == pytest.approx(11.0)
+                with coro_rt.qos(QoS.BACKGROUND):
+                    tg.start_soon(runtime.run, long)
+                await until(lambda: runtime.stats().jobs_ready == 2)
+                helper = runtime.start(other, device="other")
+                await helper.__aenter__()
+            await helper.result()
+        await helper.__aexit__(None, None, None)
+    assert 3.0011 <= moments["begun"] < 3.0011 + 0.0021
+    assert moments["urgent"] == pytest.approx(moments["begun"] + 1)
+    assert moments["long"] == pytest.approx(11.0, abs=1e-6)
 
 
 async def test_a_sleeping_urgent_job_interrupts_when_it_wakes() -> None:

@@ -275,26 +275,30 @@ async def test_cancelling_a_lock_waiter_leaves_the_lock_to_others() -> None:
 
 
 async def test_a_waiter_cancelled_in_the_moment_of_getting_the_lock_gives_it_back() -> None:
-    lock, gate = Lock(), Gate()
+    lock, event, gate = Lock(), Event(), Gate()
 
     async def holder() -> None:
         async with lock:
-            await coro_rt.sleep(0.01)
+            await event.wait()
         await gate.kernel()  # the waiter has the lock, and is ready, and is cancelled
 
     async def waiter() -> None:
         async with lock:
             raise AssertionError("not reached")
 
-    async with opened() as runtime, runtime.start(holder) as first:
+    async with opened(background_share=0.0) as runtime, runtime.start(holder) as first:
         await until_state(first, State.WAITING)
-        async with runtime.start(waiter) as second:
-            await until_state(second, State.WAITING)
-            await gate.closed()
-            assert second.state is State.READY
-            second.cancel()
-            gate.open()
-            await until_state(second, State.DONE)
+        with coro_rt.qos(QoS.BACKGROUND):
+            second = runtime.start(waiter)
+            await second.__aenter__()
+        await until_state(second, State.WAITING)
+        event.set()
+        await gate.closed()
+        assert second.state is State.READY
+        second.cancel()
+        gate.open()
+        await until_state(second, State.DONE)
+        await second.__aexit__(None, None, None)
         await first.result()
     assert not lock.locked()
 

@@ -10,7 +10,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils, types
 
-from .simd import _load, _pointer, define
+from .simd import call_llvm, define, load, pointer
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 
@@ -20,58 +20,52 @@ CONDITION_BYTES = 64  # at least sizeof(pthread_cond_t): 48 and 48
 
 @define(types.int64, types.int64)
 def atomic_load(context: Any, builder: Any, address: Any) -> Any:
-    return builder.load_atomic(_pointer(builder, address, _I64), "acquire", 8, typ=_I64)
+    return builder.load_atomic(pointer(builder, address, _I64), "acquire", 8, typ=_I64)
 
 
 @define(types.void, types.int64, types.int64)
 def atomic_store(context: Any, builder: Any, address: Any, value: Any) -> None:
-    builder.store_atomic(value, _pointer(builder, address, _I64), "release", 8)
+    builder.store_atomic(value, pointer(builder, address, _I64), "release", 8)
 
 
 @define(types.int64, types.int64, types.int64)
 def atomic_add(context: Any, builder: Any, address: Any, value: Any) -> Any:
     """Add, and give what was there before."""
-    return builder.atomic_rmw("add", _pointer(builder, address, _I64), value, "seq_cst")
+    return builder.atomic_rmw("add", pointer(builder, address, _I64), value, "seq_cst")
 
 
 @define(types.boolean, types.int64, types.int64, types.int64)
 def compare_and_swap(context: Any, builder: Any, address: Any, expected: Any, new: Any) -> Any:
-    pair = builder.cmpxchg(_pointer(builder, address, _I64), expected, new, "seq_cst", "seq_cst")
+    pair = builder.cmpxchg(pointer(builder, address, _I64), expected, new, "seq_cst", "seq_cst")
     return builder.extract_value(pair, 1)
-
-
-def _external(builder: Any, name: str, result: Any, *values: Any) -> Any:
-    kind = ir.FunctionType(result, [value.type for value in values])
-    function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
-    return builder.call(function, values)
 
 
 @define(types.void, types.int64, types.int64)
 def init_mutex_and_condition(context: Any, builder: Any, mutex: Any, condition: Any) -> None:
     nothing = ir.Constant(_I64, 0)
-    _external(builder, "pthread_mutex_init", _I32, mutex, nothing)
-    _external(builder, "pthread_cond_init", _I32, condition, nothing)
+    call_llvm(builder, "pthread_mutex_init", _I32, mutex, nothing)
+    call_llvm(builder, "pthread_cond_init", _I32, condition, nothing)
 
 
 @define(types.void, types.int64)
 def lock(context: Any, builder: Any, mutex: Any) -> None:
-    _external(builder, "pthread_mutex_lock", _I32, mutex)
+    call_llvm(builder, "pthread_mutex_lock", _I32, mutex)
 
 
 @define(types.void, types.int64)
 def unlock(context: Any, builder: Any, mutex: Any) -> None:
-    _external(builder, "pthread_mutex_unlock", _I32, mutex)
+    call_llvm(builder, "pthread_mutex_unlock", _I32, mutex)
 
 
 @define(types.void, types.int64, types.int64)
 def wait(context: Any, builder: Any, condition: Any, mutex: Any) -> None:
     """Sleep until `wake_all`; the mutex is held before and after. May wake for no reason."""
-    _external(builder, "pthread_cond_wait", _I32, condition, mutex)
+    call_llvm(builder, "pthread_cond_wait", _I32, condition, mutex)
 
 
 @define(types.void, types.int64)
 def wake_all(context: Any, builder: Any, condition: Any) -> None:
-    _external(builder, "pthread_cond_broadcast", _I32, condition)
+    call_llvm(builder, "pthread_cond_broadcast", _I32, condition)
 
 
 @define(types.int64)
@@ -80,10 +74,10 @@ def now_ns(context: Any, builder: Any) -> Any:
     # in the entry block: this runs in loops
     timespec = cgutils.alloca_once(builder, ir.ArrayType(_I64, 2))  # type: ignore[no-untyped-call]
     address = builder.ptrtoint(timespec, _I64)
-    _external(builder, "clock_gettime", _I32, ir.Constant(_I32, time.CLOCK_MONOTONIC), address)
+    call_llvm(builder, "clock_gettime", _I32, ir.Constant(_I32, time.CLOCK_MONOTONIC), address)
     seconds, nanos = (
-        _load(builder, address, _I64, 8),
-        _load(builder, builder.add(address, ir.Constant(_I64, 8)), _I64, 8),
+        load(builder, address, _I64, 8),
+        load(builder, builder.add(address, ir.Constant(_I64, 8)), _I64, 8),
     )
     return builder.add(builder.mul(seconds, ir.Constant(_I64, 1_000_000_000)), nanos)
 
@@ -91,7 +85,7 @@ def now_ns(context: Any, builder: Any) -> Any:
 @define(types.void)
 def yield_cpu(context: Any, builder: Any) -> None:
     """Let the OS run another thread on this core, if one is waiting for it."""
-    _external(builder, "sched_yield", _I32)
+    call_llvm(builder, "sched_yield", _I32)
 
 
 @define(types.void)
@@ -106,4 +100,4 @@ def pause(context: Any, builder: Any) -> None:
         "arm64": ("llvm.aarch64.hint", (ir.Constant(_I32, 1),)),
     }.get(machine, (None, ()))
     if name is not None:
-        _external(builder, name, ir.VoidType(), *values)
+        call_llvm(builder, name, ir.VoidType(), *values)

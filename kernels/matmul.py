@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from . import activations
+from .dot import dot_u7s8, dot_u8s8
 from .formats import BLOCK, Floats, Format
 from .jit import indirect_call, native
 from .packed import PackedMatrix, plane_offsets
 from .simd import (
-    dot_u8s8,
     fma,
     high_nibbles,
     inline,
@@ -102,7 +102,7 @@ def _scales(group, m_at, s_at, n_at, block, unit, sub, has_min):  # type: ignore
 
 
 @inline
-def _add_block(acc, w, d, x, columns, block, zero, sub, has_min):  # type: ignore[no-untyped-def]
+def _add_block(acc, w, d, x, columns, block, bits, zero, sub, has_min):  # type: ignore[no-untyped-def]
     """acc + the product of one block of weights with the same block of the quantized row at x."""
     q = x + block * BLOCK
     each = x + columns + block * 4
@@ -115,14 +115,13 @@ def _add_block(acc, w, d, x, columns, block, zero, sub, has_min):  # type: ignor
         else:
             one = splat_i32(-zero * (load_i32(sums) + load_i32(sums + 4)))
     # two chains, each a half of the block, so that one product need not wait for the other
-    one = dot_u8s8(one, w[0], q)
-    other = dot_u8s8(other, w[4], q + 16)
-    one = dot_u8s8(one, w[1], q + 4)
-    other = dot_u8s8(other, w[5], q + 20)
-    one = dot_u8s8(one, w[2], q + 8)
-    other = dot_u8s8(other, w[6], q + 24)
-    one = dot_u8s8(one, w[3], q + 12)
-    other = dot_u8s8(other, w[7], q + 28)
+    for k in range(4):
+        if bits == 8:
+            one = dot_u8s8(one, w[k], q + 4 * k)
+            other = dot_u8s8(other, w[4 + k], q + 16 + 4 * k)
+        else:
+            one = dot_u7s8(one, w[k], q + 4 * k)
+            other = dot_u7s8(other, w[4 + k], q + 16 + 4 * k)
     first, second, minimum = d
     if sub == 16:
         acc = fma(to_f32(one), first * scale, acc)
@@ -160,10 +159,10 @@ def _make_quantized(form: Format) -> Any:
                         group + q_at + block * low_bytes, group + h_at + block * (bits - 4) * 64, bits
                     )
                     s = _scales(group, m_at, s_at, n_at, block, unit, sub, has_min)
-                    a = _add_block(a, v, s, at, columns, block, zero, sub, has_min)
-                    b = _add_block(b, v, s, at + x_stride, columns, block, zero, sub, has_min)
-                    c = _add_block(c, v, s, at + 2 * x_stride, columns, block, zero, sub, has_min)
-                    d = _add_block(d, v, s, at + 3 * x_stride, columns, block, zero, sub, has_min)
+                    a = _add_block(a, v, s, at, columns, block, bits, zero, sub, has_min)
+                    b = _add_block(b, v, s, at + x_stride, columns, block, bits, zero, sub, has_min)
+                    c = _add_block(c, v, s, at + 2 * x_stride, columns, block, bits, zero, sub, has_min)
+                    d = _add_block(d, v, s, at + 3 * x_stride, columns, block, bits, zero, sub, has_min)
                 _put(out + t * y_stride, a, add)
                 _put(out + (t + 1) * y_stride, b, add)
                 _put(out + (t + 2) * y_stride, c, add)
@@ -176,7 +175,7 @@ def _make_quantized(form: Format) -> Any:
                         group + q_at + block * low_bytes, group + h_at + block * (bits - 4) * 64, bits
                     )
                     s = _scales(group, m_at, s_at, n_at, block, unit, sub, has_min)
-                    a = _add_block(a, v, s, x + t * x_stride, columns, block, zero, sub, has_min)
+                    a = _add_block(a, v, s, x + t * x_stride, columns, block, bits, zero, sub, has_min)
                 _put(out + t * y_stride, a, add)
                 t += 1
 

@@ -19,6 +19,10 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic, models, overload, register_model
 
+from .isa import choose, has_half_conversions
+
+choose()  # before anything is compiled
+
 LANES = 16
 
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
@@ -82,29 +86,71 @@ def define(result: Any, *parameters: Any) -> Callable[[Callable[..., Any]], Any]
     return decorate
 
 
-def _pointer(builder: Any, address: Any, element: Any) -> Any:
+def pointer(builder: Any, address: Any, element: Any) -> Any:
     return builder.inttoptr(address, element.as_pointer())
 
 
-def _load(builder: Any, address: Any, kind: Any, align: int) -> Any:
-    return builder.load(_pointer(builder, address, kind), align=align)
+def load(builder: Any, address: Any, kind: Any, align: int) -> Any:
+    return builder.load(pointer(builder, address, kind), align=align)
 
 
-def _store(builder: Any, address: Any, value: Any, align: int) -> None:
-    builder.store(value, _pointer(builder, address, value.type), align=align)
+def store(builder: Any, address: Any, value: Any, align: int) -> None:
+    builder.store(value, pointer(builder, address, value.type), align=align)
 
 
-def _splat(builder: Any, value: Any, lanes: int) -> Any:
+def splat(builder: Any, value: Any, lanes: int) -> Any:
     vector = ir.VectorType(value.type, lanes)
     one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(_I32, 0))
     zeros = ir.Constant(ir.VectorType(_I32, lanes), [0] * lanes)
     return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), zeros)
 
 
-def _call(builder: Any, name: str, result: Any, *values: Any) -> Any:
+def call_llvm(builder: Any, name: str, result: Any, *values: Any) -> Any:
     function_type = ir.FunctionType(result, [value.type for value in values])
     function = builder.module.globals.get(name) or ir.Function(builder.module, function_type, name)
     return builder.call(function, values)
+
+
+def _like(kind: Any, shape: Any) -> Any:
+    """`kind`, or a vector of it where `shape` is a vector."""
+    return ir.VectorType(kind, shape.count) if isinstance(shape, ir.VectorType) else kind
+
+
+def _constant(kind: Any, value: float) -> Any:
+    return ir.Constant(kind, [value] * kind.count if isinstance(kind, ir.VectorType) else value)
+
+
+def _widen(builder: Any, half: Any) -> Any:
+    """float16, as 16-bit integers, to float32; scalar or vector. Without the CPU's help: finite values only."""
+    words, floats = _like(_I32, half.type), _like(_F32, half.type)
+    if has_half_conversions():
+        return builder.fpext(builder.bitcast(half, _like(_F16, half.type)), floats)
+    bits = builder.zext(half, words)
+    magnitude = builder.shl(builder.and_(bits, _constant(words, 0x7FFF)), _constant(words, 13))
+    # the exponents' biases differ by 112; a product also puts subnormal values right
+    value = builder.fmul(builder.bitcast(magnitude, floats), _constant(floats, 2.0**112))
+    sign = builder.shl(builder.and_(bits, _constant(words, 0x8000)), _constant(words, 16))
+    return builder.bitcast(builder.or_(builder.bitcast(value, words), sign), floats)
+
+
+def _narrow(builder: Any, value: Any) -> Any:
+    """float32 to float16, as 16-bit integers, to the nearest, ties to even; too large becomes 65504 or
+    infinity.
+    """
+    halves, words, floats = (_like(kind, value.type) for kind in (_I16, _I32, _F32))
+    if has_half_conversions():
+        return builder.bitcast(builder.fptrunc(value, _like(_F16, value.type)), halves)
+    bits = builder.bitcast(value, words)
+    magnitude = builder.bitcast(builder.and_(bits, _constant(words, 0x7FFFFFFF)), floats)
+    most = _constant(floats, 65504.0)
+    magnitude = builder.select(builder.fcmp_ordered("<", magnitude, most), magnitude, most)
+    small = builder.bitcast(builder.fmul(magnitude, _constant(floats, 2.0**-112)), words)
+    even = builder.and_(builder.lshr(small, _constant(words, 13)), _constant(words, 1))
+    rounded = builder.lshr(
+        builder.add(small, builder.add(even, _constant(words, 0xFFF))), _constant(words, 13)
+    )
+    sign = builder.and_(builder.lshr(bits, _constant(words, 16)), _constant(words, 0x8000))
+    return builder.trunc(builder.or_(rounded, sign), halves)
 
 
 # Scalars by address
@@ -112,58 +158,58 @@ def _call(builder: Any, name: str, result: Any, *values: Any) -> Any:
 
 @define(types.int64, types.int64)
 def load_i64(context: Any, builder: Any, address: Any) -> Any:
-    return _load(builder, address, _I64, 8)
+    return load(builder, address, _I64, 8)
 
 
 @define(types.int64, types.int64)
 def load_i32(context: Any, builder: Any, address: Any) -> Any:
-    return builder.sext(_load(builder, address, _I32, 4), _I64)
+    return builder.sext(load(builder, address, _I32, 4), _I64)
 
 
 @define(types.int64, types.int64)
 def load_i8(context: Any, builder: Any, address: Any) -> Any:
-    return builder.sext(_load(builder, address, _I8, 1), _I64)
+    return builder.sext(load(builder, address, _I8, 1), _I64)
 
 
 @define(types.int64, types.int64)
 def load_u8(context: Any, builder: Any, address: Any) -> Any:
-    return builder.zext(_load(builder, address, _I8, 1), _I64)
+    return builder.zext(load(builder, address, _I8, 1), _I64)
 
 
 @define(types.float32, types.int64)
 def load_f32(context: Any, builder: Any, address: Any) -> Any:
-    return _load(builder, address, _F32, 4)
+    return load(builder, address, _F32, 4)
 
 
 @define(types.float32, types.int64)
 def load_f16(context: Any, builder: Any, address: Any) -> Any:
-    return builder.fpext(_load(builder, address, _F16, 2), _F32)
+    return _widen(builder, load(builder, address, _I16, 2))
 
 
 @define(types.float32, types.int64)
 def load_bf16(context: Any, builder: Any, address: Any) -> Any:
-    word = builder.zext(_load(builder, address, _I16, 2), _I32)
+    word = builder.zext(load(builder, address, _I16, 2), _I32)
     return builder.bitcast(builder.shl(word, ir.Constant(_I32, 16)), _F32)
 
 
 @define(types.void, types.int64, types.int64)
 def store_i32(context: Any, builder: Any, address: Any, value: Any) -> None:
-    _store(builder, address, builder.trunc(value, _I32), 4)
+    store(builder, address, builder.trunc(value, _I32), 4)
 
 
 @define(types.void, types.int64, types.int64)
 def store_i64(context: Any, builder: Any, address: Any, value: Any) -> None:
-    _store(builder, address, value, 8)
+    store(builder, address, value, 8)
 
 
 @define(types.void, types.int64, types.float32)
 def store_f32(context: Any, builder: Any, address: Any, value: Any) -> None:
-    _store(builder, address, value, 4)
+    store(builder, address, value, 4)
 
 
 @define(types.void, types.int64, types.float32)
 def store_f16(context: Any, builder: Any, address: Any, value: Any) -> None:
-    _store(builder, address, builder.fptrunc(value, _F16), 2)
+    store(builder, address, _narrow(builder, value), 2)
 
 
 # Vectors by address
@@ -171,34 +217,34 @@ def store_f16(context: Any, builder: Any, address: Any, value: Any) -> None:
 
 @define(f32x16, types.int64)
 def vload_f32(context: Any, builder: Any, address: Any) -> Any:
-    return _load(builder, address, f32x16.llvm, 4)
+    return load(builder, address, f32x16.llvm, 4)
 
 
 @define(f32x16, types.int64)
 def vload_f16(context: Any, builder: Any, address: Any) -> Any:
     """16 float16 values, widened to float32."""
-    return builder.fpext(_load(builder, address, ir.VectorType(_F16, 16), 2), f32x16.llvm)
+    return _widen(builder, load(builder, address, ir.VectorType(_I16, 16), 2))
 
 
 @define(u8x64, types.int64)
 def vload_u8(context: Any, builder: Any, address: Any) -> Any:
-    return _load(builder, address, u8x64.llvm, 1)
+    return load(builder, address, u8x64.llvm, 1)
 
 
 @define(types.void, types.int64, f32x16)
 def vstore_f32(context: Any, builder: Any, address: Any, value: Any) -> None:
-    _store(builder, address, value, 4)
+    store(builder, address, value, 4)
 
 
 @define(types.void, types.int64, f32x16)
 def vstore_f16(context: Any, builder: Any, address: Any, value: Any) -> None:
-    _store(builder, address, builder.fptrunc(value, ir.VectorType(_F16, 16)), 2)
+    store(builder, address, _narrow(builder, value), 2)
 
 
 @define(types.void, types.int64, i32x16)
 def vstore_i8(context: Any, builder: Any, address: Any, value: Any) -> None:
     """The low byte of each lane."""
-    _store(builder, address, builder.trunc(value, ir.VectorType(_I8, 16)), 1)
+    store(builder, address, builder.trunc(value, ir.VectorType(_I8, 16)), 1)
 
 
 # Arithmetic
@@ -206,18 +252,18 @@ def vstore_i8(context: Any, builder: Any, address: Any, value: Any) -> None:
 
 @define(f32x16, types.float32)
 def splat_f32(context: Any, builder: Any, value: Any) -> Any:
-    return _splat(builder, value, 16)
+    return splat(builder, value, 16)
 
 
 @define(i32x16, types.int64)
 def splat_i32(context: Any, builder: Any, value: Any) -> Any:
-    return _splat(builder, builder.trunc(value, _I32), 16)
+    return splat(builder, builder.trunc(value, _I32), 16)
 
 
 @define(f32x16, f32x16, f32x16, f32x16)
 def fma(context: Any, builder: Any, a: Any, b: Any, c: Any) -> Any:
     """`a * b + c` with one rounding."""
-    return _call(builder, "llvm.fma.v16f32", f32x16.llvm, a, b, c)
+    return call_llvm(builder, "llvm.fma.v16f32", f32x16.llvm, a, b, c)
 
 
 @define(f32x16, f32x16, f32x16)
@@ -253,13 +299,13 @@ def vmax(context: Any, builder: Any, a: Any, b: Any) -> Any:
 
 @define(f32x16, f32x16)
 def vabs(context: Any, builder: Any, a: Any) -> Any:
-    return _call(builder, "llvm.fabs.v16f32", f32x16.llvm, a)
+    return call_llvm(builder, "llvm.fabs.v16f32", f32x16.llvm, a)
 
 
 @define(f32x16, f32x16)
 def vround(context: Any, builder: Any, a: Any) -> Any:
     """To the nearest integer, ties to even."""
-    return _call(builder, "llvm.rint.v16f32", f32x16.llvm, a)
+    return call_llvm(builder, "llvm.rint.v16f32", f32x16.llvm, a)
 
 
 @define(i32x16, f32x16)
@@ -283,8 +329,8 @@ def power_of_two(context: Any, builder: Any, a: Any) -> Any:
 def keep_first(context: Any, builder: Any, a: Any, count: Any, other: Any) -> Any:
     """Lanes below `count` as they are, `other` in the rest."""
     lane = ir.Constant(i32x16.llvm, list(range(16)))
-    below = builder.icmp_signed("<", lane, _splat(builder, builder.trunc(count, _I32), 16))
-    return builder.select(below, a, _splat(builder, other, 16))
+    below = builder.icmp_signed("<", lane, splat(builder, builder.trunc(count, _I32), 16))
+    return builder.select(below, a, splat(builder, other, 16))
 
 
 def _halve(builder: Any, vector: Any, combine: Callable[[Any, Any], Any]) -> Any:
@@ -338,20 +384,20 @@ _overload_operator(operator.truediv, _vdiv)
 @define(f32x16, types.int64)
 def vload_bf16(context: Any, builder: Any, address: Any) -> Any:
     """16 bfloat16 values, widened to float32."""
-    words = builder.zext(_load(builder, address, ir.VectorType(_I16, 16), 2), i32x16.llvm)
+    words = builder.zext(load(builder, address, ir.VectorType(_I16, 16), 2), i32x16.llvm)
     return builder.bitcast(builder.shl(words, ir.Constant(i32x16.llvm, [16] * 16)), f32x16.llvm)
 
 
 @define(f32x16, types.int64)
 def vload_u8_f32(context: Any, builder: Any, address: Any) -> Any:
     """16 uint8 values as float32."""
-    return builder.uitofp(_load(builder, address, ir.VectorType(_I8, 16), 1), f32x16.llvm)
+    return builder.uitofp(load(builder, address, ir.VectorType(_I8, 16), 1), f32x16.llvm)
 
 
 @define(f32x16, types.int64)
 def vload_i8_f32(context: Any, builder: Any, address: Any) -> Any:
     """16 int8 values as float32."""
-    return builder.sitofp(_load(builder, address, ir.VectorType(_I8, 16), 1), f32x16.llvm)
+    return builder.sitofp(load(builder, address, ir.VectorType(_I8, 16), 1), f32x16.llvm)
 
 
 @define(u8x64, u8x64, u8x64, types.int64, types.int64)
@@ -359,12 +405,12 @@ def with_upper_bits(context: Any, builder: Any, low: Any, upper: Any, shift: Any
     """`low` | (`upper` shifted left by `shift`, kept where `mask` is set); both constant, shift -8 … 8."""
     # shifted as 32-bit words, which every CPU has; what crosses into a neighbour's byte is masked off
     words, vector = builder.bitcast(upper, i32x16.llvm), i32x16.llvm
-    count = _splat(builder, builder.trunc(shift, _I32), 16)
+    count = splat(builder, builder.trunc(shift, _I32), 16)
     zero = ir.Constant(vector, [0] * 16)
     left = builder.shl(words, builder.select(builder.icmp_signed("<", count, zero), zero, count))
     right = builder.select(builder.icmp_signed("<", count, zero), builder.neg(count), zero)
     moved = builder.bitcast(builder.lshr(left, right), u8x64.llvm)
-    return builder.or_(low, builder.and_(moved, _splat(builder, builder.trunc(mask, _I8), 64)))
+    return builder.or_(low, builder.and_(moved, splat(builder, builder.trunc(mask, _I8), 64)))
 
 
 @define(u8x64, u8x64)
@@ -376,57 +422,6 @@ def low_nibbles(context: Any, builder: Any, a: Any) -> Any:
 def high_nibbles(context: Any, builder: Any, a: Any) -> Any:
     return builder.lshr(a, ir.Constant(u8x64.llvm, [4] * 64))
 
-
-def cpu_features(context: Any = None) -> frozenset[str]:
-    """The features that numba compiles for: the host's, or those in NUMBA_CPU_FEATURES."""
-    if context is None:
-        from numba.core.registry import cpu_target
-
-        context = cpu_target.target_context
-    listed = context.codegen()._tm_features
-    return frozenset(item[1:] for item in listed.split(",") if item.startswith("+"))
-
-
-def isa(context: Any = None) -> str:
-    """The instruction set that `dot_u8s8` uses on this CPU: `avx512-vnni` or `portable`."""
-    features = cpu_features(context)
-    return "avx512-vnni" if {"avx512vnni", "avx512bw"} <= features else "portable"
-
-
-@define(i32x16, i32x16, u8x64, types.int64)
-def dot_u8s8(context: Any, builder: Any, accumulator: Any, unsigned: Any, address: Any) -> Any:
-    """Lane i: accumulator[i] + Σ unsigned[4i+k] * signed[k], k < 4, the 4 int8 at `address` being shared by
-    all lanes.
-
-    Exact: 32 bits hold more than 16,000 such sums.
-    """
-    four = _splat(builder, _load(builder, address, _I32, 1), 16)
-    if isa(context) == "avx512-vnni":
-        words = builder.bitcast(unsigned, i32x16.llvm)
-        # LLVM 20 and later take the operands as bytes, earlier ones as words.
-        return _vpdpbusd(builder, accumulator, words, four)
-    wide = ir.VectorType(_I32, 64)
-    products = builder.mul(
-        builder.zext(unsigned, wide), builder.sext(builder.bitcast(four, u8x64.llvm), wide)
-    )
-    undefined = ir.Constant(wide, ir.Undefined)
-    for k in range(4):
-        picks = ir.Constant(ir.VectorType(_I32, 16), [4 * i + k for i in range(16)])
-        accumulator = builder.add(accumulator, builder.shuffle_vector(products, undefined, picks))
-    return accumulator
-
-
-def _vpdpbusd(builder: Any, accumulator: Any, unsigned: Any, signed: Any) -> Any:
-    return _call(
-        builder, "llvm.x86.avx512.vpdpbusd.512", i32x16.llvm, accumulator,
-        *(builder.bitcast(v, _VPDPBUSD_OPERAND) for v in (unsigned, signed)),
-    )  # fmt: skip
-
-
-# The bytes of the operands came as 16 words before LLVM 22; FACTS of the installed llvmlite decide.
-import llvmlite.binding as _binding  # noqa: E402
-
-_VPDPBUSD_OPERAND = u8x64.llvm if _binding.llvm_version_info[0] >= 22 else i32x16.llvm
 
 inline = numba.njit(nogil=True, forceinline=True, error_model="numpy")
 """For the small functions that kernels are made of: always inlined, so that vectors stay in registers."""

@@ -16,12 +16,12 @@ from coro_rt.cli.output import Output
 def devices(output: Output) -> None:
     """List the devices, and why one cannot be used."""
     from coro_rt.devices import available  # here: it loads numpy
-    from coro_rt.kernels.simd import isa
+    from coro_rt.kernels.isa import choose
 
     found = [asdict(info) for info in available()]
     for device in found:
         if device["kind"] == "cpu":
-            device["detail"] += f", {isa()} kernels"
+            device["detail"] += f", {choose()} kernels"
     table = Table("name", "kind", "available", "detail")
     for device in found:
         table.add_row(

@@ -43,7 +43,7 @@ from coro_rt.runtime import Runtime, open_runtime
 from coro_rt.schedulers.policy import Policy
 from coro_rt.schedulers.qos import QoS
 from coro_rt.stats import Stats
-from coro_rt.stream import Outlet, Stream, Usage
+from coro_rt.stream import Outlet, Stream
 from coro_rt.sync import Event, Lock
 from coro_rt.traps import checkpoint, current_job, sleep, spawn
 
@@ -83,7 +83,6 @@ __all__ = [
     "Stream",
     "TemplateError",
     "UnsupportedModel",
-    "Usage",
     "WrongContext",
     "__version__",
     "checkpoint",

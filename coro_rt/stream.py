@@ -11,7 +11,6 @@ import inspect
 import warnings
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
@@ -29,14 +28,6 @@ if TYPE_CHECKING:
     from coro_rt.runtime import Runtime
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a generation took, in tokens."""
-
-    prompt_tokens: int
-    completion_tokens: int
 
 
 class Outlet(Generic[T]):
@@ -203,6 +194,7 @@ class Stream(Generic[T]):
             raise RuntimeError("this stream has not started: open a qos() scope around its first use instead")
         self._job.set_qos(level, within_s=within_s)
 
+    @protected
     async def __aenter__(self) -> Self:
         if self._job is None and not self._closed:
             await self._start()

@@ -1,6 +1,7 @@
 """What the tests of the command line share."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -18,7 +19,16 @@ class Ended:
 
 
 @pytest.fixture
-def coro_rt_cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+def _logging_as_before() -> Iterator[None]:
+    logger = logging.getLogger("coro_rt")
+    handlers, level = logger.handlers, logger.level
+    yield
+    logger.handlers = handlers
+    logger.setLevel(level)
+
+
+@pytest.fixture
+def coro_rt_cli(capsys: pytest.CaptureFixture[str], _logging_as_before: None) -> Callable[..., Ended]:
     """Runs a command in this process."""
 
     def call(*arguments: str) -> Ended:

@@ -2,9 +2,8 @@
 
 A task sleeps 1 ms in a loop and keeps how much later than that it woke; beside it, another iterates one
 long generation with all threads. The same task on the same loop, with the runtime open and idle, is the
-baseline: asyncio and uvloop round sleeps up to whole milliseconds. Both are measured in turns of a few
-seconds. Then the probe ends, and the process's CPU time over several seconds of an open, idle runtime with
-a loaded model is divided by the wall time.
+baseline. Both are measured in turns of a few seconds. Then the probe ends, and the process's CPU time over
+several seconds of an open, idle runtime with a loaded model is divided by the wall time.
 """
 
 from __future__ import annotations

@@ -8,9 +8,11 @@ import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, TypeVarTuple
 
 import anyio
+import anyio.to_thread
 
 from coro_rt.devices import Device, open_device
 from coro_rt.engine import Engine
@@ -92,11 +94,23 @@ class Runtime:
         return Stream(self, fn, args, buffer=buffer, device=device, predicted_s=predicted_s)
 
     async def load_model(self, name_or_path: str | os.PathLike[str], **options: Any) -> LLM:
-        """Load a language model: a name from the catalogue, or the path of a GGUF file. See
-        coro_rt.llm.model."""
-        from coro_rt.llm.model import load_model  # here: most of the package, and not needed by other jobs
+        """Load a language model: a name from the catalogue, or the path of a GGUF file.
 
-        return await load_model(self, name_or_path, **options)
+        `context=` is for how many tokens it is loaded; by default what the file says, up to 32,768. Close the
+        model, or use it with `async with`; it is closed with the runtime at the latest.
+
+        Raises ModelNotFound, ModelFileError, UnsupportedModel, MemoryBudgetExceeded, ContextOverflow;
+        DeviceError if no CPU is open.
+        """
+        # beside the loop: importing it takes half a second the first time
+        module = await anyio.to_thread.run_sync(import_module, "coro_rt.llm.model")
+        llm: LLM = await module.load_model(self, name_or_path, **options)
+        return llm
+
+    @property
+    def closed(self) -> bool:
+        """Whether its block has been left, or is being left."""
+        return self._engine.closing
 
     def stats(self) -> Stats:
         """Counts since it was opened, and what there is now."""

@@ -13,7 +13,7 @@ class Stats:
     jobs_waiting: int
     jobs_done: int
     switches: int  # a worker went from one job to another
-    preemptions: int  # of these: the first one could have gone on
+    preemptions: int  # of these: the first one gave way before its time slice was over
     decisions: int  # a worker asked the scheduler who runs next
     switch_cost_s: float  # mean of a switch: putting back, deciding, taking up; 0.0 before the first
     device_busy_s: Mapping[str, float]  # by the device's name: seconds with a job on it

@@ -8,13 +8,12 @@ from coro_rt.testing import VirtualClock, sim_work
 
 
 class ShortestFirst(Policy):
-    """key = ready_since + 10 * predicted seconds left: short jobs overtake long ones, and waiting still
-    counts."""
+    """key = submitted_at + 10 * predicted seconds left: short jobs overtake long ones, but waiting counts."""
 
     name = "shortest"
 
     def key(self, job: Entry, now: float) -> float:
-        return job.ready_since + 10 * job.predicted_seconds_left
+        return job.submitted_at + 10 * job.predicted_seconds_left
 
 
 SECONDS = [1.0, 0.6, 0.8, 0.1, 0.2, 0.05]  # what the jobs take, in the order in which they are asked for

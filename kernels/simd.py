@@ -121,7 +121,7 @@ def _constant(kind: Any, value: float) -> Any:
 
 
 def _widen(builder: Any, half: Any) -> Any:
-    """float16, as 16-bit integers, to float32; scalar or vector. Without the CPU's help: finite values only."""
+    """float16, as 16-bit integers, to float32; scalar or vector. Done without the CPU: finite ones only."""
     words, floats = _like(_I32, half.type), _like(_F32, half.type)
     if has_half_conversions():
         return builder.fpext(builder.bitcast(half, _like(_F16, half.type)), floats)

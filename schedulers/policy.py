@@ -7,7 +7,10 @@ the entry waits. To write one, copy this:
     class ShortestFirst(Policy):
         # Short jobs overtake long ones, and waiting still counts.
         def key(self, job: Entry, now: float) -> float:
-            return job.ready_since + 10 * job.predicted_seconds_left
+            return job.submitted_at + 10 * job.predicted_seconds_left
+
+`submitted_at` is when a job came, `ready_since` since when it waits for its next turn: a key of the latter
+starts afresh after each turn, so that jobs take turns; with the former a job that was begun keeps its place.
 """
 
 from typing import ClassVar

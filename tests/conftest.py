@@ -3,9 +3,13 @@ behind."""
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from coro_rt.errors import ModelError
+from coro_rt.llm.catalog import pull
 
 BACKENDS: dict[str, tuple[str, dict[str, Any]]] = {
     "trio": ("trio", {}),
@@ -26,3 +30,12 @@ def _no_thread_is_left() -> Iterator[None]:
     yield
     left = [thread.name for thread in threading.enumerate() if thread.name.startswith("coro_rt")]
     assert not left, f"threads are left: {left}"
+
+
+@pytest.fixture(scope="session")
+def model_path() -> Path:
+    """The default model's file, fetched if it is missing; skips where it cannot be had."""
+    try:
+        return pull("smollm2-135m-instruct")
+    except ModelError as error:
+        pytest.skip(f"no model: {error}")

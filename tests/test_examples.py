@@ -7,9 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from coro_rt.errors import ModelError
-from coro_rt.llm.catalog import pull
-
 ROOT = Path(__file__).parent.parent
 PROGRAMS = {path.name: path.read_text() for path in sorted(ROOT.glob("examples/*.py"))} | {
     f"README-{number}.py": block
@@ -17,14 +14,6 @@ PROGRAMS = {path.name: path.read_text() for path in sorted(ROOT.glob("examples/*
         re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S), 1
     )
 }
-
-
-@pytest.fixture(scope="module")
-def model() -> None:
-    try:
-        pull("smollm2-135m-instruct")
-    except ModelError as error:
-        pytest.skip(f"no model: {error}")
 
 
 def needs_the_model(code: str) -> bool:
@@ -49,7 +38,7 @@ def test_a_program_runs(name, tmp_path):
 
 
 @pytest.mark.model
-@pytest.mark.usefixtures("model")
+@pytest.mark.usefixtures("model_path")
 @pytest.mark.parametrize("name", [name for name, code in PROGRAMS.items() if needs_the_model(code)])
 def test_a_program_that_loads_the_model_runs(name, tmp_path):
     run(name, tmp_path)

@@ -182,6 +182,8 @@ class LLM:
     def __del__(self) -> None:
         if getattr(self, "_model", None) is not None:
             self._weights.release()
+            if self._runtime.closed:  # and the model with it
+                return
             warnings.warn(
                 f"the model {self.name} was not closed: use `async with await runtime.load_model(...)`",
                 ResourceWarning,

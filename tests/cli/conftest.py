@@ -3,12 +3,11 @@
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from coro_rt.cli.app import run
-from coro_rt.errors import ModelError
-from coro_rt.llm.catalog import pull
 
 
 @dataclass(frozen=True)
@@ -40,11 +39,6 @@ def coro_rt_cli(capsys: pytest.CaptureFixture[str], _logging_as_before: None) ->
 
 
 @pytest.fixture(scope="session")
-def default_model() -> str:
-    """The default model's name, fetched if it is missing; skips where it cannot be had."""
-    name = "smollm2-135m-instruct"
-    try:
-        pull(name)
-    except ModelError as error:
-        pytest.skip(f"no model: {error}")
-    return name
+def default_model(model_path: Path) -> str:
+    """The default model's name; skips where it cannot be had."""
+    return "smollm2-135m-instruct"

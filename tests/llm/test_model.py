@@ -1,5 +1,6 @@
 """What people call: generate, chat, conversation, score, aclose; on every host, and cancelled halfway."""
 
+import gc
 import math
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -213,6 +214,18 @@ async def test_closing_the_runtime_ends_a_models_jobs(anyio_backend: object, tin
         await llm.generate("hello").__anext__()
     await llm.aclose()
     await stream.aclose()
+    assert runtime.memory.used == 0
+
+
+async def test_a_model_is_closed_with_its_runtime_at_the_latest(
+    anyio_backend: object, tiny_path: Path
+) -> None:
+    async with open_runtime() as runtime:
+        llm = await runtime.load_model(tiny_path)
+    with pytest.raises(RuntimeClosed):
+        await ids(llm)
+    del llm  # and no warning
+    gc.collect()
     assert runtime.memory.used == 0
 
 

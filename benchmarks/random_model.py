@@ -107,7 +107,7 @@ def _metadata(writer: gguf.GGUFWriter, shape: Shape) -> None:
     # the single bytes, one merge, and words that no text holds
     tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *_BYTE_OF, "he"]
     types = [3] * 3 + [1] * (shape.vocabulary - 3)
-    tokens += [f"<unused {nth}>" for nth in range(shape.vocabulary - len(tokens))]
+    tokens += [f"<unused{nth}>" for nth in range(shape.vocabulary - len(tokens))]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list(tokens)

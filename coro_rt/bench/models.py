@@ -60,8 +60,12 @@ async def measure(wanted: Wanted, peers: Peers) -> Report:
             if wanted.batch:
                 report.rows += await _batched(wanted, runtime, llm, limits, weights, report.notes)
     for context in wanted.contexts:
-        rates = {row.threads: median(row.ours) for row in report.rows if row.context == context}
-        if {1, 2} <= rates.keys() and not wanted.batch:
+        rates = {
+            row.threads: median(row.ours)
+            for row in report.rows
+            if row.context == context and not row.what.endswith("(programs)")
+        }
+        if {1, 2} <= rates.keys():
             times = rates[2] / rates[1]
             report.notes.append(f"context {context}: 2 threads make {times:.2f} times the rate of 1")
     if wanted.beside_busy:

@@ -41,13 +41,14 @@ class Peers:
         """
         found = []
         for name, opener in self.openers.items():
-            sides = [
-                opener(model, threads=threads, context=len(ids) + tokens + 64, **one) for one in SETTINGS
-            ]
+            # decoding one token at a time, the rows in one step do not matter
+            settings = [one for one in SETTINGS if not tokens or one["ubatch"] == SETTINGS[0]["ubatch"]]
+            context = len(ids) + tokens + 64
+            sides = [opener(model, threads=threads, context=context, **one) for one in settings]
             rates = await in_turns([partial(asked, side, ids, min(tokens, 32)) for side in sides], sweeps)
             at = max(range(len(sides)), key=lambda one: max(rates[one]))
-            flash = "on" if SETTINGS[at]["flash"] else "off"
-            words = f"{name}: flash attention {flash}, ubatch {SETTINGS[at]['ubatch']}"
+            flash = "on" if settings[at]["flash"] else "off"
+            words = f"{name}: flash attention {flash}, ubatch {settings[at]['ubatch']}"
             found.append((sides[at], words))
         return found
 
@@ -72,8 +73,8 @@ def installed(wanted: str | None, python: Path = PYTHON) -> Iterator[Peers]:
             peers.infos.append(f"{Native.name}: {child.ask('info')['info']}")
         if wanted and not peers.openers:
             raise CoroRtError(
-                f"{wanted} is not here: install the extra `bench` (the wheel xllamacpp), or `make bench-peer` for "
-                f"one compiled for this machine (looked for {python})"
+                f"{wanted} is not here: install the extra `bench` (the wheel xllamacpp), or "
+                f"`make bench-peer` for one compiled for this machine ({python})"
             )
         yield peers
     finally:

@@ -34,7 +34,7 @@ class Peers:
     infos: list[str] = field(default_factory=list)
 
     async def best(
-        self, model: Path, threads: int, ids: Sequence[int], tokens: int, *, sweeps: int = 2
+        self, model: Path, threads: int, ids: Sequence[int], tokens: int, *, sweeps: int = 1
     ) -> list[tuple[Side, str]]:
         """Of each the fastest at what is to be measured (`tokens` after `ids`; 0: reading them), and its
         settings in words.

@@ -69,24 +69,16 @@ class Case:
 def measure(threads: int, names: Sequence[str], repeat: int, *, large: int | None = None) -> Iterator[Row]:
     """Two rows for each case, GB/s and GMAC/s. `large`: bytes of the matrix that is to be in no cache."""
     large = large or max(4 * last_cache_bytes(), 64 << 20)
-    limits = Limits(threads)
-    rows: list[Row] = []
     gang = Gang(threads)
     gang.start()
     try:
         for name in names:
-            rows += _of_format(Format.known[name], gang, limits, repeat, large)
+            yield from _of_format(Format.known[name], gang, repeat, large)
     finally:
         gang.close()
-    for row in rows:
-        if row.unit == "GMAC/s" and Format.known[str(row.format)].quantized:
-            row.limit = limits.products / 1e9
-        elif row.unit == "GB/s" and "beyond" in row.what:
-            row.limit = limits.bandwidth / 1e9
-        yield row
 
 
-def _of_format(form: Format, gang: Gang, limits: Limits, repeat: int, large: int) -> list[Row]:
+def _of_format(form: Format, gang: Gang, repeat: int, large: int) -> list[Row]:
     small = PackedMatrix.from_float(form, _values(COLUMNS))
     height = -(-large // form.row_bytes(COLUMNS) // COLUMNS) * COLUMNS
     cases = [
@@ -94,6 +86,7 @@ def _of_format(form: Format, gang: Gang, limits: Limits, repeat: int, large: int
         for weight, where in ((small, ""), (_taller(small, height), ", beyond the caches"))
         for rows in ROWS
     ]
+    limits = Limits(gang.threads)  # of these minutes: neighbours come and go
     seconds: list[list[float]] = [[] for _ in cases]
     for _ in range(repeat):
         limits.look()
@@ -103,9 +96,11 @@ def _of_format(form: Format, gang: Gang, limits: Limits, repeat: int, large: int
     for (what, case), samples in zip(cases, seconds, strict=True):
         nbytes = case.weight.rows * form.row_bytes(COLUMNS)
         products = case.weight.rows * COLUMNS * case.rows
-        for unit, amount in (("GB/s", nbytes), ("GMAC/s", products)):
+        bandwidth = limits.bandwidth / 1e9 if "beyond" in what else None
+        peak = limits.products / 1e9 if form.quantized else None
+        for unit, amount, limit in (("GB/s", nbytes, bandwidth), ("GMAC/s", products, peak)):
             figures = [amount / one / 1e9 for one in samples]
-            rows.append(Row(what, unit, figures, format=form.name, threads=gang.threads))
+            rows.append(Row(what, unit, figures, format=form.name, threads=gang.threads, limit=limit))
     return rows
 
 

@@ -78,7 +78,7 @@ async def _one(
 ) -> list[Row]:
     ids = text_ids(llm, context, context)
     best = await peers.best(wanted.path, limits.threads, ids, wanted.tokens)
-    notes += [f"{limits.threads} threads, context {context}, {words}" for _, words in best]
+    notes += [f"{threads_of(limits.threads)}, context {context}, {words}" for _, words in best]
     sides: list[Side] = [Ours(llm), *(side for side, _ in best)]
 
     async def look() -> float:
@@ -125,7 +125,7 @@ async def _batched(
             )  # fmt: skip
         times = median(found[1]) / median(found[0])
         notes.append(
-            f"{limits.threads} threads, context {context}: a batch of {wanted.batch} makes {times:.2f} times "
+            f"{threads_of(limits.threads)}, context {context}: a batch of {wanted.batch} makes {times:.2f} times "
             "the tokens/s of one sequence"
         )
     return rows
@@ -175,6 +175,11 @@ async def _disturbed(wanted: Wanted, peers: Peers, report: Report, weights: Weig
         others = [row(f"{what}, beside {side}", threads, ours, peer) for side, peer in rates.items()]
         report.rows += others or [row(what, threads, ours, [])]
         report.notes.append(
-            f"{threads} threads beside a busy loop make {median(ours) / median(quiet):.2f} times the "
+            f"{threads_of(threads)} beside a busy loop: {median(ours) / median(quiet):.2f} times the "
             "undisturbed rate of 1 thread"
         )
+
+
+def threads_of(count: int) -> str:
+    """In words."""
+    return f"{count} thread{'s'[: count > 1]}"

@@ -15,7 +15,9 @@ KEYS = {
     "what", "model", "format", "threads", "context", "ours", "peer", "ratio", "unit", "limit", "of_limit",
     "spread", "samples",
 }  # fmt: skip
-WRITE = "import sys; from pathlib import Path; from tiny import Tiny; Tiny(form='Q4_1').write(Path(sys.argv[1]))"
+WRITE = (
+    "import sys; from pathlib import Path; from tiny import Tiny; Tiny(form='Q4_1').write(Path(sys.argv[1]))"
+)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +81,10 @@ def test_decode_has_a_row_for_each_setting(coro_rt_cli, tiny_file):
     plain = [(row["threads"], row["context"]) for row in rows if row["what"] == "decode"]
     assert plain == [(1, 3), (1, 20), (2, 3), (2, 20)]
     batches = [row["what"] for row in rows if row["threads"] == 2 and row["context"] == 3][1:]
-    assert batches == ["decode, 1 sequence in a batch (programs)", "decode, 3 sequences in a batch (programs)"]
+    assert batches == [
+        "decode, 1 sequence in a batch (programs)",
+        "decode, 3 sequences in a batch (programs)",
+    ]
     assert all(row["model"] == "tiny" and row["format"] == "Q4_1" and row["limit"] > 0 for row in rows)
     assert "a batch of 3 makes" in ended.err
 

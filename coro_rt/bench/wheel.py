@@ -1,7 +1,7 @@
 """llama.cpp through the `xllamacpp` wheel: its server in this process, asked without HTTP.
 
-One slot, no speculation, no prompt cache. Timed where ours is: by the wall clock in the caller, when each
-token arrives.
+One slot, no speculation, no prompt cache for what is timed. The clock is read where ours is, in the caller,
+when each token arrives.
 """
 
 from __future__ import annotations
@@ -57,7 +57,10 @@ class Wheel:
         return len(ids) / ended_s
 
     def _complete(self, ids: Sequence[int], tokens: int) -> tuple[list[float], float]:
-        """Exactly `tokens` greedy tokens after `ids`: seconds to each, and to the end."""
+        """Exactly `tokens` greedy tokens after `ids`: seconds to each, and to the end.
+
+        For decoding, whose prompt is not timed, the prompt of the last call may be used again.
+        """
         arrivals: list[float] = []
         own: dict[str, float] = {}
 
@@ -74,11 +77,11 @@ class Wheel:
 
         request = {
             "prompt": list(ids), "n_predict": tokens, "temperature": 0.0, "ignore_eos": True,
-            "cache_prompt": False, "stream": True,
+            "cache_prompt": tokens > 1, "stream": True,
         }  # fmt: skip
         began = time.perf_counter()
         self._server.handle_completions(request, on_chunk)
         ended = time.perf_counter() - began
-        if own.get("predicted_n") != tokens or own.get("prompt_n") != len(ids):
+        if own.get("predicted_n") != tokens or (tokens == 1 and own.get("prompt_n") != len(ids)):
             raise RuntimeError(f"llama.cpp was asked for {len(ids)} + {tokens} tokens and did {own}")
         return arrivals, ended

@@ -51,6 +51,11 @@ def causal_reference(q: Floats, k: Floats, v: Floats) -> Floats:
     return reference(q, k, v, np.arange(len(q)))
 
 
+def whole_reference(q: Floats, k: Floats, v: Floats) -> Floats:
+    """The same where every query sees every key."""
+    return reference(q, k, v, np.full(len(q), len(k) - 1))
+
+
 def error_bound(q: Floats, k: Floats, v: Floats) -> float:
     """Largest allowed |implementation - reference|: float32 scores, exp and sums, relative to the largest
     value.

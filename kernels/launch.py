@@ -115,6 +115,93 @@ def attention(q: Floats, k: Floats, v: Floats, *, gang: Gang | None = None) -> F
     return workspace.floats(Buffer.ATTENDED)[:, : heads * size].reshape(q.shape).copy()
 
 
+def attention_whole(q: Floats, k: Floats, v: Floats, *, gang: Gang | None = None) -> Floats:
+    """The same where every query sees every key."""
+    q = _floats("q", q, (None, None, None))
+    count, heads, size = q.shape
+    _multiple("head size", size, BLOCK)
+    k = _floats("k", k, (count, None, size))
+    v = _floats("v", v, k.shape)
+    _multiple("query heads", heads, k.shape[1])
+    kv = KVShape(1, k.shape[1], size)
+    row = np.concatenate([q.reshape(count, -1), k.reshape(count, -1), v.reshape(count, -1)], axis=1)
+    # the bias is taken off first, so that adding it is tested too
+    bias = np.full(row.shape[1], 0.5, np.float32)
+
+    def build(program: Program) -> None:
+        program.bias_kv(kv, 0, heads, bias, qkv=Buffer.QKV)
+        program.attend_whole(kv, 0, heads, qkv=Buffer.QKV, out=Buffer.ATTENDED, qout=Buffer.QATTENDED)
+
+    def fill(workspace: Workspace) -> None:
+        workspace.floats(Buffer.QKV)[:, : row.shape[1]] = row - bias
+
+    pages = [new_page(kv) for _ in range(-(-count // PAGE_POSITIONS))]
+    table = np.array([page.ctypes.data for page in pages], np.int64)
+    workspace = _run(
+        count, build, fill, gang, table=table, texts=[count], qkv=row.shape[1], attended=heads * size
+    )
+    return workspace.floats(Buffer.ATTENDED)[:, : heads * size].reshape(q.shape).copy()
+
+
+def layer_norm(
+    x: Floats, shift: Floats, weight: Floats, bias: Floats, eps: float, *, gang: Gang | None = None
+) -> Floats:
+    """float32 [T, K] of x float32 [T, K], shift [K] or [T, K], weight and bias float32 [K]; K a multiple of
+    32.
+    """
+    x = _floats("x", x, (None, None))
+    columns = _multiple("columns of x", x.shape[1], BLOCK)
+    weight, bias = _floats("weight", weight, (columns,)), _floats("bias", bias, (columns,))
+    shift = _floats("shift", shift, (columns,) if np.ndim(shift) == 1 else x.shape)
+
+    def build(program: Program) -> None:
+        program.layer_norm(
+            weight, bias, eps, source=Buffer.HIDDEN, out=Buffer.HIDDEN, qout=Buffer.QNORMED, shift=shift
+        )
+
+    def fill(workspace: Workspace) -> None:
+        workspace.floats(Buffer.HIDDEN)[:, :columns] = x
+
+    return _run(len(x), build, fill, gang, hidden=columns).floats(Buffer.HIDDEN)[:, :columns].copy()
+
+
+def gelu(x: Floats, shift: Floats, *, gang: Gang | None = None) -> Floats:
+    """GELU of x float32 [T, K] plus shift float32 [K]; K a multiple of 32."""
+    x = _floats("x", x, (None, None))
+    columns = _multiple("columns of x", x.shape[1], BLOCK)
+    shift = _floats("shift", shift, (columns,))
+
+    def build(program: Program) -> None:
+        program.gelu(shift, source=Buffer.GATED, out=Buffer.GATED, qout=Buffer.QGATED)
+
+    def fill(workspace: Workspace) -> None:
+        workspace.floats(Buffer.GATED)[:, :columns] = x
+
+    return _run(len(x), build, fill, gang, gated=columns).floats(Buffer.GATED)[:, :columns].copy()
+
+
+def pool(x: Floats, spans: list[tuple[int, int]], *, gang: Gang | None = None) -> Floats:
+    """float32 [texts, K]: the mean of each text's rows of x float32 [T, K], divided by its norm.
+
+    `spans`: (first row, count) of each text, one behind the other, all of x; K is a multiple of 32.
+    """
+    x = _floats("x", x, (None, None))
+    columns = _multiple("columns of x", x.shape[1], BLOCK)
+    lengths = [count for _, count in spans]
+    if [first for first, _ in spans] != [sum(lengths[:i]) for i in range(len(spans))] or (
+        sum(lengths) != len(x) or min(lengths) < 1
+    ):
+        raise ValueError(f"spans {spans} do not share out the {len(x)} rows of x one behind the other")
+
+    def build(program: Program) -> None:
+        program.pool(columns, source=Buffer.HIDDEN, out=Buffer.POOLED)
+
+    def fill(workspace: Workspace) -> None:
+        workspace.floats(Buffer.HIDDEN)[:, :columns] = x
+
+    return _run(len(x), build, fill, gang, texts=lengths, hidden=columns, pooled=columns).pooled.copy()
+
+
 def best_and_log_sum(logits: Floats, *, gang: Gang | None = None) -> tuple[NDArray[np.int64], Floats]:
     """(best token [T], log Σ exp [T]) of logits float32 [T, vocabulary]."""
     logits = _floats("logits", logits, (None, None))
@@ -152,7 +239,7 @@ def _with_cache(
 
 def _run(
     rows: int, build: Callable[[Program], None], fill: Callable[[Workspace], None], gang: Gang | None,
-    table: NDArray[np.int64] | None = None, **widths: int,
+    table: NDArray[np.int64] | None = None, texts: list[int] | None = None, **widths: int,
 ) -> Workspace:  # fmt: skip
     gang = gang or Gang(1)
     program = Program()
@@ -162,7 +249,11 @@ def _run(
     )
     workspace = Workspace(Widths(**sizes, context=rows), rows=rows, tail=rows, threads=gang.threads)
     table = np.zeros(1, np.int64) if table is None else table
-    workspace.begin(np.zeros(rows, np.int32), np.arange(rows, dtype=np.int32), [table] * rows, tail=rows)
+    tokens = np.zeros(rows, np.int32)
+    if texts is None:
+        workspace.begin(tokens, np.arange(rows, dtype=np.int32), [table] * rows, tail=rows)
+    else:
+        workspace.begin_texts(tokens, texts, [table] * len(texts))
     fill(workspace)
     gang.run(program.finish(), workspace)
     return workspace

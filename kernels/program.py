@@ -13,6 +13,13 @@ that may be done in any order by any thread:
     ATTEND      a row and a query head           query, cache → float32 head, and int8 blocks
     SWIGLU      a row                            gate | up → float32 row, and int8 row
     SUMMARY     a row of logits                  logits → best token, log-sum-exp
+    LAYER_NORM  a row                            float32 row → float32 row, and int8 row
+    BIAS_KV     a row                            query, key, value → plus bias, key and value in the cache
+    ATTEND_WHOLE  a row and a query head         query, whole text in the cache → float32 head, int8 blocks
+    GELU        a row                            float32 row → float32 row, and int8 row
+    POOL        a text                           its rows → one row of length 1
+
+The last five make encoders: several texts lie in one step behind each other, and a text's rows see all of it.
 
 Operations marked `tail` work on the last rows only, those whose logits are wanted.
 """
@@ -29,15 +36,18 @@ from . import activations, embed, matmul
 from .attention import attend
 from .embed import call_fetch
 from .formats import BLOCK, Bytes, Floats
+from .gelu import gelu_row
 from .jit import entry, indirect_call, native
 from .kv import PAGE_POSITIONS, KVShape, write_position
+from .layer_norm import layer_norm_row
 from .logits import summarize
 from .matmul import call_groups
 from .memory import align_up, aligned_zeros
 from .norm import norm_row
 from .packed import PackedMatrix
+from .pool import pool_rows
 from .rope import turn_head
-from .simd import load_f32, load_i32, load_i64, store_f32, store_i64
+from .simd import load_f32, load_i32, load_i64, store_f32, store_i64, vload_f32, vstore_f32
 from .swiglu import swiglu_row
 
 
@@ -49,6 +59,11 @@ class Op(IntEnum):
     ATTEND = 4
     SWIGLU = 5
     SUMMARY = 6
+    LAYER_NORM = 7
+    BIAS_KV = 8
+    ATTEND_WHOLE = 9
+    GELU = 10
+    POOL = 11
 
 
 class Buffer(IntEnum):
@@ -69,6 +84,9 @@ class Buffer(IntEnum):
     LOGITS = 12  # one row per tail row, as are the next
     SUMMARY = 13  # int64 best token, float32 log-sum-exp
     SCRATCH = 14  # one row per thread
+    LENGTHS = 15  # int32, one per token: how many positions its text has
+    SPANS = 16  # int32 first row and count, one pair per text
+    POOLED = 17  # float32, one row per text
 
 
 class Field(IntEnum):
@@ -95,7 +113,9 @@ class Field(IntEnum):
     TABLE = 18  # address of the sines and cosines
     HALF = 19  # pairs turned
     HALVES = 20  # pairs are (i, i + n/2)
-    COUNT = 21
+    SHIFT = 21  # address of what is added to the input first
+    SHIFT_STRIDE = 22  # bytes from one position's to the next; 0: the same for all
+    COUNT = 23
 
 
 class State(IntEnum):
@@ -105,11 +125,15 @@ class State(IntEnum):
     UNIT = 1
     ROWS = 2
     TAIL = 3
+    LONGEST = 4  # of the step's texts, in positions
     COUNT = 8
 
 
 # numba sees plain integers
 _EMBED, _NORM, _MATMUL, _ROPE_KV, _ATTEND, _SWIGLU = (int(op) for op in list(Op)[:6])
+_LAYER_NORM, _BIAS_KV, _ATTEND_WHOLE, _GELU, _POOL = (
+    int(op) for op in (Op.LAYER_NORM, Op.BIAS_KV, Op.ATTEND_WHOLE, Op.GELU, Op.POOL)
+)
 _F = {f.name: int(f) * 8 for f in Field}
 _OP, _UNITS, _IN, _OUT, _QOUT = (_F[n] for n in ("OP", "UNITS", "IN", "OUT", "QOUT"))
 _COLUMNS, _WEIGHT, _GROUP_BYTES = (_F[n] for n in ("COLUMNS", "WEIGHT", "GROUP_BYTES"))
@@ -118,10 +142,13 @@ _HEADS, _KV_HEADS, _HEAD_SIZE, _LAYER_OFFSET = (
     _F[n] for n in ("HEADS", "KV_HEADS", "HEAD_SIZE", "LAYER_OFFSET")
 )
 _TABLE, _HALF, _HALVES, _NUMBERS = (_F[n] for n in ("TABLE", "HALF", "HALVES", "NUMBERS"))
+_SHIFT, _SHIFT_STRIDE = _F["SHIFT"], _F["SHIFT_STRIDE"]
 OP_BYTES = int(Field.COUNT) * 8
 _TOKENS, _POSITIONS, _PAGES, _SCRATCH = (
     int(b) * 16 for b in (Buffer.TOKENS, Buffer.POSITIONS, Buffer.PAGES, Buffer.SCRATCH)
 )
+_LENGTHS, _SPANS = int(Buffer.LENGTHS) * 16, int(Buffer.SPANS) * 16
+STATE_LONGEST = int(State.LONGEST) * 8
 STATE_OP, STATE_UNIT, STATE_ROWS, STATE_TAIL = (int(s) * 8 for s in list(State)[:4])
 
 
@@ -212,6 +239,49 @@ class Program:
     def summary(self, vocabulary: int, *, logits: Buffer, out: Buffer) -> None:
         self._add(Op.SUMMARY, IN=logits, OUT=out, COLUMNS=vocabulary, TAIL=True)
 
+    def layer_norm(
+        self, weight: Floats, bias: Floats, eps: float, *, source: Buffer, out: Buffer, qout: Buffer | None,
+        shift: Floats,
+    ) -> None:  # fmt: skip
+        """LayerNorm of `source` plus `shift`: float32 [columns], or [positions, columns] by position."""
+        columns = len(weight)
+        assert columns % BLOCK == 0, columns
+        assert weight.shape == bias.shape == shift.shape[-1:], (weight.shape, bias.shape, shift.shape)
+        self._add(
+            Op.LAYER_NORM, IN=source, OUT=out, QOUT=-1 if qout is None else qout, COLUMNS=columns,
+            WEIGHT=self._address(np.stack([weight, bias]).astype(np.float32)),
+            NUMBERS=self._address(np.array([eps], np.float32)), SHIFT=self._address(shift),
+            SHIFT_STRIDE=columns * 4 if shift.ndim == 2 else 0,
+        )  # fmt: skip
+
+    def bias_kv(self, kv: KVShape, layer: int, heads: int, bias: Floats, *, qkv: Buffer) -> None:
+        """Add the biases of queries, keys and values; keys and values go into the cache."""
+        assert bias.shape == ((heads + 2 * kv.heads) * kv.head_size,), (bias.shape, heads, kv)
+        self._add(
+            Op.BIAS_KV, IN=qkv, HEADS=heads, KV_HEADS=kv.heads, HEAD_SIZE=kv.head_size,
+            LAYER_OFFSET=layer * kv.layer_bytes, SHIFT=self._address(bias), COLUMNS=len(bias),
+        )  # fmt: skip
+
+    def attend_whole(
+        self, kv: KVShape, layer: int, heads: int, *, qkv: Buffer, out: Buffer, qout: Buffer | None
+    ) -> None:
+        """As `attend`, but every row sees its whole text."""
+        self.attend(kv, layer, heads, qkv=qkv, out=out, qout=qout)
+        self._rows[-1][Field.OP] = Op.ATTEND_WHOLE
+
+    def gelu(self, shift: Floats, *, source: Buffer, out: Buffer, qout: Buffer | None) -> None:
+        """GELU of `source` plus `shift`, float32 [columns]."""
+        assert len(shift) % BLOCK == 0, shift.shape
+        self._add(
+            Op.GELU, IN=source, OUT=out, QOUT=-1 if qout is None else qout, COLUMNS=len(shift),
+            SHIFT=self._address(shift),
+        )  # fmt: skip
+
+    def pool(self, columns: int, *, source: Buffer, out: Buffer) -> None:
+        """The mean of each span's rows, divided by its norm."""
+        assert columns % BLOCK == 0, columns
+        self._add(Op.POOL, IN=source, OUT=out, COLUMNS=columns, TAIL=True)
+
     def _matrix(self, weight: PackedMatrix, code: int) -> dict[str, int]:
         self._keep.append(weight)
         return {
@@ -244,6 +314,7 @@ class Widths:
     gated: int
     vocabulary: int
     context: int
+    pooled: int = 0
 
     def row_bytes(self) -> dict[Buffer, int]:
         pad = 16  # matrices write whole groups of 16 rows
@@ -255,8 +326,12 @@ class Widths:
             activations.row_bytes(self.attended), Buffer.GATE_UP: align_up((2 * self.gated + pad) * 4),
             Buffer.GATED: align_up((self.gated + pad) * 4), Buffer.QGATED: activations.row_bytes(self.gated),
             Buffer.LOGITS: align_up((self.vocabulary + pad) * 4), Buffer.SUMMARY: 16, Buffer.SCRATCH:
-            align_up((self.context + 64) * 4),
+            align_up((self.context + 64) * 4), Buffer.LENGTHS: 4, Buffer.SPANS: 8,
+            Buffer.POOLED: align_up(self.pooled * 4),
         }  # fmt: skip
+
+
+_PER_TAIL = (Buffer.LOGITS, Buffer.SUMMARY, Buffer.SPANS, Buffer.POOLED)
 
 
 class Workspace:
@@ -276,19 +351,20 @@ class Workspace:
                 threads
                 if buffer is Buffer.SCRATCH
                 else tail
-                if buffer in (Buffer.LOGITS, Buffer.SUMMARY)
+                if buffer in _PER_TAIL
                 else rows
             )
             array = aligned_zeros(row_bytes * max(count, 1))
             self._arrays[buffer] = array
             self.table[buffer] = array.ctypes.data, row_bytes
         self._vocabulary = widths.vocabulary
+        self._pooled = widths.pooled
 
     @staticmethod
     def nbytes_of(widths: Widths, *, rows: int, tail: int, threads: int) -> int:
         """Bytes that such a workspace will take."""
         sizes = widths.row_bytes()
-        per_tail = sizes.pop(Buffer.LOGITS) + sizes.pop(Buffer.SUMMARY)
+        per_tail = sum(sizes.pop(buffer) for buffer in _PER_TAIL)
         per_thread = sizes.pop(Buffer.SCRATCH)
         return rows * sum(sizes.values()) + tail * per_tail + threads * per_thread
 
@@ -313,6 +389,33 @@ class Workspace:
         self._row_pages = pages  # keeps the tables alive
         self.state[:] = 0
         self.state[State.ROWS], self.state[State.TAIL] = count, tail
+
+    def begin_texts(
+        self,
+        tokens: NDArray[np.int32],
+        lengths: list[int],
+        pages: list[NDArray[np.int64]],
+        *,
+        pooled: int | None = None,
+    ) -> None:
+        """Set up a step of an encoder: whole texts, one behind the other, `lengths` tokens each, and each
+        one's table of pages. The first `pooled` rows of each are pooled, by default all.
+        """
+        assert sum(lengths) == len(tokens), (lengths, len(tokens))
+        assert len(lengths) == len(pages)
+        positions = np.concatenate([np.arange(length, dtype=np.int32) for length in lengths])
+        tables = [table for table, length in zip(pages, lengths, strict=True) for _ in range(length)]
+        self.begin(tokens, positions, tables, tail=len(lengths))
+        self.array(Buffer.LENGTHS).view(np.int32)[: len(tokens)] = np.repeat(lengths, lengths)
+        spans = self.array(Buffer.SPANS).view(np.int32).reshape(-1, 2)[: len(lengths)]
+        spans[:, 0] = np.cumsum([0, *lengths[:-1]])
+        spans[:, 1] = lengths if pooled is None else np.minimum(lengths, pooled)
+        self.state[State.LONGEST] = max(lengths)
+
+    @property
+    def pooled(self) -> Floats:
+        """float32 [texts of this step, columns]: a view, overwritten by the next step."""
+        return self.floats(Buffer.POOLED)[: int(self.state[State.TAIL]), : self._pooled]
 
     def array(self, buffer: Buffer) -> Bytes:
         return self._arrays[buffer]
@@ -343,7 +446,7 @@ def units_of(op, state):  # type: ignore[no-untyped-def]
     kind = load_i64(op + _OP)
     if kind == _MATMUL:
         return load_i64(op + _UNITS)
-    if kind == _ATTEND:
+    if kind in (_ATTEND, _ATTEND_WHOLE):
         return rows * load_i64(op + _UNITS)
     return rows
 
@@ -360,6 +463,10 @@ def unit_cost_ns(op, state, ws):  # type: ignore[no-untyped-def]
         return 100 + last * load_i64(op + _HEAD_SIZE) // 12
     if kind == _ROPE_KV:
         return load_i64(op + _HEADS) * load_i64(op + _HEAD_SIZE)
+    if kind == _ATTEND_WHOLE:
+        return 100 + load_i64(state + STATE_LONGEST) * load_i64(op + _HEAD_SIZE) // 12
+    if kind == _POOL:
+        return load_i64(state + STATE_LONGEST) * load_i64(op + _COLUMNS) // 16
     return load_i64(op + _COLUMNS)
 
 
@@ -432,6 +539,55 @@ def _run_units(op, ws, state, first, last, thread):  # type: ignore[no-untyped-d
                     for block in range(size // BLOCK):
                         nth = head * (size // BLOCK) + block
                         activations.quantize_block(out + block * BLOCK * 4, q + t * q_stride, columns, nth)
+    elif kind == _LAYER_NORM:
+        shift, shift_stride = load_i64(op + _SHIFT), load_i64(op + _SHIFT_STRIDE)
+        for t in range(first, last):
+            position = load_i32(load_i64(ws + _POSITIONS) + t * 4)
+            layer_norm_row(
+                x + t * x_stride, shift + position * shift_stride, w, y + t * y_stride, columns,
+                load_f32(load_i64(op + _NUMBERS)),
+            )  # fmt: skip
+            if qout >= 0:
+                activations.quantize_row(y + t * y_stride, q + t * q_stride, columns)
+    elif kind == _GELU:
+        for t in range(first, last):
+            gelu_row(x + t * x_stride, load_i64(op + _SHIFT), y + t * y_stride, columns)
+            if qout >= 0:
+                activations.quantize_row(y + t * y_stride, q + t * q_stride, columns)
+    elif kind == _BIAS_KV:
+        heads, kv_heads, size = load_i64(op + _HEADS), load_i64(op + _KV_HEADS), load_i64(op + _HEAD_SIZE)
+        for t in range(first, last):
+            row = x + t * x_stride
+            for k in range(0, columns, 16):
+                vstore_f32(row + k * 4, vload_f32(row + k * 4) + vload_f32(load_i64(op + _SHIFT) + k * 4))
+            position = load_i32(load_i64(ws + _POSITIONS) + t * 4)
+            pages = load_i64(load_i64(ws + _PAGES) + t * 8)
+            page = load_i64(pages + (position // PAGE_POSITIONS) * 8) + load_i64(op + _LAYER_OFFSET)
+            for head in range(kv_heads):
+                key = row + (heads + head) * size * 4
+                part = page + head * PAGE_POSITIONS * size * 4
+                write_position(part, position % PAGE_POSITIONS, size, key, key + kv_heads * size * 4)
+    elif kind == _ATTEND_WHOLE:
+        heads, size = load_i64(op + _HEADS), load_i64(op + _HEAD_SIZE)
+        group = heads // load_i64(op + _KV_HEADS)
+        scratch = load_i64(ws + _SCRATCH) + thread * load_i64(ws + _SCRATCH + 8)
+        scale = load_f32(load_i64(op + _NUMBERS))
+        for unit in range(first, last):
+            t, head = unit // heads, unit % heads
+            length = load_i32(load_i64(ws + _LENGTHS) + t * 4)
+            pages = load_i64(load_i64(ws + _PAGES) + t * 8)
+            offset = load_i64(op + _LAYER_OFFSET) + head // group * PAGE_POSITIONS * size * 4
+            out = y + t * y_stride + head * size * 4
+            attend(x + t * x_stride + head * size * 4, pages, offset, length, size, scale, scratch, out)
+            if qout >= 0:
+                for block in range(size // BLOCK):
+                    nth = head * (size // BLOCK) + block
+                    activations.quantize_block(out + block * BLOCK * 4, q + t * q_stride, columns, nth)
+    elif kind == _POOL:
+        for t in range(first, last):
+            span = load_i64(ws + _SPANS) + t * 8
+            rows_at = x + load_i32(span) * x_stride
+            pool_rows(rows_at, x_stride, load_i32(span + 4), y + t * y_stride, columns)
     else:
         for t in range(first, last):
             best, total = summarize(x + t * x_stride, columns)

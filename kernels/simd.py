@@ -247,6 +247,14 @@ def vstore_i8(context: Any, builder: Any, address: Any, value: Any) -> None:
     store(builder, address, builder.trunc(value, ir.VectorType(_I8, 16)), 1)
 
 
+@define(types.void, types.int64)
+def prefetch(context: Any, builder: Any, address: Any) -> None:
+    """Ask for the cache line at `address`; a hint, harmless wherever it points."""
+    line = pointer(builder, address, _I8)
+    hints = [ir.Constant(_I32, value) for value in (0, 3, 1)]  # to read, keep in all caches, data
+    call_llvm(builder, "llvm.prefetch.p0", ir.VoidType(), line, *hints)
+
+
 # Arithmetic
 
 

@@ -12,9 +12,9 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Self, TypeVar
 
 from coro_rt.errors import ModelFileError, ModelNotFound
-from coro_rt.llm.gguf_header import Tensor, read_header
+from coro_rt.llm.gguf_header import Tensor, read_header, read_values
 
-__all__ = ["GGUFFile", "Tensor", "open_gguf"]
+__all__ = ["GGUFFile", "Tensor", "open_gguf", "raw_metadata"]
 
 D = TypeVar("D")
 V = TypeVar("V")
@@ -28,6 +28,17 @@ def open_gguf(path: str | os.PathLike[str]) -> GGUFFile:
     after an error.
     """
     path = Path(path)
+    mapped = _map(path)
+    return GGUFFile(path, len(mapped), *read_header(path, mapped))
+
+
+def raw_metadata(path: str | os.PathLike[str]) -> dict[str, bytes]:
+    """The metadata as they stand in the file, type and value. Raises as `open_gguf` does."""
+    path = Path(path)
+    return read_values(path, _map(path))
+
+
+def _map(path: Path) -> mmap.mmap:
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # before opening: a FIFO would block
             raise ModelFileError(f"{path} is not a file, but a model is one file in the GGUF format")
@@ -35,7 +46,7 @@ def open_gguf(path: str | os.PathLike[str]) -> GGUFFile:
             size = os.fstat(file.fileno()).st_size
             if size == 0:  # which cannot be mapped
                 raise ModelFileError(f"{path} is empty, not a GGUF file")
-            mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+            return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
     except (FileNotFoundError, NotADirectoryError):
         raise ModelNotFound(f"there is no file {path}") from None
     except (
@@ -43,7 +54,6 @@ def open_gguf(path: str | os.PathLike[str]) -> GGUFFile:
         ValueError,
     ) as error:  # ValueError: a null byte in the path, a file that shrinks meanwhile
         raise ModelFileError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    return GGUFFile(path, size, *read_header(path, mapped))
 
 
 class GGUFFile:

@@ -83,27 +83,32 @@ def cases() -> Iterator[Case]:
         yield _case(name, attention.causal_reference, launch.attention, (q, k, v), bound)
         name = f"attention_whole T={count} heads={heads}/{kv_heads} size={size}"
         yield _case(name, attention.whole_reference, launch.attention_whole, (q, k, v), bound)
+    for count, vocabulary in [(1, 16), (2, 1000), (1, 49152)]:
+        x = normal(count, vocabulary) * 8
+        name = f"best_and_log_sum T={count} vocabulary={vocabulary}"
+        yield Case(name, partial(_both, logits.reference, x), partial(_both_on, x), logits.error_bound(x))
+    yield from _of_encoders(normal)
+
+
+def _of_encoders(normal: Callable[..., Floats]) -> Iterator[Case]:
     for count, columns in [(1, 32), (3, 384), (2, 4096)]:
         x, weight, bias = normal(count, columns) * 3 + 1, normal(columns), normal(columns)
         for shift in normal(columns), normal(count, columns):
             name = f"layer_norm T={count} K={columns} shift of {shift.ndim}"
+            bound = layer_norm.error_bound(x, shift, weight, bias, 1e-12)
             args = (x, shift, weight, bias, 1e-12)
-            bound = layer_norm.error_bound(*args)
             yield _case(name, layer_norm.reference, launch.layer_norm, args, bound)
         name, bound = f"gelu T={count} K={columns}", gelu.error_bound(x, bias)
         yield _case(name, gelu.reference, launch.gelu, (x, bias), bound)
     blank = np.zeros((1, 32), np.float32)
+    extreme = np.array([[-1e30, -100, -88, -1, 0, 1, 88, 1e30] * 4], np.float32)
     bound = gelu.error_bound(extreme, blank[0])
     yield _case("gelu of extremes", gelu.reference, launch.gelu, (extreme, blank[0]), bound)
     yield _case("gelu of zeros", gelu.reference, launch.gelu, (blank, blank[0]), 0.0)
     for columns, spans in [(32, [(0, 1)]), (384, [(0, 7), (7, 1), (8, 20)]), (1024, [(0, 300)])]:
         x = normal(sum(spans[-1]), columns) + 1
-        name = f"pool K={columns} texts={len(spans)}"
-        yield _case(name, pool.reference, launch.pool, (x, spans), pool.error_bound(x, spans))
-    for count, vocabulary in [(1, 16), (2, 1000), (1, 49152)]:
-        x = normal(count, vocabulary) * 8
-        name = f"best_and_log_sum T={count} vocabulary={vocabulary}"
-        yield Case(name, partial(_both, logits.reference, x), partial(_both_on, x), logits.error_bound(x))
+        name, bound = f"pool K={columns} texts={len(spans)}", pool.error_bound(x, spans)
+        yield _case(name, pool.reference, launch.pool, (x, spans), bound)
 
 
 def _case(name: str, reference: Any, implementation: Any, args: tuple[Any, ...], bound: float) -> Case:

@@ -15,11 +15,12 @@ def reference(x: Floats, spans: list[tuple[int, int]]) -> Floats:
     """
     means = np.stack([x[first : first + count].astype(np.float64).mean(0) for first, count in spans])
     norms = np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
-    return (means / norms).astype(np.float32)
+    pooled: Floats = (means / norms).astype(np.float32)
+    return pooled
 
 
 def error_bound(x: Floats, spans: list[tuple[int, int]]) -> float:
-    """Largest allowed |implementation - reference|: roundings of the sum of the rows, in units of its norm."""
+    """Largest allowed |implementation - reference|: roundings of the rows' sum, in units of its norm."""
     smallest = min(float(np.linalg.norm(x[first : first + count].sum(0))) for first, count in spans)
     largest = max(float(np.abs(x[first : first + count]).sum(0).max()) for first, count in spans)
     return float((largest / max(smallest, 1e-12) + 1) * np.finfo(np.float32).eps * 8)

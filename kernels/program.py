@@ -347,13 +347,7 @@ class Workspace:
         self._arrays: dict[Buffer, Bytes] = {}
         self._row_pages: list[NDArray[np.int64]] = []
         for buffer, row_bytes in widths.row_bytes().items():
-            count = (
-                threads
-                if buffer is Buffer.SCRATCH
-                else tail
-                if buffer in _PER_TAIL
-                else rows
-            )
+            count = threads if buffer is Buffer.SCRATCH else tail if buffer in _PER_TAIL else rows
             array = aligned_zeros(row_bytes * max(count, 1))
             self._arrays[buffer] = array
             self.table[buffer] = array.ctypes.data, row_bytes

@@ -89,7 +89,9 @@ def _tensors(files: list[Path], architecture: Architecture, config: SettingsFile
                 continue
             known = table.get_name(name.removeprefix(architecture.prefix), try_suffixes=(".weight", ".bias"))
             if known is None or known not in needed | optional:
-                raise UnsupportedModel(f"{file}: nothing is known of the tensor {name!r} in this architecture")
+                raise UnsupportedModel(
+                    f"{file}: nothing is known of the tensor {name!r} in this architecture"
+                )
             stored[known] = tensor
     for name, shape in (needed | optional).items():
         if name not in stored:
@@ -98,7 +100,9 @@ def _tensors(files: list[Path], architecture: Architecture, config: SettingsFile
             continue
         tensor = stored[name]
         if tensor.shape != shape:
-            raise ModelFileError(f"{tensor.path}: {tensor.name} has shape {tensor.shape}, expected was {shape}")
+            raise ModelFileError(
+                f"{tensor.path}: {tensor.name} has shape {tensor.shape}, expected was {shape}"
+            )
         order = None
         if architecture.arch is MODEL_ARCH.LLAMA and name.endswith(("attn_q.weight", "attn_k.weight")):
             # pairs that turn together stand half a head apart there, and beside each other in GGUF
@@ -112,7 +116,7 @@ def _tensors(files: list[Path], architecture: Architecture, config: SettingsFile
 
 def _head_size(config: SettingsFile) -> int:
     heads = config.require("num_attention_heads", int)
-    size = config.get("head_dim", int, None) or config.require("hidden_size", int) // max(heads, 1)
+    size: int = config.get("head_dim", int, None) or config.require("hidden_size", int) // max(heads, 1)
     if heads < 1 or size < 2 or size % 2:
         raise ModelFileError(f"{config.path}: {heads} heads of {size} values")
     return size
@@ -196,14 +200,18 @@ def _pooling(folder: Path) -> PoolingType:
     if not path.is_file():
         return PoolingType.MEAN
     settings = SettingsFile.read(path)
-    chosen = {key for key, value in settings.values.items() if key.startswith("pooling_mode") and value is True}
+    chosen = {
+        key for key, value in settings.values.items() if key.startswith("pooling_mode") and value is True
+    }
     if settings.values.get("pooling_mode") in ("mean", "cls"):
         chosen = {f"pooling_mode_{settings.values['pooling_mode']}"}
     if chosen == {"pooling_mode_mean_tokens"} or chosen == {"pooling_mode_mean"}:
         return PoolingType.MEAN
     if chosen == {"pooling_mode_cls_token"} or chosen == {"pooling_mode_cls"}:
         return PoolingType.CLS
-    raise UnsupportedModel(f"{path}: pooling by {sorted(chosen)} is not supported; the mean and the first token are")
+    raise UnsupportedModel(
+        f"{path}: pooling by {sorted(chosen)} is not supported; the mean and the first token are"
+    )
 
 
 def _bert_shapes(config: SettingsFile) -> tuple[Shapes, Shapes]:

@@ -37,7 +37,9 @@ def tokenizer_metadata(folder: Path, config: SettingsFile, vocabulary: int) -> d
         elif kind == "BPE":
             return _byte_pairs(file, model, settings, config, vocabulary)
         else:
-            raise UnsupportedModel(f"{path}: the tokenizer model {kind!r} is not supported; WordPiece and BPE are")
+            raise UnsupportedModel(
+                f"{path}: the tokenizer model {kind!r} is not supported; WordPiece and BPE are"
+            )
     elif (folder / "vocab.txt").is_file():
         path = folder / "vocab.txt"
         if settings.get("do_lower_case", bool, True) is not True:
@@ -55,8 +57,13 @@ def tokenizer_metadata(folder: Path, config: SettingsFile, vocabulary: int) -> d
 
 
 def _word_pieces(file: SettingsFile, model: SettingsFile) -> tuple[list[str], set[str]]:
-    expected = {
-        "normalizer": {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "lowercase": True},
+    expected: dict[str, dict[str, Any]] = {
+        "normalizer": {
+            "type": "BertNormalizer",
+            "clean_text": True,
+            "handle_chinese_chars": True,
+            "lowercase": True,
+        },
         "pre_tokenizer": {"type": "BertPreTokenizer"},
     }
     for part, wanted in expected.items():
@@ -68,13 +75,15 @@ def _word_pieces(file: SettingsFile, model: SettingsFile) -> tuple[list[str], se
         raise UnsupportedModel(f"{file.path}: pieces inside a word do not begin with {CONTINUATION!r}")
     names = _names(file, model.require("vocab", dict))
     added = [entry for entry in file.get("added_tokens", list, []) if isinstance(entry, dict)]
-    return names, {entry["content"] for entry in added if entry.get("special") and entry.get("content") in names}
+    return names, {
+        entry["content"] for entry in added if entry.get("special") and entry.get("content") in names
+    }
 
 
 def _names(file: SettingsFile, vocab: dict[str, Any]) -> list[str]:
     """The tokens by id. Ids without a token get a name of their own, as in other converters."""
-    ids = set(vocab.values())
-    if not all(type(token) is int and 0 <= token < 1 << 22 for token in ids) or len(ids) != len(vocab):
+    ids = list(vocab.values())
+    if not all(type(token) is int and 0 <= token < 1 << 22 for token in ids) or len(set(ids)) != len(ids):
         raise ModelFileError(f"{file.path}: the vocabulary's ids are not distinct small integers")
     by_id = {token: name for name, token in vocab.items()}
     return [by_id.get(token, f"[PAD{token}]") for token in range(max(ids, default=-1) + 1)]
@@ -128,7 +137,9 @@ def _byte_pairs(
         raise ModelFileError(f"{file.path}: {len(names)} tokens, but embeddings for {vocabulary}")
     names += [f"[PAD{token}]" for token in range(len(names), vocabulary)]
     types = [kinds.get(name, TokenType.NORMAL if name in vocab else TokenType.UNUSED) for name in names]
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model.require("merges", list)]
+    merges = [" ".join(merge) if _pair(merge) else merge for merge in model.require("merges", list)]
+    if not all(isinstance(merge, str) for merge in merges):
+        raise ModelFileError(f"{file.path}: the merges are not pairs of tokens")
     keys = {
         "tokenizer.ggml.model": string("gpt2"),
         "tokenizer.ggml.pre": string(pre),
@@ -137,14 +148,14 @@ def _byte_pairs(
         "tokenizer.ggml.merges": strings(merges),
         "tokenizer.ggml.add_bos_token": boolean(settings.get("add_bos_token", bool, False)),
     }
-    for kind in ("bos", "eos", "unk", "pad"):
-        named = settings.values.get(f"{kind}_token")
-        name = named.get("content") if isinstance(named, dict) else named
-        stated = config.values.get(f"{kind}_token_id")
-        token = vocab.get(name) if isinstance(name, str) else stated[0] if isinstance(stated, list) else stated
-        if type(token) is int and 0 <= token < len(names):
-            full = {"unk": "unknown", "pad": "padding"}.get(kind, kind)
-            keys[f"tokenizer.ggml.{full}_token_id"] = uint32(token)
+    for kind, key in {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}.items():
+        named = settings.values.get(f"{kind}_token")  # a name, or an object that has one
+        named = named.get("content") if isinstance(named, dict) else named
+        stated = config.values.get(f"{kind}_token_id")  # an id, or several
+        stated = stated[0] if isinstance(stated, list) and stated else stated
+        special = vocab.get(named) if isinstance(named, str) else stated
+        if type(special) is int and 0 <= special < len(names):
+            keys[f"tokenizer.ggml.{key}_token_id"] = uint32(special)
     template = settings.values.get("chat_template")
     jinja = settings.path.parent / "chat_template.jinja"
     if jinja.is_file():
@@ -152,6 +163,10 @@ def _byte_pairs(
     if isinstance(template, str):
         keys["tokenizer.chat_template"] = string(template)
     return keys
+
+
+def _pair(merge: Any) -> bool:
+    return isinstance(merge, list) and len(merge) == 2 and all(isinstance(half, str) for half in merge)
 
 
 def _pre_tokenizer(file: SettingsFile) -> str:

@@ -87,7 +87,12 @@ class GGUFWriter:
     @classmethod
     @contextmanager
     def open(
-        cls, path: Path, metadata: Mapping[str, bytes], plans: Sequence[TensorPlan], *, alignment: int = DEFAULT_ALIGNMENT
+        cls,
+        path: Path,
+        metadata: Mapping[str, bytes],
+        plans: Sequence[TensorPlan],
+        *,
+        alignment: int = DEFAULT_ALIGNMENT,
     ) -> Iterator[GGUFWriter]:
         """A writer for the file at `path`, which is there when the block has been left without an error."""
         beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
@@ -112,7 +117,7 @@ class GGUFWriter:
             self._left = self._plans[self._next].nbytes
             self._next += 1
         assert 0 < data.nbytes <= self._left, (data.nbytes, self._left)
-        self._file.write(memoryview(data))
+        self._file.write(data.data)
         self._left -= data.nbytes
         if self._left == 0:
             self._pad(self._plans[self._next - 1].nbytes)

@@ -124,7 +124,14 @@ def quantize(
             rms, largest = _write(tensor, plan.format, writer, source, count)
             reports.append(
                 TensorReport(
-                    tensor.name, tensor.shape, tensor.format.name, plan.format.name, plan.nbytes, rms, largest, note
+                    tensor.name,
+                    tensor.shape,
+                    tensor.format.name,
+                    plan.format.name,
+                    plan.nbytes,
+                    rms,
+                    largest,
+                    note,
                 )
             )
     return Report(
@@ -142,7 +149,9 @@ def _format_for(tensor: SourceTensor, wanted: Format) -> tuple[Format, str | Non
         return F32, None if wanted is F32 else "added, not multiplied"
     if tensor.columns % wanted.unit == 0:
         return wanted, None
-    simpler = Format.known[_SIMPLER[wanted.name]] if wanted.name in _SIMPLER and not tensor.columns % BLOCK else F16
+    simpler = (
+        Format.known[_SIMPLER[wanted.name]] if wanted.name in _SIMPLER and not tensor.columns % BLOCK else F16
+    )
     return simpler, f"rows of {tensor.columns} are no multiple of {wanted.unit}"
 
 
@@ -157,13 +166,15 @@ def _metadata(source: Source, format: Format) -> dict[str, bytes]:
 def _write(
     tensor: SourceTensor, format: Format, writer: GGUFWriter, path: Path, count: Callable[[int], None]
 ) -> tuple[float, float]:
-    """Write a tensor; its error: of all values, and the largest, in units of the tensor's root mean square."""
+    """Write a tensor; its error, of all values and the largest, in units of its root mean square."""
     squares = error_squares = largest = 0.0
     step = max(1, _CHUNK // tensor.columns)
     for first in range(0, tensor.rows, step):
         values = tensor.read(first, min(first + step, tensor.rows))
         if not np.isfinite(values).all():
-            raise QuantizeError(f"{path}: the tensor {tensor.name} holds infinities or values that are no numbers")
+            raise QuantizeError(
+                f"{path}: the tensor {tensor.name} holds infinities or values that are no numbers"
+            )
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found below
             raw = format.quantize(values, search=True)
             back = format.dequantize(raw, values.shape)

@@ -25,14 +25,23 @@ __all__ = ["StoredTensor", "read_safetensors"]
 MAX_HEADER_BYTES = 64 << 20
 MAX_DIMENSIONS = 4
 FORMATS = {"F32": F32, "F16": F16, "BF16": BF16}
-_BITS = {"F64": 64, "I64": 64, "U64": 64, "I32": 32, "U32": 32, "I16": 16, "U16": 16, "I8": 8, "U8": 8, "BOOL": 8}
+_BITS = {
+    "F64": 64,
+    "I64": 64,
+    "U64": 64,
+    "I32": 32,
+    "U32": 32,
+    "I16": 16,
+    "U16": 16,
+    "I8": 8,
+    "U8": 8,
+    "BOOL": 8,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """A tensor of the file at `path`; `format` is None for a type that no weight has. `data`: a read-only
-    view.
-    """
+    """A tensor of the file at `path`; `data`: a read-only view."""
 
     path: Path
     name: str
@@ -45,7 +54,7 @@ class StoredTensor:
         """Raises `UnsupportedModel` for a type that weights here cannot have."""
         if self.dtype not in FORMATS:
             raise UnsupportedModel(
-                f"{self.path}: the tensor {self.name} is {self.dtype}; weights are read as {', '.join(FORMATS)}"
+                f"{self.path}: the tensor {self.name} is {self.dtype}; what is read is {', '.join(FORMATS)}"
             )
         return FORMATS[self.dtype]
 

@@ -27,7 +27,9 @@ class SettingsFile:
         """Raises `ModelNotFound` if there is no such file, `ModelFileError` if it holds no JSON object."""
         try:
             if path.stat().st_size > MAX_BYTES:
-                raise ModelFileError(f"{path} is larger than the {MAX_BYTES} bytes that are read of such a file")
+                raise ModelFileError(
+                    f"{path} is larger than the {MAX_BYTES} bytes that are read of such a file"
+                )
             values = json.loads(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             raise ModelNotFound(f"there is no file {path}, which says what the model is") from None

@@ -60,15 +60,17 @@ def from_gguf(path: Path) -> Source:
     """A GGUF file in floating point. Raises as `open_gguf` does, and QuantizeError if it is quantized."""
     with open_gguf(path) as file:
         if (parts := file.get_int("split.count", 1)) > 1:
-            raise UnsupportedModel(f"{path}: one of {parts} files that a model was split into; join them first")
+            raise UnsupportedModel(
+                f"{path}: one of {parts} files that a model was split into; join them first"
+            )
         tensors = []
         for tensor in file.tensors.values():
             format = by_ggml_type(int(tensor.type))
             if format is None or format.quantized:
                 if not tensor.type.name.startswith(("F64", "I8", "I16", "I32", "I64")):
                     raise QuantizeError(
-                        f"{path}: the tensor {tensor.name} is quantized already ({tensor.type.name}); a second "
-                        "rounding would add to the first: start from the model's F32, F16 or BF16 file"
+                        f"{path}: the tensor {tensor.name} is quantized already ({tensor.type.name}); a "
+                        "second rounding would add to the first: start from its F32, F16 or BF16 file"
                     )
                 raise UnsupportedModel(f"{path}: the tensor {tensor.name} has the type {tensor.type.name}")
             tensors.append(SourceTensor(tensor.name, tensor.shape, format, tensor.data))

@@ -58,7 +58,10 @@ class WordPiece:
         self._control |= set(ids.values())
         unknown = next(name for name, token in vocab.items() if token == ids["unknown"])
         pieces = models.WordPiece(
-            vocab, unk_token=unknown, max_input_chars_per_word=LONGEST_WORD, continuing_subword_prefix=CONTINUATION
+            vocab,
+            unk_token=unknown,
+            max_input_chars_per_word=LONGEST_WORD,
+            continuing_subword_prefix=CONTINUATION,
         )
         self._tokenizer = tokenizers.Tokenizer(pieces)
         self._tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)

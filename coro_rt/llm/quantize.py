@@ -100,6 +100,8 @@ def quantize(
         raise QuantizeError(f"there is no type {type!r}; the types are: {', '.join(TYPES)}")
     format = Format.known[type.upper()]
     is_folder = source.is_dir() or source.suffix == ".safetensors"
+    if target.is_dir() or not target.absolute().parent.is_dir():
+        raise QuantizeError(f"{target} cannot be written: it is a folder, or in a folder that is not there")
     opened = from_folder(source) if is_folder else from_gguf(source)
     if target.exists() and any(target.samefile(file) for file in opened.files):
         raise QuantizeError(f"{target} is the file to read: give the new file another name")

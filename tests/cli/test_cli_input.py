@@ -9,7 +9,7 @@ import pytest
 
 from coro_rt.schedulers.registry import POLICIES
 
-COMMANDS = ["demo", "chat", "complete", "pull", "models", "devices"]
+COMMANDS = ["demo", "chat", "complete", "pull", "models", "quantize", "devices"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -14,9 +14,12 @@ CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 
 def write_gguf(
-    path: Path, metadata: Mapping[str, Any] = {}, tensors: Mapping[str, np.ndarray] = {}, arch: str = "llama"
+    path: Path, metadata: Mapping[str, Any] = {}, tensors: Mapping[str, Any] = {}, arch: str = "llama"
 ) -> Path:
-    """Metadata values: bool, int (as UINT32), float (as FLOAT32), str, or a list of one of these."""
+    """Metadata values: bool, int (as UINT32), float (as FLOAT32), str, or a list of one of these.
+
+    Tensors: arrays (uint8: Q8_0), or bytes with the number of their type.
+    """
     writer = gguf.GGUFWriter(path, arch)
     for key, value in metadata.items():
         if isinstance(value, bool):
@@ -30,8 +33,10 @@ def write_gguf(
         else:
             writer.add_array(key, value)
     for name, array in tensors.items():
-        quantized = array.dtype == np.uint8
-        writer.add_tensor(name, array, raw_dtype=gguf.GGMLQuantizationType.Q8_0 if quantized else None)
+        array, kind = array if isinstance(array, tuple) else (array, None)
+        if kind is None and array.dtype == np.uint8:
+            kind = gguf.GGMLQuantizationType.Q8_0
+        writer.add_tensor(name, array, raw_dtype=None if kind is None else gguf.GGMLQuantizationType(kind))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -24,7 +24,15 @@ from coro_rt.llm.model import LLM
 
 pytestmark = pytest.mark.anyio
 
-TEXTS = ["The cat sat.", "", "unknown", "sitting cats, un-sat!", "q" * 120 + " the cat", "a b c d " * 30, "zzz!"]
+TEXTS = [
+    "The cat sat.",
+    "",
+    "unknown",
+    "sitting cats, un-sat!",
+    "q" * 120 + " the cat",
+    "a b c d " * 30,
+    "zzz!",
+]
 
 FLOAT_BOUND = 1e-4
 """Of a vector of length 1: keys and values may round the other way in float16."""
@@ -121,7 +129,9 @@ async def test_no_texts_have_no_embeddings(encoder: LLM) -> None:
 
 async def test_a_text_that_is_too_long_is_named_or_cut(encoder: LLM) -> None:
     long = "a " * 200
-    with pytest.raises(ContextOverflow, match=r"text 1 has 202 tokens, but the context of bert is 160.*truncate"):
+    with pytest.raises(
+        ContextOverflow, match=r"text 1 has 202 tokens, but the context of bert is 160.*truncate"
+    ):
         await encoder.embed(["the cat", long])
     cut = await encoder.embed([long], truncate=True)
     assert np.array_equal(cut, await encoder.embed(["a " * 158]))

@@ -1,6 +1,4 @@
-"""WordPiece tokens: the longest pieces first, no capitals, no accents, and no control token from plain text."""
-
-from pathlib import Path
+"""WordPiece: the longest pieces first, no capitals, no accents, and no control token from plain text."""
 
 import pytest
 from tiny_bert import WORDS, TinyBert
@@ -11,7 +9,9 @@ from coro_rt.llm.wordpiece import WordPiece
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> WordPiece:
-    path = TinyBert(layers=1, hidden=32, heads=1, feed_forward=32).write(tmp_path_factory.mktemp("b") / "b.gguf")
+    path = TinyBert(layers=1, hidden=32, heads=1, feed_forward=32).write(
+        tmp_path_factory.mktemp("b") / "b.gguf"
+    )
     with open_gguf(path) as file:
         return WordPiece(file)
 

@@ -17,7 +17,7 @@ from safetensors_maker import write_safetensors
 from coro_rt.kernels.activations import dequantized_reference
 from coro_rt.kernels.formats import Format
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "##s", "##ting", "un", "##known"]
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "##ting", "un", "##known"]
 WORDS += [*"abcdefghijklmnopqrstuvwxyz", *(f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz"), *".,!?[]()-'"]
 SPECIAL = {"padding": 0, "unknown": 1, "bos": 2, "seperator": 3, "mask": 4}
 HUB_NAMES = {
@@ -40,8 +40,8 @@ class TinyBert:
     """Sizes and weights; `write` and `write_folder` make files, `embed` is what they should give."""
 
     def __init__(
-        self, *, form: str = "F32", layers: int = 2, heads: int = 4, hidden: int = 256, feed_forward: int = 512,
-        context: int = 160, seed: int = 0,
+        self, *, form: str = "F32", layers: int = 2, heads: int = 4, hidden: int = 256,
+        feed_forward: int = 256, context: int = 160, seed: int = 0,
     ) -> None:  # fmt: skip
         self.layers, self.heads, self.hidden, self.context = layers, heads, hidden, context
         self.feed_forward = feed_forward
@@ -133,8 +133,8 @@ class TinyBert:
         (folder / "config.json").write_text(json.dumps(config))
         tokenizer = {
             "normalizer": {
-                "type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None,
-                "lowercase": True,
+                "type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True,
+                "strip_accents": None, "lowercase": True,
             },
             "pre_tokenizer": {"type": "BertPreTokenizer"},
             "added_tokens": [{"id": i, "content": WORDS[i], "special": True} for i in range(5)],

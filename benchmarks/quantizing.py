@@ -1,7 +1,7 @@
 """What quantizing does to an embedding model: size, speed, and the similarity of sentences.
 
 The model is quantized to each type, all are loaded side by side, and embed the same texts in turns. Of each:
-the file's size; texts per second (medians of the turns); the cosine between its vectors and those of F32; and
+the file's size; texts per second, all given at once (medians of the turns); the time of one; the cosine between its vectors and those of F32; and
 for pairs of sentences, how their similarities agree with F32's: correlation (Pearson's, and Spearman's of the
 ranks, which is what a search depends on), mean and largest difference. "plain" are the same types without the
 search for scales, rounded to the grid between the extremes.
@@ -42,6 +42,7 @@ from coro_rt.llm.catalog import pull
 from coro_rt.llm.quantize import quantize
 
 TYPES = ("f32", "f16", "q8_0", "q6_k", "q5_1", "q5_0", "q4_k", "q4_1", "q4_0")
+SINGLES = 5  # a turn
 PLAIN = ("q8_0", "q4_1", "q4_0")
 
 
@@ -92,6 +93,7 @@ def _plainly() -> Iterator[None]:
 
 
 async def _measure(files: dict[str, Path], *, repeat: int, threads: int | None) -> list[dict[str, Any]]:
+    sizes = {name: os.stat(path).st_size for name, path in files.items()}
     sentences = [sentence for pair in PAIRS for sentence in pair]
     async with coro_rt.open_runtime(threads=threads) as runtime, AsyncExitStack() as stack:
         models = {
@@ -100,24 +102,30 @@ async def _measure(files: dict[str, Path], *, repeat: int, threads: int | None) 
         }
         vectors = {name: await llm.embed(sentences) for name, llm in models.items()}
         rates: dict[str, list[float]] = {name: [] for name in models}
+        singles: dict[str, list[float]] = {name: [] for name in models}
         for _ in range(repeat):
             for name, llm in models.items():
                 began = time.perf_counter()
                 await llm.embed(sentences)
                 rates[name].append(len(sentences) / (time.perf_counter() - began))
+                for _ in range(SINGLES):
+                    began = time.perf_counter()
+                    await llm.embed(sentences[:1])
+                    singles[name].append(time.perf_counter() - began)
     exact = vectors["F32"]
     reference = _similarities(exact)
     rows = []
-    for name, path in files.items():
+    for name in files:
         cosines, similarities = (vectors[name] * exact).sum(1), _similarities(vectors[name])
         off = np.abs(similarities - reference)
         low, high = spread(rates[name])
         rows.append(
             {
                 "type": name,
-                "MB": round(os.path.getsize(path) / 1e6, 1),
+                "MB": round(sizes[name] / 1e6, 1),
                 "texts/s": round(median(rates[name])),
                 "quartiles": f"{low:.0f}-{high:.0f}",
+                "one text, ms": round(median(singles[name]) * 1000, 2),
                 "cosine": float(np.mean(cosines)),
                 "least": float(cosines.min()),
                 "Pearson": _correlation(similarities, reference),

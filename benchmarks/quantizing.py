@@ -1,10 +1,11 @@
 """What quantizing does to an embedding model: size, speed, and the similarity of sentences.
 
 The model is quantized to each type, all are loaded side by side, and embed the same texts in turns. Of each:
-the file's size; texts per second, all given at once (medians of the turns); the time of one; the cosine between its vectors and those of F32; and
-for pairs of sentences, how their similarities agree with F32's: correlation (Pearson's, and Spearman's of the
-ranks, which is what a search depends on), mean and largest difference. "plain" are the same types without the
-search for scales, rounded to the grid between the extremes.
+the file's size; texts per second, all given at once, and the time of one alone (medians of the turns); the
+cosine between its vectors and those of F32; and for pairs of sentences, how their similarities agree with
+F32's: correlation (Pearson's, and Spearman's of the ranks, which is what a search depends on), mean and
+largest difference. "plain" are the same types without the search for scales, rounded to the grid between the
+extremes.
 
 python -m benchmarks.quantizing --json out.json
 """

@@ -124,6 +124,7 @@ def quantize(
                     progress(done, total)
 
             rms, largest = _write(tensor, plan.format, writer, source, count)
+            tensor.drop()
             reports.append(
                 TensorReport(
                     tensor.name,

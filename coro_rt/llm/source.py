@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from coro_rt.errors import QuantizeError, UnsupportedModel
 from coro_rt.kernels.formats import Bytes, Floats, Format, by_ggml_type
 
-from .gguf_file import open_gguf, raw_metadata
+from .gguf_file import open_gguf
 from .gguf_writer import DEFAULT_ALIGNMENT
 
 __all__ = ["Source", "SourceTensor", "from_gguf"]
@@ -22,7 +23,8 @@ __all__ = ["Source", "SourceTensor", "from_gguf"]
 class SourceTensor:
     """A tensor in floating point under its GGUF name; `shape` in NumPy's order, `data` a view of its bytes.
 
-    `order`: which of the stored rows each row is, if they are not in order.
+    `order`: which of the stored rows each row is, if they are not in order. `drop`: call it when the tensor has
+    been read; its memory can go.
     """
 
     name: str
@@ -30,6 +32,7 @@ class SourceTensor:
     format: Format
     data: Bytes
     order: NDArray[np.intp] | None = None
+    drop: Callable[[], None] = lambda: None
 
     @property
     def columns(self) -> int:
@@ -73,6 +76,7 @@ def from_gguf(path: Path) -> Source:
                         "second rounding would add to the first: start from its F32, F16 or BF16 file"
                     )
                 raise UnsupportedModel(f"{path}: the tensor {tensor.name} has the type {tensor.type.name}")
-            tensors.append(SourceTensor(tensor.name, tensor.shape, format, tensor.data))
+            drop = partial(file.drop_pages, tensor)
+            tensors.append(SourceTensor(tensor.name, tensor.shape, format, tensor.data, drop=drop))
         alignment = file.get_int("general.alignment", DEFAULT_ALIGNMENT)
-    return Source(raw_metadata(path), tensors, [path], alignment)
+        return Source(file.raw_metadata(), tensors, [path], alignment)

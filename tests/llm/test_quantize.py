@@ -18,7 +18,7 @@ from tiny_bert import WORDS, TinyBert
 from coro_rt.cli.quantize import TYPES as CLI_TYPES
 from coro_rt.errors import ModelError, ModelFileError, ModelNotFound, QuantizeError, UnsupportedModel
 from coro_rt.kernels.formats import Format
-from coro_rt.llm.gguf_file import open_gguf, raw_metadata
+from coro_rt.llm.gguf_file import open_gguf
 from coro_rt.llm.quantize import TYPES, quantize
 from coro_rt.llm.wordpiece import WordPiece
 
@@ -42,6 +42,11 @@ def values_of(path: Path, name: str) -> np.ndarray:
         tensor = file.tensors[name]
         shape = (int(np.prod(tensor.shape[:-1])), tensor.shape[-1])
         return Format.known[tensor.type.name].dequantize(tensor.data, shape).copy()
+
+
+def raw_metadata(path: Path) -> dict[str, bytes]:
+    with open_gguf(path) as file:
+        return file.raw_metadata()
 
 
 @pytest.mark.parametrize("kind", TYPES)

@@ -23,8 +23,8 @@ __all__ = ["Source", "SourceTensor", "from_gguf"]
 class SourceTensor:
     """A tensor in floating point under its GGUF name; `shape` in NumPy's order, `data` a view of its bytes.
 
-    `order`: which of the stored rows each row is, if they are not in order. `drop`: call it when the tensor has
-    been read; its memory can go.
+    `order`: which of the stored rows each row is, if they are not in order. `drop`: call it when the tensor
+    has been read, and its memory can go.
     """
 
     name: str

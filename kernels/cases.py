@@ -67,9 +67,8 @@ def cases() -> Iterator[Case]:
             partial(_added_norm_on, x, weight, to),
             bound + float(np.abs(to).max()) * float(np.finfo(np.float32).eps),
         )
-        args = (x, weight)
-        bound = bias.error_bound(*args)
-        yield _case(f"add_bias T={count} K={columns}", bias.reference, launch.add_bias, args, bound)
+        bound = bias.error_bound(x, weight)
+        yield _case(f"add_bias T={count} K={columns}", bias.reference, launch.add_bias, (x, weight), bound)
         gate, up = normal(count, columns) * 5, normal(count, columns)
         for activation in Activation:
             name = f"gated {activation.name} T={count} K={columns}"
@@ -117,9 +116,8 @@ def cases() -> Iterator[Case]:
         bound = attention.error_bound(q, k, v)
         yield _case(name, attention.causal_reference, launch.attention, (q, k, v), bound)
         for window, scale in [(1, 0.1), (16, 0.05), (50, 0.2), (1000, 0.1)]:
-            options = {"window": window, "scale": scale}
             reference, implementation = (
-                partial(f, **options) for f in (attention.causal_reference, launch.attention)
+                partial(f, window=window, scale=scale) for f in (attention.causal_reference, launch.attention)
             )
             bound = attention.error_bound(q, k, v, scale=scale)
             yield _case(f"{name} window={window}", reference, implementation, (q, k, v), bound)

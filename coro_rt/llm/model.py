@@ -29,7 +29,8 @@ from coro_rt.memory import MemoryBudget, Reservation
 from coro_rt.stream import Stream
 from coro_rt.traps import current_job
 
-from . import llama
+from .architecture import Hyperparameters
+from .build import build, nbytes
 from .catalog import resolve
 from .conversation import Conversation, Turn
 from .generate import Token, generate, score
@@ -56,7 +57,7 @@ class Model:
     def __init__(
         self,
         program: Program,
-        sizes: llama.Hyperparameters,
+        sizes: Hyperparameters,
         tokenizer: Tokenizer,
         template: ChatTemplate | TemplateError,
         context: int,
@@ -221,7 +222,7 @@ async def load_model(runtime: Runtime, source: str | PathLike[str], *, context: 
 
 def _load(runtime: Runtime, device: CpuDevice, path: Path, context: int | None, loaded: list[LLM]) -> None:
     with open_gguf(path) as file:
-        sizes = llama.Hyperparameters.from_gguf(file)
+        sizes = Hyperparameters.from_gguf(file)
         if context is not None and context > sizes.context:
             raise ContextOverflow(
                 f"{path}: the model's context is {sizes.context} tokens, {context} were asked for"
@@ -233,9 +234,9 @@ def _load(runtime: Runtime, device: CpuDevice, path: Path, context: int | None, 
                 f"{path}: {tokenizer.vocab_size} tokens in the vocabulary, embeddings for {sizes.vocabulary}"
             )
         template = _template(file)
-        weights = runtime.memory.reserve(llama.nbytes(file, sizes, length), f"the model {path.name}")
+        weights = runtime.memory.reserve(nbytes(file, sizes, length), f"the model {path.name}")
         try:
-            program = llama.build(file, sizes, length)
+            program = build(file, sizes, length)
         except BaseException:
             weights.release()
             raise

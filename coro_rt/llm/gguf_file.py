@@ -110,6 +110,9 @@ class GGUFFile:
     def require_ints(self, key: str) -> list[int]:
         return self._require(key, _as_ints, "an array of integers")
 
+    def require_floats(self, key: str) -> list[float]:
+        return self._require(key, _as_floats, "an array of finite numbers")
+
     def require_strs(self, key: str) -> list[str]:
         return self._require(key, _as_strs, "an array of strings")
 
@@ -143,6 +146,13 @@ def _as_bool(value: Any) -> bool | None:
 
 def _as_ints(value: Any) -> list[int] | None:
     return value if type(value) is list and all(type(item) is int for item in value) else None
+
+
+def _as_floats(value: Any) -> list[float] | None:
+    if type(value) is not list:
+        return None
+    numbers = [number for item in value if (number := _as_float(item)) is not None]
+    return numbers if len(numbers) == len(value) else None
 
 
 def _as_strs(value: Any) -> list[str] | None:

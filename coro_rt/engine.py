@@ -111,7 +111,8 @@ class Engine:
         if worker.idle:
             worker.idle = False
             self.after(worker.parker.unpark)
-        elif gives_way and not worker.deciding:
+        elif (gives_way or worker.alone) and not worker.deciding:
+            worker.alone = False
             self.after(worker.device.preempt)
 
     # A job's life.

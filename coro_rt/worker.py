@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("coro_rt")
 
 LONG_STEP_S = 0.002  # nobody else can run meanwhile: worth a line in the log
+ALONE_S = 0.1  # the longest slice of a job that nobody waits behind; a newcomer ends it early
 _END: Any = object()  # in place of a trap: the coroutine has ended
 
 
@@ -49,6 +50,8 @@ class Worker:
         self._until = -math.inf  # when the first sleeper wakes, as far as was known when it became idle
         self._stopping = False
         self._ended = False
+        self.alone = False  # nobody else was ready, so a newcomer is a reason to ask again; under the lock
+        self._granted_s = 0.0
         self._slice_s = 0.0
         self._since = 0.0  # when the running job was taken up, or its time was last booked
         self._thread = threading.Thread(target=self._run, name=f"coro_rt-{self.name}", daemon=True)
@@ -108,9 +111,15 @@ class Worker:
             self._until = self.sleepers.until
             return None
         self.job = job = cast(JobEntry, grant.entry).job
-        self._slice_s = grant.slice_s
+        self._granted_s = grant.slice_s
+        self._measure_out()
         self._since = now
         return job
+
+    def _measure_out(self) -> None:
+        """Under the lock: how long the job may run. While nobody waits, long: coming back takes the GIL."""
+        self.alone = not self.engine.scheduler.ready(self.name)
+        self._slice_s = max(self._granted_s, ALONE_S) if self.alone else self._granted_s
 
     def _wake_sleepers(self, now: float) -> None:
         for sleep in self.sleepers.due(now):
@@ -143,6 +152,7 @@ class Worker:
                 following = self._next(now)
             else:
                 self.device.clear_preempt()
+                self._measure_out()
             self.deciding = False
             if following is not job and following is not None:
                 self._since = after = engine.clock()

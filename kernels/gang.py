@@ -14,8 +14,8 @@ give way it closes the ticket, waits for the chunks under way, and stores the re
 it are done, none after.
 
 A helper that loses its core in the middle of a chunk does cost: the leader has to wait until the OS runs it
-again, some milliseconds. So a long wait makes the leader work alone for a while, longer each time it happens
-again soon: the gang shrinks when somebody else wants the cores, and grows back.
+again, some milliseconds. So after a long wait the leader works alone for ten times as long: the gang shrinks
+when somebody else wants the cores, loses a tenth to waiting at most, and grows back.
 
 Helpers spin for a while when there is nothing to claim (the gap between two operations is short), then sleep
 on a condition variable; the leader wakes them when it has work that is worth it.
@@ -76,7 +76,7 @@ _TICKET, _FINISHED, _SLOT, _SLEEPERS, _GENERATION, _QUIT, _ALONE, _MUTEX, _CONDI
     i * CACHE_LINE for i in range(9)
 )
 _SLOT_OP, _SLOT_WS, _SLOT_STATE, _SLOT_UNITS, _SLOT_CHUNK = (_SLOT + i * 8 for i in range(5))
-_ALONE_UNTIL_NS, _ALONE_FOR_NS = _ALONE, _ALONE + 8  # the leader's own
+_ALONE_UNTIL_NS = _ALONE  # the leader's own
 _CONTROL_BYTES = _CONDITION + CONDITION_BYTES
 assert MUTEX_BYTES <= CACHE_LINE
 
@@ -87,7 +87,7 @@ _HELP_NS = 2_000  # an operation shorter than this is not worth sharing
 _SPINS = 8_000  # some 0.2 ms of pauses, then a helper sleeps
 _PATIENCE = 2_000  # pauses that the leader waits for a chunk before it offers its core to whoever has it
 _STALL_NS = 200_000  # a chunk that takes so much longer than the leader's has lost its core
-_ALONE_LEAST_NS, _ALONE_MOST_NS = 10_000_000, 320_000_000
+_ALONE_FACTOR = 10  # how many times the stall: waiting costs at most a tenth
 
 
 @entry
@@ -177,11 +177,7 @@ def _await_chunks(control, claimed):  # type: ignore[no-untyped-def]
             yield_cpu()
     now = now_ns()
     if now - began > _STALL_NS:
-        before = load_i64(control + _ALONE_FOR_NS)
-        soon = now - load_i64(control + _ALONE_UNTIL_NS) < 4 * before
-        alone = min(2 * before, _ALONE_MOST_NS) if soon else _ALONE_LEAST_NS
-        store_i64(control + _ALONE_FOR_NS, alone)
-        store_i64(control + _ALONE_UNTIL_NS, now + alone)
+        store_i64(control + _ALONE_UNTIL_NS, now + _ALONE_FACTOR * (now - began))
 
 
 @entry

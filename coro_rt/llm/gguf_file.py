@@ -11,6 +11,8 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self, TypeVar
 
+import numpy as np
+
 from coro_rt.errors import ModelFileError, ModelNotFound
 from coro_rt.llm.gguf_header import Tensor, read_header
 
@@ -43,7 +45,7 @@ def open_gguf(path: str | os.PathLike[str]) -> GGUFFile:
         ValueError,
     ) as error:  # ValueError: a null byte in the path, a file that shrinks meanwhile
         raise ModelFileError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    return GGUFFile(path, size, *read_header(path, mapped))
+    return GGUFFile(path, size, mapped, *read_header(path, mapped))
 
 
 class GGUFFile:
@@ -53,9 +55,12 @@ class GGUFFile:
     truncates the file meanwhile changes the data, or kills the process, as with any mapped file.
     """
 
-    def __init__(self, path: Path, size: int, metadata: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    def __init__(
+        self, path: Path, size: int, mapped: mmap.mmap, metadata: dict[str, Any], tensors: dict[str, Tensor]
+    ) -> None:
         self.path = path
         self.size = size
+        self._mapped = mapped
         self.metadata: Mapping[str, Any] = MappingProxyType(metadata)
         self._tensors: Mapping[str, Tensor] | None = MappingProxyType(tensors)
         self.architecture = self.require_str("general.architecture")
@@ -65,6 +70,18 @@ class GGUFFile:
         if self._tensors is None:
             raise ModelFileError(f"{self.path} has been closed")
         return self._tensors
+
+    def drop_pages(self, tensor: Tensor) -> None:
+        """Let the OS have the memory back that a tensor's data took when it was read; reading again reads the
+        file. So whoever copies all tensors one by one never holds the whole file."""
+        if not hasattr(self._mapped, "madvise"):
+            return
+        base = np.frombuffer(self._mapped, np.uint8).ctypes.data
+        start = tensor.data.ctypes.data - base
+        end = (start + tensor.data.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+        start = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+        if start < end:
+            self._mapped.madvise(mmap.MADV_DONTNEED, start, end - start)
 
     def close(self) -> None:
         """Forget the tensors. May be called again."""

@@ -69,6 +69,7 @@ class Model:
         self.context, self.name = context, name
         self.pace = Pace()
         self.jobs: set[Job[Any]] = set()  # those that work with it now
+        self.closed = False
         self._threads, self._budget = threads, budget
 
     def new_sequence(self) -> Sequence:
@@ -87,7 +88,9 @@ class Model:
 
     @contextmanager
     def counted(self) -> Iterator[None]:
-        """For a job: be among `jobs` while it works."""
+        """For a job: be among `jobs` while it works. Raises RuntimeClosed if the model has been closed."""
+        if self.closed:
+            raise closed_error(self.name)
         job = current_job()
         self.jobs.add(job)
         try:
@@ -165,6 +168,7 @@ class LLM:
         """End what still generates and give the memory back. Further calls do nothing."""
         if self._model is None:
             return
+        self._model.closed = True
         jobs, self._model = list(self._model.jobs), None
         try:
             if jobs:
@@ -197,10 +201,12 @@ class LLM:
 
     def _open(self) -> Model:
         if self._model is None:
-            raise RuntimeClosed(
-                f"the model {self.name} has been closed: load it again with runtime.load_model()"
-            )
+            raise closed_error(self.name)
         return self._model
+
+
+def closed_error(name: str) -> RuntimeClosed:
+    return RuntimeClosed(f"the model {name} has been closed: load it again with runtime.load_model()")
 
 
 async def load_model(runtime: Runtime, source: str | PathLike[str], *, context: int | None = None) -> LLM:

@@ -205,6 +205,22 @@ async def test_closing_the_model_ends_its_jobs(runtime: Runtime, tiny_path: Path
     assert stream.finish_reason == "cancelled"
 
 
+async def test_a_generation_that_has_not_begun_when_the_model_is_closed_never_does(
+    runtime: Runtime, tiny_path: Path
+) -> None:
+    llm = await runtime.load_model(tiny_path)
+    first, second = (llm.generate("hello", max_tokens=250, ignore_eos=True) for _ in range(2))
+    await first.__anext__()
+    with qos(QoS.BACKGROUND):
+        await second.__aenter__()  # asked for, and waiting behind the first
+    await llm.aclose()
+    with pytest.raises(RuntimeClosed, match="has been closed"):
+        await second.__anext__()
+    await first.aclose()
+    await second.aclose()
+    assert runtime.memory.used == 0
+
+
 async def test_closing_the_runtime_ends_a_models_jobs(anyio_backend: object, tiny_path: Path) -> None:
     async with open_runtime() as runtime:
         llm = await runtime.load_model(tiny_path)

@@ -232,13 +232,14 @@ PROGRAM = """
                             print("ready", flush=True)
                         {busy}
 
-    backend, uvloop = sys.argv[1], sys.argv[2] == "uvloop"
+    backend, uvloop, code = sys.argv[1], sys.argv[2] == "uvloop", 0
     try:
         anyio.run(main, backend=backend, backend_options={"use_uvloop": True} if uvloop else {})
     except* KeyboardInterrupt:  # in a group where a task group was around
         left = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
         print("interrupted", left, flush=True)
-        sys.exit(130)
+        code = 130
+    sys.exit(code)  # not inside `except*`, where older Pythons wrap it in a group
 """
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import gguf
 import numpy as np
-from makers import tokenizer_metadata
+from makers import CONTROL, sentence_piece_metadata, tokenizer_metadata
 
 from coro_rt.kernels.activations import dequantized_reference
 from coro_rt.kernels.formats import Format
@@ -22,6 +22,9 @@ TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+
+PIECES = {"▁": -9.0, "h": -8.0, "e": -7.0, "l": -6.0, "he": -1.0, "ll": -2.0, "▁he": -0.5}
 
 
 class Tiny:
@@ -52,7 +55,7 @@ class Tiny:
         self.layers, self.heads, self.kv_heads, self.head_size = layers, heads, kv_heads, head_size
         self.hidden, self.feed_forward, self.context = hidden, feed_forward, context
         self.rope_base, self.rope_linear = rope_base, rope_linear
-        self.tokenizer: dict[str, Any] = tokenizer_metadata()
+        self.tokenizer: dict[str, Any] = self.new_tokenizer()
         self.rng = np.random.default_rng(seed)
         self.available = list(Format.known) if mixed else [form]
         self.forms: dict[str, str] = {}
@@ -79,6 +82,9 @@ class Tiny:
         } | self.more_metadata()
         if rope_linear:
             self.metadata |= {"rope.scaling.type": "linear", "rope.scaling.factor": rope_linear}
+
+    def new_tokenizer(self) -> dict[str, Any]:
+        return tokenizer_metadata()
 
     def more_metadata(self) -> dict[str, Any]:
         return {"attention.key_length": self.head_size, "rope.dimension_count": self.head_size}
@@ -225,6 +231,9 @@ class TinyQwen2(Tiny):
     arch = "qwen2"
     eps = 1e-6
 
+    def new_tokenizer(self) -> dict[str, Any]:
+        return tokenizer_metadata(pre="qwen2")
+
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"biases": True, "rope_base": 1000000.0} | options)
 
@@ -277,6 +286,9 @@ class TinyPhi3(Tiny):
             self.vector("rope_factors_long.weight", self.rope_width // 2, 1.0, 20.0)
             self.vector("rope_factors_short.weight", self.rope_width // 2, 1.0, 2.0)
 
+    def new_tokenizer(self) -> dict[str, Any]:
+        return sentence_piece_metadata(PIECES, control=[*CONTROL, "<|end|>"])
+
     def more_metadata(self) -> dict[str, Any]:
         more = {"rope.dimension_count": self.rope_width, "attention.sliding_window": self.window}
         if self.original_context:
@@ -323,6 +335,11 @@ class TinyGemma3(TinyQwen3):
     def __init__(self, *, window: int = 20, **options: Any) -> None:
         self.window = window
         super().__init__(**{"layers": 7, "heads": 4, "kv_heads": 1} | options)
+
+    def new_tokenizer(self) -> dict[str, Any]:
+        return sentence_piece_metadata(
+            PIECES, control=CONTROL, user_defined=["  ", "\n"], add_space_prefix=False
+        )
 
     def more_metadata(self) -> dict[str, Any]:
         return super().more_metadata() | {"attention.sliding_window": self.window}

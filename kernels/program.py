@@ -255,8 +255,8 @@ class Program:
         assert qout is None or kv.head_size % BLOCK == 0, kv
         self._add(
             Op.ATTEND, IN=qkv, OUT=out, QOUT=-1 if qout is None else qout, UNITS=heads, HEADS=heads,
-            KV_HEADS=kv.heads, HEAD_SIZE=kv.head_size, KV_BITS=kv.bits,
-            LAYER_OFFSET=layer * kv.layer_bytes, COLUMNS=heads * kv.head_size, NUMBERS=self._number(scale), WINDOW=window or EVERYTHING,
+            KV_HEADS=kv.heads, HEAD_SIZE=kv.head_size, KV_BITS=kv.bits, LAYER_OFFSET=layer * kv.layer_bytes,
+            COLUMNS=heads * kv.head_size, NUMBERS=self._number(scale), WINDOW=window or EVERYTHING,
         )  # fmt: skip
 
     def gate(

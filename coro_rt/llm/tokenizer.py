@@ -8,7 +8,7 @@ encodes the rest (`byte_level.py`, `sentence_piece.py`) knows the ordinary token
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from gguf.constants import TokenType
 
@@ -105,6 +105,25 @@ class Tokenizer:
             pieces.append(piece)
             follows = named
         return b"".join(pieces).decode(errors="replace")
+
+    def bytes_after(self, last: int) -> Callable[[int], bytes]:
+        """A `token_bytes` for the tokens that follow on `last`, to be called once for each.
+
+        Behind a token found by name, the space that `encode` would put before a text is left out.
+        """
+        if not (self._model.joins and last in self._named):
+            return self.token_bytes
+        follows = True
+
+        def bytes_of(token: int) -> bytes:
+            nonlocal follows
+            piece = self.token_bytes(token)
+            if follows:
+                piece = piece.removeprefix(b" ")
+            follows = False
+            return piece
+
+        return bytes_of
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes that a token stands for, none for a control token. Raises `IndexError` for no token."""

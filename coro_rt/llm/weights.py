@@ -7,7 +7,6 @@ without it the model would give wrong text with no other sign.
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from coro_rt.errors import ModelFileError, UnsupportedModel
 from coro_rt.kernels import formats
@@ -51,18 +50,18 @@ class Weights:
     def stack(self, parts: Sequence[tuple[str, tuple[int, int]]]) -> list[PackedMatrix]:
         """Pack matrices that are applied to the same input, neighbours of one format in one piece."""
         packed: list[PackedMatrix] = []
-        run: list[tuple[NDArray[np.uint8], tuple[int, int]]] = []
+        run: list[Tensor] = []
         running: Format | None = None
         for name, shape in parts:
             tensor = self._tensor(name, shape)
             format = self._format(tensor)
             # a piece that does not end on a whole group of rows would leave a gap in the output
             if run and format is not running:
-                packed.append(_pack(running, run))
+                packed.append(self._pack(running, run))
                 run = []
-            run.append((tensor.data, shape))
+            run.append(tensor)
             running = format
-        packed.append(_pack(running, run))
+        packed.append(self._pack(running, run))
         return packed
 
     def all_used(self) -> None:
@@ -73,6 +72,13 @@ class Weights:
                 f"{self._file.path}: {len(self._unused)} tensors belong to something that is not supported "
                 f"for {self._file.architecture!r}: {some}"
             )
+
+    def _pack(self, format: Format | None, tensors: Sequence[Tensor]) -> PackedMatrix:
+        assert format is not None
+        packed = PackedMatrix.pack(format, *((t.data, (t.shape[0], t.shape[1])) for t in tensors))
+        for tensor in tensors:
+            self._file.drop_pages(tensor)  # so that the model is never in memory twice
+        return packed
 
     def _format(self, tensor: Tensor) -> Format:
         format = formats.by_ggml_type(int(tensor.type))
@@ -95,8 +101,3 @@ class Weights:
             )
         self._unused.discard(name)
         return tensor
-
-
-def _pack(format: Format | None, run: Sequence[tuple[NDArray[np.uint8], tuple[int, int]]]) -> PackedMatrix:
-    assert format is not None
-    return PackedMatrix.pack(format, *run)

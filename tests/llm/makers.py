@@ -1,5 +1,6 @@
 """Small GGUF files for the tests of this folder, written with the `gguf` package."""
 
+import mmap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,9 @@ def write_gguf(
 
 def in_memory(metadata: Mapping[str, Any], arch: str = "llama") -> GGUFFile:
     """A file without tensors that was never written."""
-    return GGUFFile(Path("memory.gguf"), 0, {"general.architecture": arch} | dict(metadata), {})
+    return GGUFFile(
+        Path("memory.gguf"), 1, mmap.mmap(-1, 1), {"general.architecture": arch} | dict(metadata), {}
+    )
 
 
 def sentence_piece_metadata(

@@ -121,6 +121,14 @@ def test_phi_3_swallows_white_space_behind_control_tokens():
     assert plain.encode("<|user|>\na", special=True) != [user, *a]
 
 
+def test_an_answer_behind_a_control_token_begins_without_the_space():
+    tokenizer = make()
+    user, space_a, b = 3, *tokenizer.encode("a"), tokenizer.encode("ab")[-1]
+    behind = tokenizer.bytes_after(user)
+    assert [behind(token) for token in (space_a, space_a)] == [b"a", b" a"]
+    assert tokenizer.bytes_after(b)(space_a) == b" a", "here it parts two words"
+
+
 def test_texts_begin_with_a_token_unless_the_file_says_no():
     assert make().add_bos
     assert not make(add_bos_token=False).add_bos

@@ -9,7 +9,6 @@ with a bias on every product; each row attends to its whole text. (Devlin et al.
 and Gurevych, 2019.) The norms come after the sums, so there is no stream beside `hidden`.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +20,7 @@ from coro_rt.kernels.kv import KVShape
 from coro_rt.kernels.program import Buffer, Program, Widths
 
 from .gguf_file import GGUFFile
-from .llama import _floats, _format, _matmul, _stack, _tensor
+from .weights import Weights
 
 ARCHITECTURE = "bert"
 
@@ -52,6 +51,9 @@ class Hyperparameters:
             raise UnsupportedModel(
                 f"{file.path}: pooling type {pooling} is not supported; the mean (1) and the first (2) are"
             )
+        embedding = file.tensors.get("token_embd.weight")
+        if embedding is None:
+            raise ModelFileError(f"{file.path}: the tensor token_embd.weight is missing")
         sizes = cls(
             layers=file.require_int(f"{arch}.block_count"),
             hidden=file.require_int(f"{arch}.embedding_length"),
@@ -59,7 +61,7 @@ class Hyperparameters:
             heads=file.require_int(f"{arch}.attention.head_count"),
             norm_eps=file.require_float(f"{arch}.attention.layer_norm_epsilon"),
             context=file.require_int(f"{arch}.context_length"),
-            vocabulary=_tensor(file, "token_embd.weight").shape[0],
+            vocabulary=embedding.shape[0],
             pooled=1 if pooling == PoolingType.CLS else None,
         )
         counts = (sizes.layers, sizes.hidden, sizes.feed_forward, sizes.heads, sizes.context)
@@ -100,56 +102,47 @@ def build(file: GGUFFile, sizes: Hyperparameters) -> Program:
     ModelFileError for missing tensors or wrong shapes, UnsupportedModel for a format without kernels. Nothing
     refers to the file afterwards.
     """
-    h = sizes
-    program = Program()
-    embedding = _stack(file, [("token_embd.weight", (h.vocabulary, h.hidden))])[0]
-    program.embed(embedding, out=Buffer.HIDDEN)
-    types = _tensor(file, "token_types.weight").shape[0]
-    added = _rows(file, "position_embd.weight", h.context, h.hidden)
-    added = added + _rows(file, "token_types.weight", types, h.hidden)[0]
-    _norm(program, file, "token_embd_norm", h, added, last=False)
-    for layer in range(h.layers):
-        blk = f"blk.{layer}."
-        matrices = [(f"{blk}attn_{part}.weight", (h.hidden, h.hidden)) for part in "qkv"]
-        _matmul(program, Buffer.HIDDEN, Buffer.QNORMED, Buffer.QKV, _stack(file, matrices))
-        bias = np.concatenate([_bias(file, f"{blk}attn_{part}.bias", h.hidden) for part in "qkv"])
-        program.bias_kv(h.kv, 0, h.heads, bias, qkv=Buffer.QKV)
-        program.attend_whole(h.kv, 0, h.heads, qkv=Buffer.QKV, out=Buffer.ATTENDED, qout=Buffer.QATTENDED)
-        output: Sequence[tuple[str, tuple[int, int]]] = [(f"{blk}attn_output.weight", (h.hidden, h.hidden))]
-        _matmul(program, Buffer.ATTENDED, Buffer.QATTENDED, Buffer.HIDDEN, _stack(file, output), add=True)
-        bias = _bias(file, f"{blk}attn_output.bias", h.hidden)
-        _norm(program, file, f"{blk}attn_output_norm", h, bias, last=False)
-        up, down = (h.feed_forward, h.hidden), (h.hidden, h.feed_forward)
-        _matmul(
-            program, Buffer.HIDDEN, Buffer.QNORMED, Buffer.GATED, _stack(file, [(f"{blk}ffn_up.weight", up)])
-        )
-        bias = _bias(file, f"{blk}ffn_up.bias", h.feed_forward)
-        program.gelu(bias, source=Buffer.GATED, out=Buffer.GATED, qout=Buffer.QGATED)
-        _matmul(
-            program, Buffer.GATED, Buffer.QGATED, Buffer.HIDDEN,
-            _stack(file, [(f"{blk}ffn_down.weight", down)]), add=True,
+    h, weights, program = sizes, Weights(file), Program()
+    square, up, down = (h.hidden, h.hidden), (h.feed_forward, h.hidden), (h.hidden, h.feed_forward)
+    still = np.zeros((1, 0, 2), np.float32)  # no pairs turn: positions are in the embedding
+
+    def matmul(source: Buffer, ints: Buffer, out: Buffer, *names: str, shape: tuple[int, int]) -> None:
+        offset = 0
+        for weight in weights.stack([(f"{name}.weight", shape) for name in names]):
+            seen = ints if weight.format.quantized else source
+            program.matmul(weight, source=seen, out=out, offset=offset, add=out is Buffer.HIDDEN)
+            offset += weight.rows
+
+    def bias(*names: str, size: int) -> Floats:
+        found = weights.biases([(f"{name}.bias", size) for name in names])
+        return np.zeros(size * len(names), np.float32) if found is None else found
+
+    def norm(name: str, shift: Floats) -> None:
+        program.layer_norm(
+            weights.floats(f"{name}.weight", h.hidden), weights.floats(f"{name}.bias", h.hidden), h.norm_eps,
+            source=Buffer.HIDDEN, out=Buffer.HIDDEN, qout=Buffer.QNORMED, shift=shift,
         )  # fmt: skip
-        bias = _bias(file, f"{blk}ffn_down.bias", h.hidden)
-        _norm(program, file, f"{blk}layer_output_norm", h, bias, last=layer == h.layers - 1)
+
+    program.embed(weights.stack([("token_embd.weight", (h.vocabulary, h.hidden))])[0], out=Buffer.HIDDEN)
+    positions = weights.stack([("position_embd.weight", (h.context, h.hidden))])[0].dequantize()
+    kinds = weights.shape("token_types.weight") or (1,)
+    types = weights.stack([("token_types.weight", (kinds[0], h.hidden))])[0].dequantize()
+    norm("token_embd_norm", positions + types[0])
+    for layer in range(h.layers):
+        blk = f"blk.{layer}"
+        parts = [f"{blk}.attn_{part}" for part in "qkv"]
+        matmul(Buffer.HIDDEN, Buffer.QNORMED, Buffer.QKV, *parts, shape=square)
+        program.bias(bias(*parts, size=h.hidden), out=Buffer.QKV)
+        program.rope_kv(h.kv, 0, h.heads, still, halves=False, qkv=Buffer.QKV)
+        program.attend_whole(h.kv, 0, h.heads, qkv=Buffer.QKV, out=Buffer.ATTENDED, qout=Buffer.QATTENDED)
+        output = f"{blk}.attn_output"
+        matmul(Buffer.ATTENDED, Buffer.QATTENDED, Buffer.HIDDEN, output, shape=square)
+        norm(f"{output}_norm", bias(output, size=h.hidden))
+        matmul(Buffer.HIDDEN, Buffer.QNORMED, Buffer.GATED, f"{blk}.ffn_up", shape=up)
+        shift = bias(f"{blk}.ffn_up", size=h.feed_forward)
+        program.gelu(shift, source=Buffer.GATED, out=Buffer.GATED, qout=Buffer.QGATED)
+        matmul(Buffer.GATED, Buffer.QGATED, Buffer.HIDDEN, f"{blk}.ffn_down", shape=down)
+        norm(f"{blk}.layer_output_norm", bias(f"{blk}.ffn_down", size=h.hidden))
     program.pool(h.hidden, source=Buffer.HIDDEN, out=Buffer.POOLED)
+    weights.all_used()
     return program.finish()
-
-
-def _norm(
-    program: Program, file: GGUFFile, name: str, h: Hyperparameters, shift: Floats, *, last: bool
-) -> None:
-    weight, bias = (_floats(file, f"{name}.{part}", (h.hidden,)) for part in ("weight", "bias"))
-    program.layer_norm(
-        weight, bias, h.norm_eps, source=Buffer.HIDDEN, out=Buffer.HIDDEN,
-        qout=None if last else Buffer.QNORMED, shift=shift,
-    )  # fmt: skip
-
-
-def _bias(file: GGUFFile, name: str, size: int) -> Floats:
-    """Zeros if the file has none."""
-    return _floats(file, name, (size,)) if name in file.tensors else np.zeros(size, np.float32)
-
-
-def _rows(file: GGUFFile, name: str, rows: int, columns: int) -> Floats:
-    tensor = _tensor(file, name, (rows, columns))
-    return _format(file, tensor).dequantize(tensor.data, (rows, columns))

@@ -11,9 +11,9 @@ from gguf.constants import TokenType
 
 from coro_rt.errors import ModelFileError, ModelNotFound, UnsupportedModel
 
+from .byte_level import PRE_TOKENIZERS
 from .gguf_writer import boolean, integers, string, strings, uint32
 from .settings_file import SettingsFile
-from .tokenizer import PRE_TOKENIZERS
 from .wordpiece import CONTINUATION, SPECIAL, WORD_START
 
 __all__ = ["tokenizer_metadata"]
@@ -120,9 +120,9 @@ def _word_piece_keys(path: Path, names: list[str], specials: set[str], vocabular
 def _byte_pairs(
     file: SettingsFile, model: SettingsFile, settings: SettingsFile, config: SettingsFile, vocabulary: int
 ) -> dict[str, bytes]:
-    if file.values.get("normalizer") is not None or model.get("byte_fallback", bool, False):
-        raise UnsupportedModel(f"{file.path}: only byte-level BPE without a normalizer is supported")
-    pre = _pre_tokenizer(file)
+    if model.get("byte_fallback", bool, False):
+        raise UnsupportedModel(f"{file.path}: of BPE tokenizers only the byte-level ones are supported")
+    pre = _pre_tokenizer(file, whole=model.get("ignore_merges", bool, False))
     vocab = dict(model.require("vocab", dict))
     kinds: dict[str, TokenType] = {}
     for entry in file.get("added_tokens", list, []):
@@ -146,8 +146,9 @@ def _byte_pairs(
         "tokenizer.ggml.tokens": strings(names),
         "tokenizer.ggml.token_type": integers(types),
         "tokenizer.ggml.merges": strings(merges),
-        "tokenizer.ggml.add_bos_token": boolean(settings.get("add_bos_token", bool, False)),
     }
+    if (begins := settings.get("add_bos_token", bool, None)) is not None:
+        keys["tokenizer.ggml.add_bos_token"] = boolean(begins)
     for kind, key in {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}.items():
         named = settings.values.get(f"{kind}_token")  # a name, or an object that has one
         named = named.get("content") if isinstance(named, dict) else named
@@ -169,13 +170,15 @@ def _pair(merge: Any) -> bool:
     return isinstance(merge, list) and len(merge) == 2 and all(isinstance(half, str) for half in merge)
 
 
-def _pre_tokenizer(file: SettingsFile) -> str:
-    """The name of how the file cuts texts: the one of ours that says the same."""
+def _pre_tokenizer(file: SettingsFile, *, whole: bool) -> str:
+    """The name of how the file cuts texts: the first of ours that says the same."""
     found = _plain(file.values.get("pre_tokenizer"))
-    for name, make in PRE_TOKENIZERS.items():
+    normalizer = file.values.get("normalizer")
+    for name, cut in PRE_TOKENIZERS.items():
         ours = tokenizers.Tokenizer(tokenizers.models.BPE())
-        ours.pre_tokenizer = make()
-        if _plain(json.loads(ours.to_str())["pre_tokenizer"]) == found:
+        ours.pre_tokenizer = cut.pre_tokenizer()
+        same = _plain(json.loads(ours.to_str())["pre_tokenizer"]) == found
+        if same and cut.whole == whole and normalizer == ({"type": "NFC"} if cut.composed else None):
             return name
     raise UnsupportedModel(
         f"{file.path}: this way to cut a text before merging is not known: {str(found)[:200]}; known are "
@@ -185,6 +188,10 @@ def _pre_tokenizer(file: SettingsFile) -> str:
 
 def _plain(part: Any) -> Any:
     """Without what changes no token."""
-    if isinstance(part, dict):
-        return {key: _plain(value) for key, value in part.items() if key != "trim_offsets"}
-    return [_plain(item) for item in part] if isinstance(part, list) else part
+    if isinstance(part, list):
+        return [_plain(item) for item in part]
+    if not isinstance(part, dict):
+        return part
+    if part.get("type") == "Sequence" and len(part.get("pretokenizers") or ()) == 1:
+        return _plain(part["pretokenizers"][0])
+    return {key: _plain(value) for key, value in part.items() if key != "trim_offsets"}

@@ -51,7 +51,7 @@ def small_model(form: str) -> Program:
         )
         program.norm(ones, 1e-5, HIDDEN, source=Buffer.HIDDEN, out=Buffer.NORMED, qout=Buffer.QNORMED)
         program.matmul(matrix(2 * GATED, HIDDEN), source=normed, out=Buffer.GATE_UP)
-        program.swiglu(GATED, gate_up=Buffer.GATE_UP, out=Buffer.GATED, qout=Buffer.QGATED)
+        program.gate(GATED, gate_up=Buffer.GATE_UP, out=Buffer.GATED, qout=Buffer.QGATED)
         program.matmul(
             matrix(HIDDEN, GATED), source=source(Buffer.QGATED, Buffer.GATED), out=Buffer.HIDDEN, add=True
         )

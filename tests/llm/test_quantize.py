@@ -11,7 +11,7 @@ import pytest
 import tokenizers
 from makers import small_gguf, write_gguf
 from safetensors_maker import write_safetensors
-from test_llama import TOKENS, check, logits_of
+from test_architectures import TOKENS, check, logits_of
 from tiny import TEMPLATE, Tiny
 from tiny_bert import WORDS, TinyBert
 
@@ -358,7 +358,8 @@ def test_a_folder_with_a_llama_becomes_the_same_model(options: Any, shards: bool
     quantize(llama_folder(tiny, tmp_path / "hub", shards=shards), tmp_path / "q.gguf", "f32")
     check(logits_of(tmp_path / "q.gguf", TOKENS), tiny.logits(TOKENS), integers=False)
     with open_gguf(tmp_path / "q.gguf") as ours:
-        for key, value in (tiny.metadata | tiny.tokenizer).items():
+        metadata = {f"llama.{key}": value for key, value in tiny.metadata.items()}
+        for key, value in (metadata | tiny.tokenizer).items():
             assert ours.metadata[key] == (pytest.approx(value) if isinstance(value, float) else value), key
         assert ours.metadata["tokenizer.chat_template"] == TEMPLATE
 

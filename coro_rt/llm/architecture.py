@@ -97,8 +97,8 @@ class Hyperparameters:
         family = ARCHITECTURES.get(arch)
         if family is None:
             raise UnsupportedModel(
-                f"{file.path}: architecture {arch!r} is not supported; supported: {', '.join(ARCHITECTURES)}, "
-                "and the encoder bert"
+                f"{file.path}: architecture {arch!r} is not supported; supported: "
+                f"{', '.join(ARCHITECTURES)}, and the encoder bert"
             )
         for key, what in _UNSUPPORTED.items():
             if file.get_float(f"{arch}.{key}", 0.0):

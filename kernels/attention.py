@@ -23,6 +23,7 @@ from .simd import (
     vexp,
     vload_f16,
     vload_f32,
+    vload_i8_f32,
     vmax,
     vstore_f32,
 )
@@ -66,23 +67,35 @@ def error_bound(q: Floats, k: Floats, v: Floats, *, scale: float | None = None) 
 
 
 @inline
-def attend(q, pages, offset, first, length, size, scale, scratch, out):  # type: ignore[no-untyped-def]
+def _load(address, bits):  # type: ignore[no-untyped-def]
+    if bits == 8:
+        return vload_i8_f32(address)
+    return vload_f16(address)
+
+
+@inline
+def attend(q, pages, offset, first, length, size, bits, scale, scratch, out):  # type: ignore[no-untyped-def]
     """One query head at address q over positions first … length-1, into out (float32 [size]).
 
-    `pages`: address of the table of page addresses; `offset`: of this layer's and head's part in a page.
+    `pages`: address of the table of page addresses; `offset`: of this layer's and head's part in a page;
+    `bits` of its values: a constant, so that the choice is made when this is compiled.
     """
+    width = bits // 8
+    scales = offset + PAGE_POSITIONS * size * 2  # int8 only
     top = splat_f32(-3.0e38)
     begin = first // 16 * 16
     for start in range(begin, length, 16):
         page = load_i64(pages + (start // PAGE_POSITIONS) * 8)
-        k = page + offset + ((start % PAGE_POSITIONS) // 16) * size * 32
+        k = page + offset + ((start % PAGE_POSITIONS) // 16) * size * 16 * width
         a = b = c = d = splat_f32(0.0)
         for i in range(0, size, 4):
-            a = fma(vload_f16(k + i * 32), splat_f32(load_f32(q + i * 4)), a)
-            b = fma(vload_f16(k + i * 32 + 32), splat_f32(load_f32(q + i * 4 + 4)), b)
-            c = fma(vload_f16(k + i * 32 + 64), splat_f32(load_f32(q + i * 4 + 8)), c)
-            d = fma(vload_f16(k + i * 32 + 96), splat_f32(load_f32(q + i * 4 + 12)), d)
+            a = fma(_load(k + (i) * 16 * width, bits), splat_f32(load_f32(q + i * 4)), a)
+            b = fma(_load(k + (i + 1) * 16 * width, bits), splat_f32(load_f32(q + i * 4 + 4)), b)
+            c = fma(_load(k + (i + 2) * 16 * width, bits), splat_f32(load_f32(q + i * 4 + 8)), c)
+            d = fma(_load(k + (i + 3) * 16 * width, bits), splat_f32(load_f32(q + i * 4 + 12)), d)
         scores = ((a + b) + (c + d)) * splat_f32(scale)
+        if bits == 8:
+            scores = scores * vload_f16(page + scales + start % PAGE_POSITIONS * 2)
         vstore_f32(scratch + start * 4, scores)
         if start < first:  # lanes before the window: far below any other
             scores = scores + keep_first(splat_f32(-3.0e38), first - start, np.float32(0))
@@ -93,21 +106,24 @@ def attend(q, pages, offset, first, length, size, scale, scratch, out):  # type:
         weights = keep_first(vexp(vload_f32(scratch + start * 4) - maximum), length - start, np.float32(0))
         if start < first:
             weights = weights - keep_first(weights, first - start, np.float32(0))
-        vstore_f32(scratch + start * 4, weights)
         total = total + weights
+        if bits == 8:
+            page = load_i64(pages + (start // PAGE_POSITIONS) * 8)
+            weights = weights * vload_f16(page + scales + (PAGE_POSITIONS + start % PAGE_POSITIONS) * 2)
+        vstore_f32(scratch + start * 4, weights)
     inverse = splat_f32(np.float32(1) / sum_lanes(total))
-    v_offset = offset + PAGE_POSITIONS * size * 2
+    v_offset = offset + PAGE_POSITIONS * size * width
     column = 0
     while column + 64 <= size:
         a = b = c = d = splat_f32(0.0)
         for position in range(first, length):
             page = load_i64(pages + (position // PAGE_POSITIONS) * 8)
-            v = page + v_offset + (position % PAGE_POSITIONS) * size * 2 + column * 2
+            v = page + v_offset + (position % PAGE_POSITIONS) * size * width + column * width
             w = splat_f32(load_f32(scratch + position * 4))
-            a = fma(vload_f16(v), w, a)
-            b = fma(vload_f16(v + 32), w, b)
-            c = fma(vload_f16(v + 64), w, c)
-            d = fma(vload_f16(v + 96), w, d)
+            a = fma(_load(v, bits), w, a)
+            b = fma(_load(v + 16 * width, bits), w, b)
+            c = fma(_load(v + 32 * width, bits), w, c)
+            d = fma(_load(v + 48 * width, bits), w, d)
         vstore_f32(out + column * 4, a * inverse)
         vstore_f32(out + column * 4 + 64, b * inverse)
         vstore_f32(out + column * 4 + 128, c * inverse)
@@ -117,7 +133,7 @@ def attend(q, pages, offset, first, length, size, scale, scratch, out):  # type:
         a = splat_f32(0.0)
         for position in range(first, length):
             page = load_i64(pages + (position // PAGE_POSITIONS) * 8)
-            v = page + v_offset + (position % PAGE_POSITIONS) * size * 2 + column * 2
-            a = fma(vload_f16(v), splat_f32(load_f32(scratch + position * 4)), a)
+            v = page + v_offset + (position % PAGE_POSITIONS) * size * width + column * width
+            a = fma(_load(v, bits), splat_f32(load_f32(scratch + position * 4)), a)
         vstore_f32(out + column * 4, a * inverse)
         column += 16

@@ -15,6 +15,7 @@ from . import activations, attention, bias, embed, gated, launch, logits, matmul
 from .formats import BLOCK, Floats, Format
 from .gang import Gang
 from .gated import Activation
+from .kv import round_reference
 from .packed import PackedMatrix
 
 
@@ -111,16 +112,18 @@ def cases() -> Iterator[Case]:
         (70, 2, 1, 256),
     ]:
         q, k, v = normal(count, heads, size), normal(count, kv_heads, size), normal(count, kv_heads, size)
-        k, v = (a.astype(np.float16).astype(np.float32) for a in (k, v))  # as the cache stores them
-        name = f"attention T={count} heads={heads}/{kv_heads} size={size}"
-        bound = attention.error_bound(q, k, v)
-        yield _case(name, attention.causal_reference, launch.attention, (q, k, v), bound)
-        for window, scale in [(1, 0.1), (16, 0.05), (50, 0.2), (1000, 0.1)]:
-            reference, implementation = (
-                partial(f, window=window, scale=scale) for f in (attention.causal_reference, launch.attention)
-            )
-            bound = attention.error_bound(q, k, v, scale=scale)
-            yield _case(f"{name} window={window}", reference, implementation, (q, k, v), bound)
+        for bits in (16, 8):
+            kv = tuple(round_reference(a, bits) for a in (k, v))  # as the cache stores them
+            name = f"attention T={count} heads={heads}/{kv_heads} size={size} bits={bits}"
+            attend = partial(launch.attention, bits=bits)
+            bound = attention.error_bound(q, *kv)
+            yield _case(name, attention.causal_reference, attend, (q, *kv), bound)
+            for window, scale in [(1, 0.1), (16, 0.05), (50, 0.2), (1000, 0.1)]:
+                reference, implementation = (
+                    partial(f, window=window, scale=scale) for f in (attention.causal_reference, attend)
+                )
+                bound = attention.error_bound(q, *kv, scale=scale)
+                yield _case(f"{name} window={window}", reference, implementation, (q, *kv), bound)
     for count, vocabulary in [(1, 16), (2, 1000), (1, 49152)]:
         x = normal(count, vocabulary) * 8
         name = f"best_and_log_sum T={count} vocabulary={vocabulary}"

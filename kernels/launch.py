@@ -161,10 +161,11 @@ def attention(
     *,
     window: int = 0,
     scale: float | None = None,
+    bits: int = 16,
     gang: Gang | None = None,
 ) -> Floats:
-    """Causal attention: float32 [T, heads, n] of q [T, heads, n], k and v [T, KV heads, n], through a float16
-    cache.
+    """Causal attention: float32 [T, heads, n] of q [T, heads, n], k and v [T, KV heads, n], through a cache
+    of float16 or int8 values (`bits` 16 or 8).
 
     heads is a multiple of KV heads, n of 32. `window`: how many positions a query sees, 0 for all; `scale` of
     the scores: default 1/sqrt(n).
@@ -193,7 +194,7 @@ def attention(
             scale=scale,
         )
 
-    workspace = _with_cache(q, k, v, build, gang)
+    workspace = _with_cache(q, k, v, build, gang, bits)
     return workspace.floats(Buffer.ATTENDED)[:, : heads * size].reshape(q.shape).copy()
 
 
@@ -213,10 +214,15 @@ def best_and_log_sum(logits: Floats, *, gang: Gang | None = None) -> tuple[NDArr
 
 
 def _with_cache(
-    q: Floats, k: Floats, v: Floats, build: Callable[[Program, KVShape], None], gang: Gang | None
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    build: Callable[[Program, KVShape], None],
+    gang: Gang | None,
+    bits: int = 16,
 ) -> Workspace:
     count, heads, size = q.shape
-    kv = KVShape(1, k.shape[1], size)
+    kv = KVShape(1, k.shape[1], size, bits)
     pages = [new_page(kv) for _ in range(-(-count // PAGE_POSITIONS))]
     table = np.array([page.ctypes.data for page in pages], np.int64)
     row = np.concatenate([q.reshape(count, -1), k.reshape(count, -1), v.reshape(count, -1)], axis=1)

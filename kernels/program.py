@@ -33,14 +33,14 @@ from .embed import call_fetch, scale_row
 from .formats import BLOCK, Bytes, Floats
 from .gated import Activation, gated_row
 from .jit import entry, indirect_call, native
-from .kv import PAGE_POSITIONS, KVShape, write_position
+from .kv import PAGE_POSITIONS, KVShape, head_bytes, write_position
 from .logits import summarize
 from .matmul import call_groups
 from .memory import align_up, aligned_zeros
 from .norm import norm_row
 from .packed import PackedMatrix
 from .rope import turn_head
-from .simd import LANES, load_f32, load_i32, load_i64, store_f32, store_i64
+from .simd import LANES, inline, load_f32, load_i32, load_i64, store_f32, store_i64
 
 
 class Op(IntEnum):
@@ -102,7 +102,8 @@ class Field(IntEnum):
     K_NORM = 22
     WINDOW = 23  # positions that a query sees, its own included
     ACTIVATION = 24
-    COUNT = 25
+    KV_BITS = 25
+    COUNT = 26
 
 
 class State(IntEnum):
@@ -126,6 +127,7 @@ _HEADS, _KV_HEADS, _HEAD_SIZE, _LAYER_OFFSET = (
 )
 _TABLE, _HALF, _HALVES, _NUMBERS = (_F[n] for n in ("TABLE", "HALF", "HALVES", "NUMBERS"))
 _Q_NORM, _K_NORM, _WINDOW, _ACTIVATION = (_F[n] for n in ("Q_NORM", "K_NORM", "WINDOW", "ACTIVATION"))
+_KV_BITS, part_bytes = _F["KV_BITS"], inline(head_bytes)
 OP_BYTES = int(Field.COUNT) * 8
 EVERYTHING = 2**31  # a window that hides nothing
 _TOKENS, _POSITIONS, _PAGES, _SCRATCH = (
@@ -228,7 +230,7 @@ class Program:
             assert all(norm.shape == (kv.head_size,) and norm.dtype == np.float32 for norm in norms)
             weights = dict(zip(("Q_NORM", "K_NORM"), map(self._address, norms), strict=True))
         self._add(
-            Op.ROPE_KV, IN=qkv, HEADS=heads, KV_HEADS=kv.heads, HEAD_SIZE=kv.head_size,
+            Op.ROPE_KV, IN=qkv, HEADS=heads, KV_HEADS=kv.heads, HEAD_SIZE=kv.head_size, KV_BITS=kv.bits,
             LAYER_OFFSET=layer * kv.layer_bytes, TABLE=self._address(turns), HALF=turns.shape[1],
             HALVES=halves, NUMBERS=self._number(eps), **weights,
         )  # fmt: skip
@@ -253,8 +255,8 @@ class Program:
         assert qout is None or kv.head_size % BLOCK == 0, kv
         self._add(
             Op.ATTEND, IN=qkv, OUT=out, QOUT=-1 if qout is None else qout, UNITS=heads, HEADS=heads,
-            KV_HEADS=kv.heads, HEAD_SIZE=kv.head_size, LAYER_OFFSET=layer * kv.layer_bytes, COLUMNS=heads *
-            kv.head_size, NUMBERS=self._number(scale), WINDOW=window or EVERYTHING,
+            KV_HEADS=kv.heads, HEAD_SIZE=kv.head_size, KV_BITS=kv.bits, LAYER_OFFSET=layer * kv.layer_bytes,
+            COLUMNS=heads * kv.head_size, NUMBERS=self._number(scale), WINDOW=window or EVERYTHING,
         )  # fmt: skip
 
     def gate(
@@ -473,7 +475,8 @@ def _run_units(op, ws, state, first, last, thread):  # type: ignore[no-untyped-d
     elif kind in (_ROPE_KV, _ATTEND):
         heads, kv_heads, size = load_i64(op + _HEADS), load_i64(op + _KV_HEADS), load_i64(op + _HEAD_SIZE)
         layer = load_i64(op + _LAYER_OFFSET)
-        head_bytes = PAGE_POSITIONS * size * 4
+        bits = load_i64(op + _KV_BITS)
+        part = part_bytes(size, bits)
         if kind == _ROPE_KV:
             half, halves = load_i64(op + _HALF), load_i64(op + _HALVES) != 0
             q_norm, k_norm = load_i64(op + _Q_NORM), load_i64(op + _K_NORM)
@@ -493,7 +496,8 @@ def _run_units(op, ws, state, first, last, thread):  # type: ignore[no-untyped-d
                 for head in range(kv_heads):
                     key = row + (heads + head) * size * 4
                     slot = position % PAGE_POSITIONS
-                    write_position(page + head * head_bytes, slot, size, key, key + kv_heads * size * 4)
+                    value = key + kv_heads * size * 4
+                    write_position(page + head * part, slot, size, bits, key, value)
         else:
             scratch = load_i64(ws + _SCRATCH) + thread * load_i64(ws + _SCRATCH + 8)
             scale, window = load_f32(load_i64(op + _NUMBERS)), load_i64(op + _WINDOW)
@@ -501,10 +505,13 @@ def _run_units(op, ws, state, first, last, thread):  # type: ignore[no-untyped-d
                 t, head = unit // heads, unit % heads
                 length = load_i32(load_i64(ws + _POSITIONS) + t * 4) + 1
                 pages = load_i64(load_i64(ws + _PAGES) + t * 8)
-                offset = layer + head // (heads // kv_heads) * head_bytes
+                offset = layer + head // (heads // kv_heads) * part
                 out = y + t * y_stride + head * size * 4
                 query, begin = x + t * x_stride + head * size * 4, max(length - window, 0)
-                attend(query, pages, offset, begin, length, size, scale, scratch, out)
+                if bits == 8:
+                    attend(query, pages, offset, begin, length, size, 8, scale, scratch, out)
+                else:
+                    attend(query, pages, offset, begin, length, size, 16, scale, scratch, out)
                 if qout >= 0:
                     for block in range(size // BLOCK):
                         nth = head * (size // BLOCK) + block

@@ -85,6 +85,8 @@ class Hyperparameters:
     original_context: int
     """The context before a later training stretched it: where long factors of RoPE begin."""
     vocabulary: int
+    kv_bits: int = 16
+    """Of a value in the cache: not the file's, but whoever loads the model says."""
 
     @classmethod
     def from_gguf(cls, file: GGUFFile) -> "Hyperparameters":
@@ -171,7 +173,7 @@ class Hyperparameters:
 
     @property
     def kv(self) -> KVShape:
-        return KVShape(self.layers, self.kv_heads, self.head_size)
+        return KVShape(self.layers, self.kv_heads, self.head_size, self.kv_bits)
 
     @property
     def widths(self) -> Widths:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from collections.abc import Sequence as Tokens
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -209,10 +210,14 @@ def closed_error(name: str) -> RuntimeClosed:
     return RuntimeClosed(f"the model {name} has been closed: load it again with runtime.load_model()")
 
 
-async def load_model(runtime: Runtime, source: str | PathLike[str], *, context: int | None = None) -> LLM:
+async def load_model(
+    runtime: Runtime, source: str | PathLike[str], *, context: int | None = None, kv_bits: int = 16
+) -> LLM:
     """Load a model by catalogue name or from a GGUF file; see `Runtime.load_model`."""
     if context is not None and (isinstance(context, bool) or not isinstance(context, int) or context < 1):
         raise ValueError(f"context is a number of tokens, at least 1, not {context!r}")
+    if kv_bits not in (8, 16):
+        raise ValueError(f"keys and values are kept in 16 bits or in 8, not in {kv_bits!r}")
     device = next((device for device in runtime.devices if isinstance(device, CpuDevice)), None)
     if device is None:
         opened = ", ".join(device.name for device in runtime.devices)
@@ -222,13 +227,15 @@ async def load_model(runtime: Runtime, source: str | PathLike[str], *, context: 
     path = resolve(source)
     # not abandoned on cancel: the thread ends within a second, and then its memory goes
     loaded: list[LLM] = []  # not returned by the thread: a worker thread keeps its last result alive
-    await anyio.to_thread.run_sync(_load, runtime, device, path, context, loaded)
+    await anyio.to_thread.run_sync(_load, runtime, device, path, context, kv_bits, loaded)
     return loaded.pop()
 
 
-def _load(runtime: Runtime, device: CpuDevice, path: Path, context: int | None, loaded: list[LLM]) -> None:
+def _load(
+    runtime: Runtime, device: CpuDevice, path: Path, context: int | None, kv_bits: int, loaded: list[LLM]
+) -> None:
     with open_gguf(path) as file:
-        sizes = Hyperparameters.from_gguf(file)
+        sizes = replace(Hyperparameters.from_gguf(file), kv_bits=kv_bits)
         if context is not None and context > sizes.context:
             raise ContextOverflow(
                 f"{path}: the model's context is {sizes.context} tokens, {context} were asked for"

@@ -157,7 +157,7 @@ class Hyperparameters:
         numbers = (*bases, self.attention_scale)
         if self.context > 2**24 or self.rope_width % 2 or not (min(numbers) > 0 and 0 < self.norm_eps < 1):
             raise ModelFileError(f"{file.path}: implausible context, RoPE or norm settings: {self}")
-        if min(self.window, self.global_every) < 0:
+        if min(self.window, self.global_every) < 0 or self.window > 2**24:
             raise ModelFileError(f"{file.path}: implausible sliding window: {self}")
         odd = {n: w for n in ("hidden", "feed_forward", "head_size") if (w := getattr(self, n)) % BLOCK}
         if odd:

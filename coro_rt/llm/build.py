@@ -80,9 +80,9 @@ class _Builder:
         h, size = self.sizes, self.sizes.rope_width // 2
         factors: Floats | float = h.rope_factor
         if "rope_freqs.weight" in self.weights:
-            factors = self.weights.floats("rope_freqs.weight", size) * h.rope_factor
+            factors = self.weights.positive("rope_freqs.weight", size) * h.rope_factor
         if "rope_factors_long.weight" in self.weights:
-            long, short = (self.weights.floats(f"rope_factors_{n}.weight", size) for n in ("long", "short"))
+            long, short = (self.weights.positive(f"rope_factors_{n}.weight", size) for n in ("long", "short"))
             factors = long if context > h.original_context else short
         return rope.table(context, h.rope_width, h.rope_base, factors, magnitude=h.rope_magnitude)
 

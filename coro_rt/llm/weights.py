@@ -39,6 +39,13 @@ class Weights:
         values: Floats = self._format(tensor).dequantize(tensor.data, (1, size))[0]
         return values
 
+    def positive(self, name: str, size: int) -> Floats:
+        """Numbers to divide by."""
+        values = self.floats(name, size)
+        if not (values > 0).all():
+            raise ModelFileError(f"{self._file.path}: the tensor {name} has values that are not positive")
+        return values
+
     def biases(self, parts: Sequence[tuple[str, int]]) -> Floats | None:
         """Vectors in a row, zeros for those that the file does not have; None if it has none."""
         if not any(name in self for name, _ in parts):

@@ -169,6 +169,19 @@ def test_a_tensor_that_no_operation_uses_is_named(tmp_path: Path) -> None:
         logits_of(tiny.write(tmp_path / "m.gguf"), TOKENS)
 
 
+def test_factors_are_divided_by(tmp_path: Path) -> None:
+    tiny = Tiny(rope_factors=True)
+    tiny.weights["rope_freqs.weight"][3] = 0
+    with pytest.raises(ModelFileError, match="has values that are not positive"):
+        logits_of(tiny.write(tmp_path / "m.gguf"), TOKENS)
+
+
+def test_a_window_without_bounds_is_refused(tmp_path: Path) -> None:
+    path = TinyGemma3().write(tmp_path / "m.gguf", gemma3__attention__sliding_window=2**32 - 1)
+    with pytest.raises(ModelFileError, match="implausible sliding window"):
+        logits_of(path, TOKENS)
+
+
 def test_long_factors_need_to_say_where_long_begins(tmp_path: Path) -> None:
     path = TinyPhi3(original_context=64).write(
         tmp_path / "m.gguf", phi3__rope__scaling__original_context_length=None

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGE := setup.cfg pyproject.toml
 
-.PHONY: demo test check bench soak
+.PHONY: demo test check bench bench-peer soak
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/coro-rt demo
@@ -25,7 +25,15 @@ check: $(VENV)/check.stamp
 
 bench: $(VENV)/bench.stamp
 	$(BIN)/coro-rt pull smollm2-135m-instruct
+	$(BIN)/coro-rt bench kernels
+	$(BIN)/coro-rt bench decode --peer llama.cpp --batch 4 --beside-busy
+	$(BIN)/coro-rt bench prefill --peer llama.cpp
 	$(BIN)/python benchmarks/run.py
+
+# llama.cpp compiled for this machine, the second peer of `make bench`: it takes some ten minutes, and a C++ compiler.
+bench-peer:
+	$(PYTHON) -m venv .venv-peer
+	CMAKE_ARGS=-DGGML_NATIVE=on .venv-peer/bin/pip install --no-binary llama-cpp-python llama-cpp-python
 
 $(VENV)/demo.stamp: EXTRA :=
 $(VENV)/test.stamp: EXTRA := [test]

@@ -16,10 +16,11 @@ import anyio
 import numpy as np
 
 import coro_rt
+from coro_rt.bench.measure import Claim, Report, Row
+from coro_rt.bench.prompts import text_ids
 
 from .hosts import run_on
-from .measure import Claim, Options, Report, Row
-from .prompts import text_ids
+from .options import Options
 
 SLEEP_S = 0.001
 TURNS = 3

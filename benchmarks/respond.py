@@ -27,11 +27,12 @@ import numpy as np
 
 import coro_rt
 from coro_rt import QoS
+from coro_rt.bench.measure import Claim, Report, Row
+from coro_rt.bench.prompts import text_ids
 from coro_rt.schedulers.entry import State
 
 from .hosts import run_on
-from .measure import Claim, Options, Report, Row
-from .prompts import text_ids
+from .options import Options
 
 JOBS, BACKGROUND_PROMPT, BACKGROUND_ANSWER = 4, 500, 96
 PROMPT, ANSWER = 40, 16

@@ -19,10 +19,11 @@ from collections.abc import Callable
 from typing import Any
 
 import coro_rt
+from coro_rt.bench.measure import Claim, Report, Row
 from coro_rt.schedulers.dynamic import Dynamic
 
 from .hosts import run_on
-from .measure import Claim, Options, Report, Row
+from .options import Options
 
 COUNTS = (2, 100, 1_000, 10_000)
 SWITCHES = 40_000  # in one measurement

@@ -15,6 +15,7 @@ from io import TextIOWrapper
 import click
 
 from coro_rt import CoroRtError, ModelNotFound, __version__
+from coro_rt.cli.bench import bench
 from coro_rt.cli.chat import chat
 from coro_rt.cli.complete import complete
 from coro_rt.cli.demo import demo
@@ -26,7 +27,7 @@ logger = logging.getLogger("coro_rt")
 
 
 @click.group(
-    commands=[demo, chat, complete, pull, models, quantize, devices],
+    commands=[demo, chat, complete, pull, models, quantize, devices, bench],
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

@@ -2,7 +2,7 @@
 are made here.
 
 One idea: keep every sample. A row holds the figures of all repetitions, ours and the peer's in the same
-order, so that the ratio of medians and the median of the pairwise ratios can be told apart.
+order, so that whoever doubts the ratio of the medians can look at the pairs.
 """
 
 from __future__ import annotations
@@ -23,13 +23,21 @@ def spread(samples: Sequence[float]) -> tuple[float, float]:
 
 @dataclass
 class Row:
-    """One figure of one setting. `peer` is empty where nobody is beside us."""
+    """One figure of one setting. `peer` is empty where nobody is beside us, `limit` None where none is known.
+
+    `context`: tokens before the first that is timed. `limit`: what the machine could do at most, in `unit`.
+    """
 
     what: str
     unit: str
     ours: list[float]
     peer: list[float] = field(default_factory=list)
     less_is_better: bool = False
+    model: str | None = None
+    format: str | None = None
+    threads: int | None = None
+    context: int | None = None
+    limit: float | None = None
 
     @property
     def ratio(self) -> float | None:
@@ -40,22 +48,22 @@ class Row:
         return peer / ours if self.less_is_better else ours / peer
 
     @property
-    def pairwise(self) -> list[float]:
-        """The same, repetition by repetition."""
-        pairs = zip(self.ours, self.peer, strict=False)
-        return [theirs / own if self.less_is_better else own / theirs for own, theirs in pairs]
+    def of_limit(self) -> float | None:
+        """The share of `limit` that the median reaches."""
+        return None if self.limit is None else median(self.ours) / self.limit
 
     def as_json(self) -> dict[str, Any]:
-        """All samples, and what was made of them."""
-        found: dict[str, Any] = {"what": self.what, "unit": self.unit, "less_is_better": self.less_is_better}
-        for name, samples in (("ours", self.ours), ("peer", self.peer)):
-            if samples:
-                low, high = spread(samples)
-                found[name] = {"median": median(samples), "q1": low, "q3": high, "samples": samples}
-        if self.peer:
-            found["ratio"] = self.ratio
-            found["pairwise_ratio"] = median(self.pairwise)
-        return found
+        """Medians, and with them the interquartile ranges (`spread`) and all samples, in order."""
+        samples = {"ours": self.ours, "peer": self.peer or None}
+        quartiles = {name: spread(values) if values else None for name, values in samples.items()}
+        return {
+            "what": self.what, "model": self.model, "format": self.format, "threads": self.threads,
+            "context": self.context, "ours": median(self.ours),
+            "peer": median(self.peer) if self.peer else None, "ratio": self.ratio, "unit": self.unit,
+            "limit": self.limit, "of_limit": self.of_limit,
+            "spread": {name: pair and pair[1] - pair[0] for name, pair in quartiles.items()},
+            "samples": samples,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -104,15 +112,3 @@ class Report:
             "claims": [claim.as_json() for claim in self.claims],
             "details": self.details,
         }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Options:
-    """What was asked for on the command line."""
-
-    model: str
-    threads: tuple[int, ...]
-    repeat: int
-    asks: int
-    backends: tuple[str, ...]
-    seconds: float

@@ -11,6 +11,7 @@ from typing import Any
 
 import coro_rt
 from coro_rt.devices.cpu import usable_cpus
+from coro_rt.kernels.isa import choose
 
 
 def describe() -> dict[str, Any]:
@@ -25,7 +26,8 @@ def describe() -> dict[str, Any]:
         "processor": fields.get("model name") or platform.processor() or platform.machine(),
         "cpus": usable_cpus(),
         "instruction_sets": [name for name in wanted if name in flags],
-        "last_cache_kib": _last_cache_kib(),
+        "last_cache_kib": last_cache_bytes() >> 10,
+        "kernels": choose(),
         "system": platform.system(),
         "python": sys.version.split()[0],
         "versions": {"coro_rt": coro_rt.__version__}
@@ -37,9 +39,19 @@ def describe() -> dict[str, Any]:
     }
 
 
-def _last_cache_kib() -> int | None:
-    sizes = [_read(path) for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
-    return max((int(size.strip().rstrip("K")) for size in sizes if size.strip().endswith("K")), default=None)
+def last_cache_bytes() -> int:
+    """Of the largest cache; 32 MiB where nothing says."""
+    sizes = [_read(path).strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
+    return max((int(size[:-1]) << 10 for size in sizes if size.endswith("K")), default=32 << 20)
+
+
+def line(machine: dict[str, Any]) -> str:
+    """What `describe` found, for people."""
+    return (
+        f"{machine['processor']}, {machine['cpus']} CPUs ({', '.join(machine['instruction_sets'])}; "
+        f"kernels: {machine['kernels']}), {machine['system']}, Python {machine['python']}, "
+        f"load {machine['load_average'][0]:.2f}"
+    )
 
 
 def _version(package: str) -> str | None:

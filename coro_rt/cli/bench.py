@@ -1,0 +1,182 @@
+"""`coro-rt bench`: how fast kernels and models are here, beside the machine's limits and llama.cpp."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from coro_rt import CoroRtError
+from coro_rt.cli.loop import run_async
+from coro_rt.cli.opened import fetch
+from coro_rt.cli.options import DEFAULT_MODEL, Command, with_json
+from coro_rt.cli.output import Output
+from coro_rt.llm.catalog import CATALOG, resolve
+
+if TYPE_CHECKING:
+    from coro_rt.bench.measure import Report
+
+FORMATS = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
+
+
+class Numbers(click.ParamType[tuple[int, ...]]):
+    """Numbers with commas, like 1,2; each in the range."""
+
+    name = "N,…"
+
+    def __init__(self, least: int, most: int) -> None:
+        self._range = click.IntRange(least, most)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        return tuple(self._range.convert(one.strip(), param, ctx) for one in value.split(","))
+
+
+def _common(command: Command) -> Command:
+    """Options that all of them have, and what is the same in the end: a report as a table and as JSON."""
+    options = [
+        click.option(
+            "--threads", type=Numbers(1, 1024), default="1,2", show_default=True, metavar="N,…",
+            help="Numbers of threads to measure with.",
+        ),
+        click.option(
+            "--repeat", type=click.IntRange(1), default=7, show_default=True, metavar="N",
+            help="Samples of each figure, in turns.",
+        ),
+        with_json,
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _model(command: Command) -> Command:
+    options = [
+        click.option(
+            "--model", default=DEFAULT_MODEL, show_default=True, metavar="NAME|FILE",
+            help="A name that `coro-rt models` lists, or a GGUF file.",
+        ),
+        click.option(
+            "--peer", type=click.Choice(["llama.cpp"]),
+            help="Measure it side by side: the xllamacpp wheel, and one compiled here by `make bench-peer`.",
+        ),
+        click.option(
+            "--peer-python", type=click.Path(path_type=Path), default=".venv-peer/bin/python",
+            show_default=True, metavar="FILE",
+            help="The Python that has the compiled one.",
+        ),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.group()
+def bench() -> None:
+    """Measure kernels and models beside the machine's limits, and beside llama.cpp.
+
+    Figures are medians. Sides that are compared take turns, and one rests while the other is timed.
+    """
+
+
+@bench.command()
+@click.option(
+    "--format", "formats", multiple=True, type=click.Choice(FORMATS, case_sensitive=False),
+    help="Only this one; may be given several times.",
+)  # fmt: skip
+@click.option(
+    "--large", type=click.IntRange(1), metavar="MB",
+    help="Size of the matrix that is to be in no cache.  [default: 4 times the largest cache]",
+)  # fmt: skip
+@_common
+def kernels(
+    formats: tuple[str, ...], large: int | None, threads: tuple[int, ...], repeat: int, output: Output
+) -> None:
+    """Matrix products: GB/s and GMAC/s of each format, beside what this machine can do at most.
+
+    CORO_RT_ISA chooses other kernels, as `coro-rt devices` shows.
+    """
+    from coro_rt.bench.matrices import measure  # here: it loads numba
+    from coro_rt.bench.measure import Report
+
+    report = Report("kernels", "matrix products; bytes as in the file format")
+    for count in threads:
+        nbytes = None if large is None else large * 1_000_000
+        report.rows += measure(count, formats or FORMATS, repeat, large=nbytes)
+    _finish(report, output)
+
+
+@bench.command()
+@_model
+@click.option(
+    "--context", "contexts", type=Numbers(1, 2**24), default="16,1024", show_default=True, metavar="N,…",
+    help="Tokens before those that are timed.",
+)  # fmt: skip
+@click.option(
+    "--tokens", type=click.IntRange(2), default=64, show_default=True, metavar="N",
+    help="Tokens in one sample.",
+)  # fmt: skip
+@click.option(
+    "--batch", type=click.IntRange(2, 1024), metavar="N",
+    help="Also N sequences decoded as one batch.",
+)  # fmt: skip
+@click.option("--beside-busy", is_flag=True, help="Also beside one busy loop pinned to one core.")
+@_common
+def decode(
+    model: str, peer: str | None, peer_python: Path, contexts: tuple[int, ...], tokens: int,
+    batch: int | None, beside_busy: bool, threads: tuple[int, ...], repeat: int, output: Output,
+) -> None:  # fmt: skip
+    """Tokens per second that a model writes, after prompts of some lengths."""
+    more = {"batch": batch or 0, "beside_busy": beside_busy}
+    _measure(model, threads, contexts, tokens, repeat, peer, peer_python, output, more)
+
+
+@bench.command()
+@_model
+@click.option(
+    "--context", "contexts", type=Numbers(1, 2**24), default="512", show_default=True, metavar="N,…",
+    help="Tokens of the prompt.",
+)  # fmt: skip
+@_common
+def prefill(
+    model: str, peer: str | None, peer_python: Path, contexts: tuple[int, ...], threads: tuple[int, ...],
+    repeat: int, output: Output,
+) -> None:  # fmt: skip
+    """Tokens per second of a prompt that a model reads, until the first token of its answer."""
+    _measure(model, threads, contexts, 0, repeat, peer, peer_python, output, {})
+
+
+def _measure(
+    model: str, threads: tuple[int, ...], contexts: tuple[int, ...], tokens: int, repeat: int,
+    peer: str | None, peer_python: Path, output: Output, more: dict[str, Any],
+) -> None:  # fmt: skip
+    from coro_rt.bench import models, peers  # here: they load numba
+
+    async def all_of_it() -> Report:
+        try:
+            path = resolve(model)
+        except CoroRtError:
+            if model not in CATALOG:
+                raise
+            path = await fetch(model, output)
+        wanted = models.Wanted(path, threads, contexts, tokens, repeat, **more)
+        with peers.installed(peer, peer_python) as found:
+            return await models.measure(wanted, found)
+
+    _finish(run_async(all_of_it, "asyncio"), output)
+
+
+def _finish(report: Report, output: Output) -> None:
+    from coro_rt.bench.machine import describe, line
+    from coro_rt.bench.table import show
+
+    machine = describe()
+    output.line(line(machine))
+    output.results.width = max(output.results.width, 140)
+    show(output.results, report)
+    rows = [row.as_json() for row in report.rows]
+    output.json({"machine": machine, "rows": rows, "notes": report.notes})

@@ -125,7 +125,8 @@ async def _batched(
             )  # fmt: skip
         times = median(found[1]) / median(found[0])
         notes.append(
-            f"{threads_of(limits.threads)}, context {context}: a batch of {wanted.batch} makes {times:.2f} times "
+            f"{threads_of(limits.threads)}, context {context}: "
+            f"a batch of {wanted.batch} makes {times:.2f} times "
             "the tokens/s of one sequence"
         )
     return rows

@@ -18,7 +18,7 @@ import gguf
 import numpy as np
 
 from coro_rt.kernels.formats import Bytes, Format
-from coro_rt.llm.tokenizer import _BYTE_OF
+from coro_rt.llm.byte_level import BYTE_OF
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def _metadata(writer: gguf.GGUFWriter, shape: Shape) -> None:
     writer.add_rope_freq_base(1e6)
     writer.add_layer_norm_rms_eps(1e-6)
     # the single bytes, one merge, and words that no text holds
-    tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *_BYTE_OF, "he"]
+    tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *BYTE_OF, "he"]
     types = [3] * 3 + [1] * (shape.vocabulary - 3)
     tokens += [f"<unused{nth}>" for nth in range(shape.vocabulary - len(tokens))]
     writer.add_tokenizer_model("gpt2")

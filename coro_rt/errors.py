@@ -19,6 +19,7 @@ __all__ = [
     "ModelFileError",
     "ModelNotFound",
     "Overloaded",
+    "QuantizeError",
     "RuntimeClosed",
     "SamplingError",
     "SchedulerError",
@@ -102,3 +103,9 @@ class TemplateError(ModelError):
 
 class SamplingError(ModelError, ValueError):
     """A sampling parameter is out of range."""
+
+
+class QuantizeError(ModelError, ValueError):
+    """A model cannot be quantized so: it already is, the type is unknown, or its values do not fit the
+    type.
+    """

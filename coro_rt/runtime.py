@@ -94,10 +94,11 @@ class Runtime:
         return Stream(self, fn, args, buffer=buffer, device=device, predicted_s=predicted_s)
 
     async def load_model(self, name_or_path: str | os.PathLike[str], **options: Any) -> LLM:
-        """Load a language model: a name from the catalogue, or the path of a GGUF file.
+        """Load a language model or an encoder: a name from the catalogue, or the path of a GGUF file.
 
-        `context=` is for how many tokens it is loaded; by default what the file says, up to 32,768. Close the
-        model, or use it with `async with`; it is closed with the runtime at the latest.
+        `context=` is for how many tokens it is loaded; by default what the file says, up to 32,768.
+        `kv_bits=8` keeps keys and values in int8, half the memory. Close the model, or use it with `async
+        with`; it is closed with the runtime at the latest.
 
         Raises ModelNotFound, ModelFileError, UnsupportedModel, MemoryBudgetExceeded, ContextOverflow;
         DeviceError if no CPU is open.

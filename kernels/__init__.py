@@ -1,10 +1,11 @@
 """Numbers: pure functions on arrays, each with a NumPy reference and an implementation for the CPU.
 
-One file per noun. `formats` and `packed`: weights. `activations`, `matmul`, `norm`, `rope`, `attention`,
-`swiglu`, `logits`, `embed`: each a `reference`, which is the meaning, an `error_bound`, and the code that
-runs without the GIL. `kv`: the cache's pages. `program` and `gang`: many operations, several threads, a
-resume point. `launch`: single kernels on arrays. `cases`: what all implementations are held against. `simd`,
-`atomics`, `jit`, `memory`: what those are made of.
+One file per noun. `formats` and `packed`: weights; `fit`: quantizing them well. `activations`, `matmul`,
+`norm`, `rope`, `attention`, `gated`, `bias`, `logits`, `embed`, and for encoders `layer_norm`, `gelu`,
+`pool`: each a `reference`, which is the meaning, an `error_bound`, and the code that runs without the GIL.
+`kv`: the cache's pages. `program` and `gang`: many operations, several threads, a resume point. `launch`:
+single kernels on arrays. `cases`: what all implementations are held against. `simd`, `atomics`, `jit`,
+`memory`: what those are made of.
 
 Nothing is imported here, so that looking at one file does not start a compiler.
 """

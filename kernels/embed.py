@@ -1,14 +1,37 @@
-"""One row of a packed matrix as float32: how a token becomes its embedding."""
+"""One row of a packed matrix as float32, times a scale: how a token becomes its embedding."""
 
 from functools import cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from .formats import BLOCK, Format
+from .formats import BLOCK, Floats, Format
 from .jit import indirect_call, native
-from .packed import plane_offsets
-from .simd import inline, load_bf16, load_f16, load_f32, load_i8, load_u8, store_f32
+from .packed import PackedMatrix, plane_offsets
+from .simd import (
+    inline,
+    load_bf16,
+    load_f16,
+    load_f32,
+    load_i8,
+    load_u8,
+    splat_f32,
+    store_f32,
+    vload_f32,
+    vstore_f32,
+)
+
+
+def reference(w: PackedMatrix, tokens: NDArray[np.int32], scale: float = 1.0) -> Floats:
+    """float32 [T, columns]: rows `tokens` of w."""
+    return w.dequantize()[tokens] * np.float32(scale)
+
+
+def error_bound(w: PackedMatrix, scale: float = 1.0) -> float:
+    """Largest allowed |implementation - reference|: a few roundings of the largest weight."""
+    return float(np.abs(w.dequantize()).max() * scale * np.finfo(np.float32).eps * 4)
+
 
 offsets = inline(plane_offsets)
 
@@ -62,6 +85,13 @@ def _make_float(form: Format) -> Any:
             store_f32(y + k * 4, value)
 
     return fetch
+
+
+@inline
+def scale_row(y: Any, columns: Any, scale: Any) -> None:
+    """Multiply the float32 row at address y; `columns` is a multiple of 16."""
+    for k in range(0, columns, 16):
+        vstore_f32(y + k * 4, vload_f32(y + k * 4) * splat_f32(scale))
 
 
 call_fetch = indirect_call(5)

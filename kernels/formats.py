@@ -7,7 +7,7 @@ each code,
     value = scale * (code - zero) + minimum
 
 which is what `dequantize` computes and what `packed` stores for the CPU. Values and layouts: the GGUF
-specification's table of tensor types. `quantize` is the plain way in: round to the nearest of the grid.
+specification's table of tensor types. `quantize` is the way in: round to the nearest of the grid.
 """
 
 from dataclasses import dataclass
@@ -15,6 +15,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from . import fit
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -114,9 +116,10 @@ class Format:
             return wide
         return np.repeat(wide, self.unit // self.sub, axis=1) * fine.reshape(len(fine), -1).astype(np.float32)
 
-    def quantize(self, values: Floats) -> Bytes:
-        """The nearest units to float32 [rows, columns], as bytes; codes are rounded to the nearest of each
-        grid.
+    def quantize(self, values: Floats, *, search: bool = False) -> Bytes:
+        """Units near to float32 [rows, columns], as bytes; codes are rounded to the nearest of each grid.
+
+        The grid spans what there is, or with `search` is the best of several (see `fit`).
         """
         self.row_bytes(values.shape[1])
         values = np.ascontiguousarray(values, np.float32)
@@ -126,7 +129,7 @@ class Format:
             return ((bits + even) >> 16).astype(np.uint16).view(np.uint8).reshape(-1)
         if not self.quantized:
             return values.astype(self.block).view(np.uint8).reshape(-1)
-        return _QUANTIZE[self.name](self, values).view(np.uint8).reshape(-1)
+        return _QUANTIZE[self.name](self, values, search).view(np.uint8).reshape(-1)
 
 
 F32 = Format("F32", 0, 32, np.dtype("<f4"), unit=1)
@@ -250,20 +253,25 @@ def _put_codes(blocks: NDArray[Any], codes: NDArray[np.uint8]) -> None:
             blocks["h"] = np.bitwise_or.reduce(bits, axis=-2)
 
 
-def _quantize_blocks(form: Format, values: Floats) -> NDArray[Any]:
+def _quantize_blocks(form: Format, values: Floats, search: bool) -> NDArray[Any]:
     grouped = values.reshape(len(values), -1, BLOCK)
     blocks = np.zeros(grouped.shape[:2], form.block)
     steps = 2**form.bits - 1
     low: Any = np.float32(0)
     if form.has_min:
         low = grouped.min(-1)
-        blocks["d"], blocks["m"] = (grouped.max(-1) - low) / steps, low
+        scale = (grouped.max(-1) - low) / steps
+        if search:
+            scale, low = fit.scales_and_minima(grouped, steps)
+        blocks["d"], blocks["m"] = scale, low
         low = blocks["m"].astype(np.float32)
     elif form.bits == 8:
-        blocks["d"] = np.abs(grouped).max(-1) / 127
+        scale = np.abs(grouped).max(-1) / np.float32(127)
+        blocks["d"] = fit.scales(grouped, scale, -127, 127) if search else scale
     else:  # the value of largest magnitude becomes exactly -zero
         at = np.abs(grouped).argmax(-1)[..., None]
-        blocks["d"] = np.take_along_axis(grouped, at, -1)[..., 0] / -form.zero
+        scale = np.take_along_axis(grouped, at, -1)[..., 0] / np.float32(-form.zero)
+        blocks["d"] = fit.scales(grouped, scale, -form.zero, form.zero - 1) if search else scale
     inverse = _inverse(blocks["d"].astype(np.float32))[..., None]
     grid = np.rint((grouped - np.asarray(low)[..., None]) * inverse) + form.zero
     codes = np.clip(grid, 0, steps).astype(np.uint8)
@@ -274,12 +282,15 @@ def _quantize_blocks(form: Format, values: Floats) -> NDArray[Any]:
     return blocks
 
 
-def _quantize_k(form: Format, values: Floats) -> NDArray[Any]:
+def _quantize_k(form: Format, values: Floats, search: bool) -> NDArray[Any]:
     grouped = values.reshape(len(values), -1, 8, 32)
     blocks = np.zeros(grouped.shape[:2], form.block)
     steps = 2**form.bits - 1
     low = np.maximum(-grouped.min(-1), 0)  # what is subtracted; never negative in these formats
     scale = np.maximum(grouped.max(-1) + low, 0) / steps
+    if search:
+        scale, minimum = fit.scales_and_minima(grouped, steps, most=0.0)
+        low = -minimum
     small = []
     for name, wanted in (("d", scale), ("m", low)):
         blocks[name] = wanted.max(-1) / 63
@@ -293,11 +304,13 @@ def _quantize_k(form: Format, values: Floats) -> NDArray[Any]:
     return blocks
 
 
-def _quantize_q6_k(form: Format, values: Floats) -> NDArray[Any]:
+def _quantize_q6_k(form: Format, values: Floats, search: bool) -> NDArray[Any]:
     grouped = values.reshape(len(values), -1, 16, 16)
     blocks = np.zeros(grouped.shape[:2], form.block)
     at = np.abs(grouped).argmax(-1)[..., None]
-    scale = np.take_along_axis(grouped, at, -1)[..., 0] / -form.zero
+    scale = np.take_along_axis(grouped, at, -1)[..., 0] / np.float32(-form.zero)
+    if search:
+        scale = fit.scales(grouped, scale, -form.zero, form.zero - 1)
     blocks["d"] = np.abs(scale).max(-1) / 127
     coarse = blocks["d"].astype(np.float32)[..., None]
     blocks["s"] = np.clip(np.rint(scale * _inverse(coarse)), -127, 127).astype(np.int8)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from . import activations
 from .formats import BLOCK, Floats
 from .gang import Gang
+from .gated import Activation
 from .jit import entry
 from .kv import PAGE_POSITIONS, KVShape, new_page
 from .packed import PackedMatrix
@@ -52,29 +53,72 @@ def quantize_activations(x: Floats) -> tuple[NDArray[np.int8], Floats]:
     return rows[:, :columns].view(np.int8).copy(), scales
 
 
-def rms_norm(x: Floats, weight: Floats, eps: float, *, gang: Gang | None = None) -> Floats:
-    """float32 [T, K] of x float32 [T, K] and weight float32 [K]; K is a multiple of 32."""
+def embed(
+    w: PackedMatrix, tokens: NDArray[np.int32], scale: float = 1.0, *, gang: Gang | None = None
+) -> Floats:
+    """float32 [T, w.columns]: rows `tokens` (int32 [T]) of w, times `scale`."""
+    if not isinstance(tokens, np.ndarray) or tokens.dtype != np.int32 or tokens.ndim != 1 or not len(tokens):
+        raise TypeError("tokens must be a one-dimensional int32 array that is not empty")
+    if tokens.min() < 0 or tokens.max() >= w.rows:
+        raise ValueError(f"tokens go from {tokens.min()} to {tokens.max()}, but the matrix has {w.rows} rows")
+    _multiple("columns of w", w.columns, BLOCK)
+
+    def build(program: Program) -> None:
+        program.embed(w, out=Buffer.HIDDEN, scale=scale)
+
+    workspace = _run(len(tokens), build, lambda _: None, gang, tokens=tokens, hidden=w.columns)
+    return workspace.floats(Buffer.HIDDEN)[:, : w.columns].copy()
+
+
+def add_bias(x: Floats, bias: Floats, *, gang: Gang | None = None) -> Floats:
+    """x + bias: float32 [T, K] of x float32 [T, K] and bias float32 [K]."""
+    x = _floats("x", x, (None, None))
+    columns = x.shape[1]
+    bias = _floats("bias", bias, (columns,))
+
+    def build(program: Program) -> None:
+        program.bias(bias, out=Buffer.QKV)
+
+    def fill(workspace: Workspace) -> None:
+        workspace.floats(Buffer.QKV)[:, :columns] = x
+
+    return _run(len(x), build, fill, gang, qkv=columns).floats(Buffer.QKV)[:, :columns].copy()
+
+
+def rms_norm(
+    x: Floats, weight: Floats, eps: float, *, to: Floats | None = None, gang: Gang | None = None
+) -> Floats:
+    """float32 [T, K] of x float32 [T, K] and weight float32 [K], added to `to` if given; K is a multiple of
+    32.
+    """
     x = _floats("x", x, (None, None))
     columns = _multiple("columns of x", x.shape[1], BLOCK)
     weight = _floats("weight", weight, (columns,))
 
     def build(program: Program) -> None:
-        program.norm(weight, eps, columns, source=Buffer.HIDDEN, out=Buffer.NORMED, qout=Buffer.QNORMED)
+        qout = Buffer.QNORMED if to is None else None
+        program.norm(
+            weight, eps, columns, source=Buffer.HIDDEN, out=Buffer.NORMED, qout=qout, add=to is not None
+        )
 
     def fill(workspace: Workspace) -> None:
         workspace.floats(Buffer.HIDDEN)[:, :columns] = x
+        if to is not None:
+            workspace.floats(Buffer.NORMED)[:, :columns] = _floats("to", to, x.shape)
 
     return _run(len(x), build, fill, gang, hidden=columns).floats(Buffer.NORMED)[:, :columns].copy()
 
 
-def swiglu(gate: Floats, up: Floats, *, gang: Gang | None = None) -> Floats:
-    """silu(gate) * up: float32 [T, K] each; K is a multiple of 32."""
+def gated(gate: Floats, up: Floats, *, activation: Activation, gang: Gang | None = None) -> Floats:
+    """f(gate) * up: float32 [T, K] each; K is a multiple of 32."""
     gate = _floats("gate", gate, (None, None))
     columns = _multiple("columns of gate", gate.shape[1], BLOCK)
     up = _floats("up", up, gate.shape)
 
     def build(program: Program) -> None:
-        program.swiglu(columns, gate_up=Buffer.GATE_UP, out=Buffer.GATED, qout=Buffer.QGATED)
+        program.gate(
+            columns, gate_up=Buffer.GATE_UP, out=Buffer.GATED, qout=Buffer.QGATED, activation=activation
+        )
 
     def fill(workspace: Workspace) -> None:
         workspace.floats(Buffer.GATE_UP)[:, : 2 * columns] = np.concatenate([gate, up], axis=1)
@@ -82,9 +126,17 @@ def swiglu(gate: Floats, up: Floats, *, gang: Gang | None = None) -> Floats:
     return _run(len(gate), build, fill, gang, gated=columns).floats(Buffer.GATED)[:, :columns].copy()
 
 
-def rope(x: Floats, turns: Floats, *, halves: bool, gang: Gang | None = None) -> Floats:
+def rope(
+    x: Floats,
+    turns: Floats,
+    *,
+    halves: bool,
+    weight: Floats | None = None,
+    eps: float = 0.0,
+    gang: Gang | None = None,
+) -> Floats:
     """x float32 [T, heads, n] with token t turned by row t of `turns` float32 [T, width/2, 2]; n a multiple
-    of 32.
+    of 32. With a `weight` float32 [n], each head is normalised first.
     """
     x = _floats("x", x, (None, None, None))
     count, heads, size = x.shape
@@ -93,16 +145,33 @@ def rope(x: Floats, turns: Floats, *, halves: bool, gang: Gang | None = None) ->
     if not 0 < turns.shape[1] * 2 <= size:
         raise ValueError(f"turns for {turns.shape[1]} pairs do not fit a head of {size} values")
     blank = np.zeros((count, 1, size), np.float32)
-    workspace = _with_cache(x, blank, blank, turns, halves=halves, attend=False, gang=gang)
+    norms = None if weight is None else (_floats("weight", weight, (size,)),) * 2
+
+    def build(program: Program, kv: KVShape) -> None:
+        program.rope_kv(kv, 0, heads, turns, halves=halves, qkv=Buffer.QKV, norms=norms, eps=eps)
+
+    workspace = _with_cache(x, blank, blank, build, gang)
     return workspace.floats(Buffer.QKV)[:, : heads * size].reshape(x.shape).copy()
 
 
-def attention(q: Floats, k: Floats, v: Floats, *, gang: Gang | None = None) -> Floats:
-    """Causal attention: float32 [T, heads, n] of q [T, heads, n], k and v [T, KV heads, n], through a float16
-    cache.
+def attention(
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    *,
+    window: int = 0,
+    scale: float | None = None,
+    bits: int = 16,
+    gang: Gang | None = None,
+) -> Floats:
+    """Causal attention: float32 [T, heads, n] of q [T, heads, n], k and v [T, KV heads, n], through a cache
+    of float16 or int8 values (`bits` 16 or 8).
 
-    heads is a multiple of KV heads, n of 32.
+    heads is a multiple of KV heads, n of 32. `window`: how many positions a query sees, 0 for all; `scale` of
+    the scores: default 1/sqrt(n).
     """
+    if window < 0:
+        raise ValueError(f"a window is a number of positions, not {window}")
     q = _floats("q", q, (None, None, None))
     count, heads, size = q.shape
     _multiple("head size", size, BLOCK)
@@ -111,8 +180,99 @@ def attention(q: Floats, k: Floats, v: Floats, *, gang: Gang | None = None) -> F
     _multiple("query heads", heads, k.shape[1])
     still = np.zeros((count, size // 2, 2), np.float32)
     still[..., 0] = 1
-    workspace = _with_cache(q, k, v, still, halves=False, attend=True, gang=gang)
+
+    def build(program: Program, kv: KVShape) -> None:
+        program.rope_kv(kv, 0, heads, still, halves=False, qkv=Buffer.QKV)
+        program.attend(
+            kv,
+            0,
+            heads,
+            qkv=Buffer.QKV,
+            out=Buffer.ATTENDED,
+            qout=Buffer.QATTENDED,
+            window=window,
+            scale=scale,
+        )
+
+    workspace = _with_cache(q, k, v, build, gang, bits)
     return workspace.floats(Buffer.ATTENDED)[:, : heads * size].reshape(q.shape).copy()
+
+
+def attention_whole(q: Floats, k: Floats, v: Floats, *, gang: Gang | None = None) -> Floats:
+    """The same where every query sees every key, through a cache of float16 values."""
+    q = _floats("q", q, (None, None, None))
+    count, heads, size = q.shape
+    _multiple("head size", size, BLOCK)
+    k = _floats("k", k, (count, None, size))
+    v = _floats("v", v, k.shape)
+    _multiple("query heads", heads, k.shape[1])
+    still = np.zeros((count, 0, 2), np.float32)
+
+    def build(program: Program, kv: KVShape) -> None:
+        program.rope_kv(kv, 0, heads, still, halves=False, qkv=Buffer.QKV)
+        program.attend_whole(kv, 0, heads, qkv=Buffer.QKV, out=Buffer.ATTENDED, qout=Buffer.QATTENDED)
+
+    workspace = _with_cache(q, k, v, build, gang, texts=[count])
+    return workspace.floats(Buffer.ATTENDED)[:, : heads * size].reshape(q.shape).copy()
+
+
+def layer_norm(
+    x: Floats, shift: Floats, weight: Floats, bias: Floats, eps: float, *, gang: Gang | None = None
+) -> Floats:
+    """float32 [T, K] of x float32 [T, K], shift [K] or [T, K], weight and bias float32 [K]; K a multiple of
+    32.
+    """
+    x = _floats("x", x, (None, None))
+    columns = _multiple("columns of x", x.shape[1], BLOCK)
+    weight, bias = _floats("weight", weight, (columns,)), _floats("bias", bias, (columns,))
+    shift = _floats("shift", shift, (columns,) if np.ndim(shift) == 1 else x.shape)
+
+    def build(program: Program) -> None:
+        program.layer_norm(
+            weight, bias, eps, source=Buffer.HIDDEN, out=Buffer.HIDDEN, qout=Buffer.QNORMED, shift=shift
+        )
+
+    def fill(workspace: Workspace) -> None:
+        workspace.floats(Buffer.HIDDEN)[:, :columns] = x
+
+    return _run(len(x), build, fill, gang, hidden=columns).floats(Buffer.HIDDEN)[:, :columns].copy()
+
+
+def gelu(x: Floats, shift: Floats, *, gang: Gang | None = None) -> Floats:
+    """GELU of x float32 [T, K] plus shift float32 [K]; K a multiple of 32."""
+    x = _floats("x", x, (None, None))
+    columns = _multiple("columns of x", x.shape[1], BLOCK)
+    shift = _floats("shift", shift, (columns,))
+
+    def build(program: Program) -> None:
+        program.gelu(shift, source=Buffer.GATED, out=Buffer.GATED, qout=Buffer.QGATED)
+
+    def fill(workspace: Workspace) -> None:
+        workspace.floats(Buffer.GATED)[:, :columns] = x
+
+    return _run(len(x), build, fill, gang, gated=columns).floats(Buffer.GATED)[:, :columns].copy()
+
+
+def pool(x: Floats, spans: list[tuple[int, int]], *, gang: Gang | None = None) -> Floats:
+    """float32 [texts, K]: the mean of each text's rows of x float32 [T, K], divided by its norm.
+
+    `spans`: (first row, count) of each text, one behind the other, all of x; K is a multiple of 32.
+    """
+    x = _floats("x", x, (None, None))
+    columns = _multiple("columns of x", x.shape[1], BLOCK)
+    lengths = [count for _, count in spans]
+    if [first for first, _ in spans] != [sum(lengths[:i]) for i in range(len(spans))] or (
+        sum(lengths) != len(x) or min(lengths) < 1
+    ):
+        raise ValueError(f"spans {spans} do not share out the {len(x)} rows of x one behind the other")
+
+    def build(program: Program) -> None:
+        program.pool(columns, source=Buffer.HIDDEN, out=Buffer.POOLED)
+
+    def fill(workspace: Workspace) -> None:
+        workspace.floats(Buffer.HIDDEN)[:, :columns] = x
+
+    return _run(len(x), build, fill, gang, texts=lengths, hidden=columns, pooled=columns).pooled.copy()
 
 
 def best_and_log_sum(logits: Floats, *, gang: Gang | None = None) -> tuple[NDArray[np.int64], Floats]:
@@ -131,28 +291,31 @@ def best_and_log_sum(logits: Floats, *, gang: Gang | None = None) -> tuple[NDArr
 
 
 def _with_cache(
-    q: Floats, k: Floats, v: Floats, turns: Floats, *, halves: bool, attend: bool, gang: Gang | None
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    build: Callable[[Program, KVShape], None],
+    gang: Gang | None,
+    bits: int = 16,
+    texts: list[int] | None = None,
 ) -> Workspace:
     count, heads, size = q.shape
-    kv = KVShape(1, k.shape[1], size)
+    kv = KVShape(1, k.shape[1], size, bits)
     pages = [new_page(kv) for _ in range(-(-count // PAGE_POSITIONS))]
     table = np.array([page.ctypes.data for page in pages], np.int64)
     row = np.concatenate([q.reshape(count, -1), k.reshape(count, -1), v.reshape(count, -1)], axis=1)
 
-    def build(program: Program) -> None:
-        program.rope_kv(kv, 0, heads, turns, halves=halves, qkv=Buffer.QKV)
-        if attend:
-            program.attend(kv, 0, heads, qkv=Buffer.QKV, out=Buffer.ATTENDED, qout=Buffer.QATTENDED)
-
     def fill(workspace: Workspace) -> None:
         workspace.floats(Buffer.QKV)[:, : row.shape[1]] = row
 
-    return _run(count, build, fill, gang, table=table, qkv=row.shape[1], attended=heads * size)
+    widths = {"qkv": row.shape[1], "attended": heads * size}
+    return _run(count, lambda program: build(program, kv), fill, gang, table=table, texts=texts, **widths)
 
 
 def _run(
     rows: int, build: Callable[[Program], None], fill: Callable[[Workspace], None], gang: Gang | None,
-    table: NDArray[np.int64] | None = None, **widths: int,
+    table: NDArray[np.int64] | None = None, tokens: NDArray[np.int32] | None = None,
+    texts: list[int] | None = None, **widths: int,
 ) -> Workspace:  # fmt: skip
     gang = gang or Gang(1)
     program = Program()
@@ -162,7 +325,11 @@ def _run(
     )
     workspace = Workspace(Widths(**sizes, context=rows), rows=rows, tail=rows, threads=gang.threads)
     table = np.zeros(1, np.int64) if table is None else table
-    workspace.begin(np.zeros(rows, np.int32), np.arange(rows, dtype=np.int32), [table] * rows, tail=rows)
+    tokens = np.zeros(rows, np.int32) if tokens is None else tokens
+    if texts is None:
+        workspace.begin(tokens, np.arange(rows, dtype=np.int32), [table] * rows, tail=rows)
+    else:
+        workspace.begin_texts(tokens, texts, [table] * len(texts))
     fill(workspace)
     gang.run(program.finish(), workspace)
     return workspace

@@ -1,4 +1,7 @@
-"""RMSNorm: y = x / sqrt(mean(x²) + eps) * weight, one row at a time (Zhang and Sennrich, 2019)."""
+"""RMSNorm: y = x / sqrt(mean(x²) + eps) * weight, one row at a time (Zhang and Sennrich, 2019).
+
+A row is a token's, or one head's of it.
+"""
 
 import math
 from typing import Any
@@ -22,8 +25,11 @@ def error_bound(x: Floats, weight: Floats) -> float:
 
 
 @inline
-def norm_row(x: Any, weight: Any, y: Any, columns: Any, eps: Any) -> None:
-    """Normalise the float32 row at address x into y; `columns` is a multiple of 16."""
+def norm_row(x: Any, weight: Any, y: Any, columns: Any, eps: Any, add: Any) -> None:
+    """Normalise the float32 row at address x into y (or x itself); `columns` is a multiple of 16.
+
+    `add` = 1 adds to what y holds (the residual).
+    """
     squares = splat_f32(0.0)
     for k in range(0, columns, 16):
         v = vload_f32(x + k * 4)
@@ -31,4 +37,7 @@ def norm_row(x: Any, weight: Any, y: Any, columns: Any, eps: Any) -> None:
     mean = sum_lanes(squares) / np.float32(columns)
     factor = splat_f32(np.float32(1) / math.sqrt(mean + np.float32(eps)))
     for k in range(0, columns, 16):
-        vstore_f32(y + k * 4, vload_f32(x + k * 4) * factor * vload_f32(weight + k * 4))
+        value = vload_f32(x + k * 4) * factor * vload_f32(weight + k * 4)
+        if add != 0:
+            value = vload_f32(y + k * 4) + value
+        vstore_f32(y + k * 4, value)

@@ -7,12 +7,20 @@ that may be done in any order by any thread:
 
     operation   a unit is                        reads → writes
     EMBED       a token                          token ids → float32 row
-    NORM        a row                            float32 row → float32 row, and int8 row
+    NORM        a row                            float32 row → float32 row, set or added, and int8 row
     MATMUL      16 output rows                   int8 (or float32) rows → float32 rows, set or added
+    BIAS        a row                            float32 row, added to in place
     ROPE_KV     a row                            query, key, value → query turned, key and value in the cache
     ATTEND      a row and a query head           query, cache → float32 head, and int8 blocks
-    SWIGLU      a row                            gate | up → float32 row, and int8 row
+    GATE        a row                            gate | up → float32 row, and int8 row
     SUMMARY     a row of logits                  logits → best token, log-sum-exp
+    LAYER_NORM  a row                            float32 row → float32 row, and int8 row
+    ATTEND_WHOLE  a row and a query head         query, its whole text in the cache → as ATTEND
+    GELU        a row                            float32 row → float32 row, and int8 row
+    POOL        a text                           its rows → one row of length 1
+
+The last four are for encoders: several texts lie in one step behind each other, and a row sees its whole
+text.
 
 Operations marked `tail` work on the last rows only, those whose logits are wanted.
 """
@@ -27,18 +35,22 @@ from numpy.typing import NDArray
 
 from . import activations, embed, matmul
 from .attention import attend
-from .embed import call_fetch
+from .bias import add_row
+from .embed import call_fetch, scale_row
 from .formats import BLOCK, Bytes, Floats
+from .gated import Activation, gated_row
+from .gelu import gelu_row
 from .jit import entry, indirect_call, native
-from .kv import PAGE_POSITIONS, KVShape, write_position
+from .kv import PAGE_POSITIONS, KVShape, head_bytes, write_position
+from .layer_norm import layer_norm_row
 from .logits import summarize
 from .matmul import call_groups
 from .memory import align_up, aligned_zeros
 from .norm import norm_row
 from .packed import PackedMatrix
+from .pool import pool_rows
 from .rope import turn_head
-from .simd import load_f32, load_i32, load_i64, store_f32, store_i64
-from .swiglu import swiglu_row
+from .simd import LANES, inline, load_f32, load_i32, load_i64, store_f32, store_i64
 
 
 class Op(IntEnum):
@@ -47,8 +59,13 @@ class Op(IntEnum):
     MATMUL = 2
     ROPE_KV = 3
     ATTEND = 4
-    SWIGLU = 5
+    GATE = 5
     SUMMARY = 6
+    BIAS = 7
+    LAYER_NORM = 8
+    ATTEND_WHOLE = 9
+    GELU = 10
+    POOL = 11
 
 
 class Buffer(IntEnum):
@@ -69,6 +86,9 @@ class Buffer(IntEnum):
     LOGITS = 12  # one row per tail row, as are the next
     SUMMARY = 13  # int64 best token, float32 log-sum-exp
     SCRATCH = 14  # one row per thread
+    LENGTHS = 15  # int32, one per token: how many positions its text has
+    SPANS = 16  # int32 first row and count, one pair per text
+    POOLED = 17  # float32, one row per text
 
 
 class Field(IntEnum):
@@ -87,7 +107,7 @@ class Field(IntEnum):
     ADD = 10
     TAIL = 11  # only the rows whose logits are wanted
     SKIP = 12  # IN has all rows, OUT the tail only
-    NUMBERS = 13  # address of float32 [1]: eps (NORM), scale of the scores (ATTEND)
+    NUMBERS = 13  # address of float32 [1]: eps (NORM, ROPE_KV), scale (EMBED: of rows, ATTEND: of scores)
     HEADS = 14
     KV_HEADS = 15
     HEAD_SIZE = 16
@@ -95,7 +115,14 @@ class Field(IntEnum):
     TABLE = 18  # address of the sines and cosines
     HALF = 19  # pairs turned
     HALVES = 20  # pairs are (i, i + n/2)
-    COUNT = 21
+    Q_NORM = 21  # addresses of the weights that queries and keys are normalised with first, or 0
+    K_NORM = 22
+    WINDOW = 23  # positions that a query sees, its own included
+    ACTIVATION = 24
+    KV_BITS = 25
+    SHIFT = 26  # address of what is added to the input first
+    SHIFT_STRIDE = 27  # bytes from one position's to the next; 0: the same for all
+    COUNT = 28
 
 
 class State(IntEnum):
@@ -105,11 +132,13 @@ class State(IntEnum):
     UNIT = 1
     ROWS = 2
     TAIL = 3
+    LONGEST = 4  # of the step's texts, in positions
     COUNT = 8
 
 
 # numba sees plain integers
-_EMBED, _NORM, _MATMUL, _ROPE_KV, _ATTEND, _SWIGLU = (int(op) for op in list(Op)[:6])
+_EMBED, _NORM, _MATMUL, _ROPE_KV, _ATTEND, _GATE, _SUMMARY, _BIAS = (int(op) for op in list(Op)[:8])
+_LAYER_NORM, _ATTEND_WHOLE, _GELU, _POOL = (int(op) for op in list(Op)[8:])
 _F = {f.name: int(f) * 8 for f in Field}
 _OP, _UNITS, _IN, _OUT, _QOUT = (_F[n] for n in ("OP", "UNITS", "IN", "OUT", "QOUT"))
 _COLUMNS, _WEIGHT, _GROUP_BYTES = (_F[n] for n in ("COLUMNS", "WEIGHT", "GROUP_BYTES"))
@@ -118,10 +147,16 @@ _HEADS, _KV_HEADS, _HEAD_SIZE, _LAYER_OFFSET = (
     _F[n] for n in ("HEADS", "KV_HEADS", "HEAD_SIZE", "LAYER_OFFSET")
 )
 _TABLE, _HALF, _HALVES, _NUMBERS = (_F[n] for n in ("TABLE", "HALF", "HALVES", "NUMBERS"))
+_Q_NORM, _K_NORM, _WINDOW, _ACTIVATION = (_F[n] for n in ("Q_NORM", "K_NORM", "WINDOW", "ACTIVATION"))
+_KV_BITS, part_bytes = _F["KV_BITS"], inline(head_bytes)
+_SHIFT, _SHIFT_STRIDE = _F["SHIFT"], _F["SHIFT_STRIDE"]
 OP_BYTES = int(Field.COUNT) * 8
+EVERYTHING = 2**31  # a window that hides nothing
 _TOKENS, _POSITIONS, _PAGES, _SCRATCH = (
     int(b) * 16 for b in (Buffer.TOKENS, Buffer.POSITIONS, Buffer.PAGES, Buffer.SCRATCH)
 )
+_LENGTHS, _SPANS = int(Buffer.LENGTHS) * 16, int(Buffer.SPANS) * 16
+STATE_LONGEST = int(State.LONGEST) * 8
 STATE_OP, STATE_UNIT, STATE_ROWS, STATE_TAIL = (int(s) * 8 for s in list(State)[:4])
 
 
@@ -138,8 +173,11 @@ class Program:
         self.table.flags.writeable = False
         return self
 
-    def embed(self, weight: PackedMatrix, *, out: Buffer) -> None:
-        self._add(Op.EMBED, OUT=out, **self._matrix(weight, embed.address(weight.format)))
+    def embed(self, weight: PackedMatrix, *, out: Buffer, scale: float = 1.0) -> None:
+        self._add(
+            Op.EMBED, OUT=out, NUMBERS=self._number(scale),
+            **self._matrix(weight, embed.address(weight.format)),
+        )  # fmt: skip
 
     def norm(
         self,
@@ -150,15 +188,19 @@ class Program:
         source: Buffer,
         out: Buffer,
         qout: Buffer | None,
+        add: bool = False,
         tail: bool = False,
     ) -> None:
-        """RMSNorm; with `tail`, of the last rows of `source` into the first rows of `out`."""
+        """RMSNorm, with `add` added to what `out` holds; with `tail`, of the last rows of `source` into the
+        first rows of `out`.
+        """
+        assert qout is None or not add
         assert columns % BLOCK == 0, columns
         assert weight.shape == (columns,), (columns, weight.shape)
         self._add(
             Op.NORM, IN=source, OUT=out, QOUT=-1 if qout is None else qout, COLUMNS=columns,
             WEIGHT=self._address(np.ascontiguousarray(weight, np.float32)),
-            NUMBERS=self._address(np.array([eps], np.float32)), TAIL=tail, SKIP=tail,
+            NUMBERS=self._number(eps), ADD=add, TAIL=tail, SKIP=tail,
         )  # fmt: skip
 
     def matmul(
@@ -185,32 +227,113 @@ class Program:
             **self._matrix(weight, matmul.address(weight.format)),
         )
 
-    def rope_kv(
-        self, kv: KVShape, layer: int, heads: int, turns: Floats, *, halves: bool, qkv: Buffer
-    ) -> None:
+    def bias(self, values: Floats, *, out: Buffer, tail: bool = False) -> None:
+        """Add `values` to the first columns of each row of `out`."""
+        values = np.pad(values, (0, -len(values) % LANES))  # rows have room for whole vectors
         self._add(
-            Op.ROPE_KV, IN=qkv, HEADS=heads, KV_HEADS=kv.heads, HEAD_SIZE=kv.head_size,
+            Op.BIAS, IN=out, OUT=out, QOUT=-1, COLUMNS=len(values), WEIGHT=self._address(values), TAIL=tail
+        )
+
+    def rope_kv(
+        self,
+        kv: KVShape,
+        layer: int,
+        heads: int,
+        turns: Floats,
+        *,
+        halves: bool,
+        qkv: Buffer,
+        norms: tuple[Floats, Floats] | None = None,
+        eps: float = 0.0,
+    ) -> None:
+        """Turn queries and keys, put keys and values into the cache. `norms`: weights, a head long, for an
+        RMSNorm of each query and each key before that.
+        """
+        weights = {}
+        if norms is not None:
+            assert all(norm.shape == (kv.head_size,) and norm.dtype == np.float32 for norm in norms)
+            weights = dict(zip(("Q_NORM", "K_NORM"), map(self._address, norms), strict=True))
+        self._add(
+            Op.ROPE_KV, IN=qkv, HEADS=heads, KV_HEADS=kv.heads, HEAD_SIZE=kv.head_size, KV_BITS=kv.bits,
             LAYER_OFFSET=layer * kv.layer_bytes, TABLE=self._address(turns), HALF=turns.shape[1],
-            HALVES=halves,
+            HALVES=halves, NUMBERS=self._number(eps), **weights,
         )  # fmt: skip
 
     def attend(
-        self, kv: KVShape, layer: int, heads: int, *, qkv: Buffer, out: Buffer, qout: Buffer | None
+        self,
+        kv: KVShape,
+        layer: int,
+        heads: int,
+        *,
+        qkv: Buffer,
+        out: Buffer,
+        qout: Buffer | None,
+        window: int = 0,
+        scale: float | None = None,
     ) -> None:
+        """`window`: how many positions a query sees, its own included; 0 for all. `scale` of the scores:
+        default 1/sqrt(head size).
+        """
+        scale = kv.head_size**-0.5 if scale is None else scale
         assert heads % kv.heads == 0, (heads, kv)
         assert qout is None or kv.head_size % BLOCK == 0, kv
         self._add(
             Op.ATTEND, IN=qkv, OUT=out, QOUT=-1 if qout is None else qout, UNITS=heads, HEADS=heads,
-            KV_HEADS=kv.heads, HEAD_SIZE=kv.head_size, LAYER_OFFSET=layer * kv.layer_bytes, COLUMNS=heads *
-            kv.head_size, NUMBERS=self._address(np.array([kv.head_size**-0.5], np.float32)),
+            KV_HEADS=kv.heads, HEAD_SIZE=kv.head_size, KV_BITS=kv.bits, LAYER_OFFSET=layer * kv.layer_bytes,
+            COLUMNS=heads * kv.head_size, NUMBERS=self._number(scale), WINDOW=window or EVERYTHING,
         )  # fmt: skip
 
-    def swiglu(self, columns: int, *, gate_up: Buffer, out: Buffer, qout: Buffer | None) -> None:
+    def gate(
+        self,
+        columns: int,
+        *,
+        gate_up: Buffer,
+        out: Buffer,
+        qout: Buffer | None,
+        activation: Activation = Activation.SILU,
+    ) -> None:
         assert columns % BLOCK == 0, columns
-        self._add(Op.SWIGLU, IN=gate_up, OUT=out, QOUT=-1 if qout is None else qout, COLUMNS=columns)
+        self._add(
+            Op.GATE, IN=gate_up, OUT=out, QOUT=-1 if qout is None else qout, COLUMNS=columns,
+            ACTIVATION=activation,
+        )  # fmt: skip
 
     def summary(self, vocabulary: int, *, logits: Buffer, out: Buffer) -> None:
         self._add(Op.SUMMARY, IN=logits, OUT=out, COLUMNS=vocabulary, TAIL=True)
+
+    def layer_norm(
+        self, weight: Floats, bias: Floats, eps: float, *, source: Buffer, out: Buffer, qout: Buffer | None,
+        shift: Floats,
+    ) -> None:  # fmt: skip
+        """LayerNorm of `source` plus `shift`: float32 [columns], or [positions, columns] by position."""
+        columns = len(weight)
+        assert columns % BLOCK == 0, columns
+        assert weight.shape == bias.shape == shift.shape[-1:], (weight.shape, bias.shape, shift.shape)
+        self._add(
+            Op.LAYER_NORM, IN=source, OUT=out, QOUT=-1 if qout is None else qout, COLUMNS=columns,
+            WEIGHT=self._address(np.stack([weight, bias]).astype(np.float32)), NUMBERS=self._number(eps),
+            SHIFT=self._address(shift), SHIFT_STRIDE=columns * 4 if shift.ndim == 2 else 0,
+        )  # fmt: skip
+
+    def attend_whole(
+        self, kv: KVShape, layer: int, heads: int, *, qkv: Buffer, out: Buffer, qout: Buffer | None
+    ) -> None:
+        """As `attend`, but every row sees its whole text."""
+        self.attend(kv, layer, heads, qkv=qkv, out=out, qout=qout)
+        self._rows[-1][Field.OP] = Op.ATTEND_WHOLE
+
+    def gelu(self, shift: Floats, *, source: Buffer, out: Buffer, qout: Buffer | None) -> None:
+        """GELU of `source` plus `shift`, float32 [columns]."""
+        assert len(shift) % BLOCK == 0, shift.shape
+        self._add(
+            Op.GELU, IN=source, OUT=out, QOUT=-1 if qout is None else qout, COLUMNS=len(shift),
+            SHIFT=self._address(shift),
+        )  # fmt: skip
+
+    def pool(self, columns: int, *, source: Buffer, out: Buffer) -> None:
+        """The mean of each span's rows, divided by its norm."""
+        assert columns % BLOCK == 0, columns
+        self._add(Op.POOL, IN=source, OUT=out, COLUMNS=columns, TAIL=True)
 
     def _matrix(self, weight: PackedMatrix, code: int) -> dict[str, int]:
         self._keep.append(weight)
@@ -225,6 +348,9 @@ class Program:
         assert array.flags.c_contiguous
         self._keep.append(array)
         return int(array.ctypes.data)
+
+    def _number(self, value: float) -> int:
+        return self._address(np.array([value], np.float32))
 
     def _add(self, op: Op, **fields: int) -> None:
         row = np.zeros(Field.COUNT, np.int64)
@@ -244,6 +370,7 @@ class Widths:
     gated: int
     vocabulary: int
     context: int
+    pooled: int = 0
 
     def row_bytes(self) -> dict[Buffer, int]:
         pad = 16  # matrices write whole groups of 16 rows
@@ -255,8 +382,12 @@ class Widths:
             activations.row_bytes(self.attended), Buffer.GATE_UP: align_up((2 * self.gated + pad) * 4),
             Buffer.GATED: align_up((self.gated + pad) * 4), Buffer.QGATED: activations.row_bytes(self.gated),
             Buffer.LOGITS: align_up((self.vocabulary + pad) * 4), Buffer.SUMMARY: 16, Buffer.SCRATCH:
-            align_up((self.context + 64) * 4),
+            align_up((self.context + 64) * 4), Buffer.LENGTHS: 4, Buffer.SPANS: 8,
+            Buffer.POOLED: align_up(self.pooled * 4),
         }  # fmt: skip
+
+
+_PER_TAIL = (Buffer.LOGITS, Buffer.SUMMARY, Buffer.SPANS, Buffer.POOLED)
 
 
 class Workspace:
@@ -272,23 +403,18 @@ class Workspace:
         self._arrays: dict[Buffer, Bytes] = {}
         self._row_pages: list[NDArray[np.int64]] = []
         for buffer, row_bytes in widths.row_bytes().items():
-            count = (
-                threads
-                if buffer is Buffer.SCRATCH
-                else tail
-                if buffer in (Buffer.LOGITS, Buffer.SUMMARY)
-                else rows
-            )
+            count = threads if buffer is Buffer.SCRATCH else tail if buffer in _PER_TAIL else rows
             array = aligned_zeros(row_bytes * max(count, 1))
             self._arrays[buffer] = array
             self.table[buffer] = array.ctypes.data, row_bytes
         self._vocabulary = widths.vocabulary
+        self._pooled = widths.pooled
 
     @staticmethod
     def nbytes_of(widths: Widths, *, rows: int, tail: int, threads: int) -> int:
         """Bytes that such a workspace will take."""
         sizes = widths.row_bytes()
-        per_tail = sizes.pop(Buffer.LOGITS) + sizes.pop(Buffer.SUMMARY)
+        per_tail = sum(sizes.pop(buffer) for buffer in _PER_TAIL)
         per_thread = sizes.pop(Buffer.SCRATCH)
         return rows * sum(sizes.values()) + tail * per_tail + threads * per_thread
 
@@ -313,6 +439,33 @@ class Workspace:
         self._row_pages = pages  # keeps the tables alive
         self.state[:] = 0
         self.state[State.ROWS], self.state[State.TAIL] = count, tail
+
+    def begin_texts(
+        self,
+        tokens: NDArray[np.int32],
+        lengths: list[int],
+        pages: list[NDArray[np.int64]],
+        *,
+        pooled: int | None = None,
+    ) -> None:
+        """Set up a step of an encoder: whole texts, one behind the other, `lengths` tokens each, and each
+        one's table of pages. The first `pooled` rows of each are pooled, by default all.
+        """
+        assert sum(lengths) == len(tokens), (lengths, len(tokens))
+        assert len(lengths) == len(pages)
+        positions = np.concatenate([np.arange(length, dtype=np.int32) for length in lengths])
+        tables = [table for table, length in zip(pages, lengths, strict=True) for _ in range(length)]
+        self.begin(tokens, positions, tables, tail=len(lengths))
+        self.array(Buffer.LENGTHS).view(np.int32)[: len(tokens)] = np.repeat(lengths, lengths)
+        spans = self.array(Buffer.SPANS).view(np.int32).reshape(-1, 2)[: len(lengths)]
+        spans[:, 0] = np.cumsum([0, *lengths[:-1]])
+        spans[:, 1] = lengths if pooled is None else np.minimum(lengths, pooled)
+        self.state[State.LONGEST] = max(lengths)
+
+    @property
+    def pooled(self) -> Floats:
+        """float32 [texts of this step, columns]: a view, overwritten by the next step."""
+        return self.floats(Buffer.POOLED)[: int(self.state[State.TAIL]), : self._pooled]
 
     def array(self, buffer: Buffer) -> Bytes:
         return self._arrays[buffer]
@@ -343,7 +496,7 @@ def units_of(op, state):  # type: ignore[no-untyped-def]
     kind = load_i64(op + _OP)
     if kind == _MATMUL:
         return load_i64(op + _UNITS)
-    if kind == _ATTEND:
+    if kind in (_ATTEND, _ATTEND_WHOLE):
         return rows * load_i64(op + _UNITS)
     return rows
 
@@ -356,10 +509,14 @@ def unit_cost_ns(op, state, ws):  # type: ignore[no-untyped-def]
     if kind == _MATMUL:
         return load_i64(op + _GROUP_BYTES) // 16 + load_i64(op + _COLUMNS) * 16 * rows // 128
     if kind == _ATTEND:
-        last = load_i32(load_i64(ws + _POSITIONS) + (rows - 1) * 4)
+        last = min(load_i32(load_i64(ws + _POSITIONS) + (rows - 1) * 4), load_i64(op + _WINDOW))
         return 100 + last * load_i64(op + _HEAD_SIZE) // 12
     if kind == _ROPE_KV:
         return load_i64(op + _HEADS) * load_i64(op + _HEAD_SIZE)
+    if kind == _ATTEND_WHOLE:
+        return 100 + load_i64(state + STATE_LONGEST) * load_i64(op + _HEAD_SIZE) // 12
+    if kind == _POOL:
+        return load_i64(state + STATE_LONGEST) * load_i64(op + _COLUMNS) // 16
     return load_i64(op + _COLUMNS)
 
 
@@ -387,51 +544,88 @@ def _run_units(op, ws, state, first, last, thread):  # type: ignore[no-untyped-d
         for t in range(first, last):
             token = load_i32(load_i64(ws + _TOKENS) + t * 4)
             call_fetch(load_i64(op + _CALL), w, group_bytes, columns, token, y + t * y_stride)
+            scale_row(y + t * y_stride, columns, load_f32(load_i64(op + _NUMBERS)))
     elif kind == _NORM:
         skip = load_i64(state + STATE_ROWS) - rows if load_i64(op + _SKIP) != 0 else 0
         for t in range(first, last):
-            norm_row(
-                x + (t + skip) * x_stride, w, y + t * y_stride, columns, load_f32(load_i64(op + _NUMBERS))
-            )
+            eps = load_f32(load_i64(op + _NUMBERS))
+            norm_row(x + (t + skip) * x_stride, w, y + t * y_stride, columns, eps, load_i64(op + _ADD))
             if qout >= 0:
                 activations.quantize_row(y + t * y_stride, q + t * q_stride, columns)
-    elif kind == _SWIGLU:
+    elif kind == _BIAS:
         for t in range(first, last):
-            swiglu_row(x + t * x_stride, x + t * x_stride + columns * 4, y + t * y_stride, columns)
+            add_row(y + t * y_stride, w, columns)
+    elif kind == _GATE:
+        for t in range(first, last):
+            up = x + t * x_stride + columns * 4
+            gated_row(x + t * x_stride, up, y + t * y_stride, columns, load_i64(op + _ACTIVATION))
             if qout >= 0:
                 activations.quantize_row(y + t * y_stride, q + t * q_stride, columns)
-    elif kind in (_ROPE_KV, _ATTEND):
+    elif kind in (_ROPE_KV, _ATTEND, _ATTEND_WHOLE):
         heads, kv_heads, size = load_i64(op + _HEADS), load_i64(op + _KV_HEADS), load_i64(op + _HEAD_SIZE)
         layer = load_i64(op + _LAYER_OFFSET)
-        head_bytes = PAGE_POSITIONS * size * 4
+        bits = load_i64(op + _KV_BITS)
+        part = part_bytes(size, bits)
         if kind == _ROPE_KV:
             half, halves = load_i64(op + _HALF), load_i64(op + _HALVES) != 0
+            q_norm, k_norm = load_i64(op + _Q_NORM), load_i64(op + _K_NORM)
+            eps = load_f32(load_i64(op + _NUMBERS))
             for t in range(first, last):
                 position = load_i32(load_i64(ws + _POSITIONS) + t * 4)
                 turns = load_i64(op + _TABLE) + position * half * 8
                 row = x + t * x_stride
                 for head in range(heads + kv_heads):
-                    turn_head(row + head * size * 4, turns, half, halves)
+                    at = row + head * size * 4
+                    weight = q_norm if head < heads else k_norm
+                    if weight != 0:
+                        norm_row(at, weight, at, size, eps, 0)
+                    turn_head(at, turns, half, halves)
                 pages = load_i64(load_i64(ws + _PAGES) + t * 8)
                 page = load_i64(pages + (position // PAGE_POSITIONS) * 8) + layer
                 for head in range(kv_heads):
                     key = row + (heads + head) * size * 4
                     slot = position % PAGE_POSITIONS
-                    write_position(page + head * head_bytes, slot, size, key, key + kv_heads * size * 4)
+                    value = key + kv_heads * size * 4
+                    write_position(page + head * part, slot, size, bits, key, value)
         else:
             scratch = load_i64(ws + _SCRATCH) + thread * load_i64(ws + _SCRATCH + 8)
-            scale = load_f32(load_i64(op + _NUMBERS))
+            scale, window = load_f32(load_i64(op + _NUMBERS)), load_i64(op + _WINDOW)
             for unit in range(first, last):
                 t, head = unit // heads, unit % heads
-                length = load_i32(load_i64(ws + _POSITIONS) + t * 4) + 1
+                if kind == _ATTEND_WHOLE:
+                    length = load_i32(load_i64(ws + _LENGTHS) + t * 4)
+                else:
+                    length = load_i32(load_i64(ws + _POSITIONS) + t * 4) + 1
                 pages = load_i64(load_i64(ws + _PAGES) + t * 8)
-                offset = layer + head // (heads // kv_heads) * head_bytes
+                offset = layer + head // (heads // kv_heads) * part
                 out = y + t * y_stride + head * size * 4
-                attend(x + t * x_stride + head * size * 4, pages, offset, length, size, scale, scratch, out)
+                query, begin = x + t * x_stride + head * size * 4, max(length - window, 0)
+                if bits == 8:
+                    attend(query, pages, offset, begin, length, size, 8, scale, scratch, out)
+                else:
+                    attend(query, pages, offset, begin, length, size, 16, scale, scratch, out)
                 if qout >= 0:
                     for block in range(size // BLOCK):
                         nth = head * (size // BLOCK) + block
                         activations.quantize_block(out + block * BLOCK * 4, q + t * q_stride, columns, nth)
+    elif kind == _LAYER_NORM:
+        shift, shift_stride = load_i64(op + _SHIFT), load_i64(op + _SHIFT_STRIDE)
+        eps = load_f32(load_i64(op + _NUMBERS))
+        for t in range(first, last):
+            added = shift + load_i32(load_i64(ws + _POSITIONS) + t * 4) * shift_stride
+            layer_norm_row(x + t * x_stride, added, w, y + t * y_stride, columns, eps)
+            if qout >= 0:
+                activations.quantize_row(y + t * y_stride, q + t * q_stride, columns)
+    elif kind == _GELU:
+        for t in range(first, last):
+            gelu_row(x + t * x_stride, load_i64(op + _SHIFT), y + t * y_stride, columns)
+            if qout >= 0:
+                activations.quantize_row(y + t * y_stride, q + t * q_stride, columns)
+    elif kind == _POOL:
+        for t in range(first, last):
+            span = load_i64(ws + _SPANS) + t * 8
+            rows_at = x + load_i32(span) * x_stride
+            pool_rows(rows_at, x_stride, load_i32(span + 4), y + t * y_stride, columns)
     else:
         for t in range(first, last):
             best, total = summarize(x + t * x_stride, columns)

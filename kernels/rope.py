@@ -1,7 +1,9 @@
 """Rotary position embedding (Su et al., 2021): pairs of a head's values turn by position * frequency.
 
 Both ways to pair are here: `interleaved` turns (2i, 2i+1), as GGUF's `llama` files are permuted for; `halves`
-turns (i, i + n/2). Sines and cosines come from one table, made in float64.
+turns (i, i + n/2). Sines and cosines come from one table, made in float64, which also holds what models do to
+reach longer contexts: frequencies divided by a factor each (or one for all: linear scaling, Chen et al.,
+2023), and a magnitude for queries and keys (Ding et al., 2024).
 """
 
 from typing import Any
@@ -12,13 +14,15 @@ from .formats import Floats
 from .simd import inline, load_f32, store_f32
 
 
-def table(positions: int, width: int, base: float, factors: Floats | None = None) -> Floats:
-    """float32 [positions, width/2, 2] of (cos, sin); `factors` float32 [width/2] divide the frequencies."""
+def table(
+    positions: int, width: int, base: float, factors: Floats | float | None = None, *, magnitude: float = 1.0
+) -> Floats:
+    """float32 [positions, width/2, 2] of (cos, sin) * magnitude; `factors` divide the frequencies."""
     frequencies = base ** (-np.arange(0, width, 2, dtype=np.float64) / width)
     if factors is not None:
         frequencies = frequencies / factors
     angles = np.arange(positions, dtype=np.float64)[:, None] * frequencies
-    return np.stack([np.cos(angles), np.sin(angles)], axis=-1).astype(np.float32)
+    return (np.stack([np.cos(angles), np.sin(angles)], axis=-1) * magnitude).astype(np.float32)
 
 
 def reference(x: Floats, turns: Floats, *, halves: bool) -> Floats:

@@ -193,6 +193,11 @@ def load_bf16(context: Any, builder: Any, address: Any) -> Any:
 
 
 @define(types.void, types.int64, types.int64)
+def store_i8(context: Any, builder: Any, address: Any, value: Any) -> None:
+    store(builder, address, builder.trunc(value, _I8), 1)
+
+
+@define(types.void, types.int64, types.int64)
 def store_i32(context: Any, builder: Any, address: Any, value: Any) -> None:
     store(builder, address, builder.trunc(value, _I32), 4)
 

@@ -21,12 +21,13 @@ from coro_rt.cli.complete import complete
 from coro_rt.cli.demo import demo
 from coro_rt.cli.devices import devices
 from coro_rt.cli.models import models, pull
+from coro_rt.cli.quantize import quantize
 
 logger = logging.getLogger("coro_rt")
 
 
 @click.group(
-    commands=[demo, chat, complete, pull, models, devices, bench],
+    commands=[demo, chat, complete, pull, models, quantize, devices, bench],
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

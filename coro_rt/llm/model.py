@@ -6,12 +6,15 @@ import warnings
 from collections.abc import Iterator
 from collections.abc import Sequence as Tokens
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import anyio.to_thread
+import numpy as np
 
 from coro_rt.devices.cpu import CpuDevice
 from coro_rt.errors import (
@@ -19,27 +22,30 @@ from coro_rt.errors import (
     DeviceError,
     JobCancelled,
     ModelFileError,
-    RuntimeClosed,
     TemplateError,
+    UnsupportedModel,
 )
 from coro_rt.job import Job
 from coro_rt.kernels.formats import Floats
 from coro_rt.kernels.program import Program, Workspace
 from coro_rt.memory import MemoryBudget, Reservation
 from coro_rt.stream import Stream
-from coro_rt.traps import current_job
 
-from . import llama
+from . import bert
+from .architecture import Hyperparameters
+from .build import build, nbytes
 from .catalog import resolve
 from .conversation import Conversation, Turn
+from .embed import EncoderModel, checked_texts, embed
 from .generate import Token, generate, score
 from .gguf_file import GGUFFile, open_gguf
-from .pace import Pace
+from .loaded import Loaded, closed_error
 from .request import Message, chat_ids, checked_ids, make_request, prompt_ids
 from .sampling import SamplingParams
 from .sequence import Sequence
 from .template import ChatTemplate
 from .tokenizer import Tokenizer
+from .wordpiece import WordPiece
 
 if TYPE_CHECKING:
     from coro_rt.runtime import Runtime
@@ -50,13 +56,13 @@ hold.
 """
 
 
-class Model:
-    """What the jobs of one model share: weights, tokenizer, memory. Never changes but for `pace`."""
+class Model(Loaded):
+    """What the jobs of one model that generates share: weights, tokenizer, memory."""
 
     def __init__(
         self,
         program: Program,
-        sizes: llama.Hyperparameters,
+        sizes: Hyperparameters,
         tokenizer: Tokenizer,
         template: ChatTemplate | TemplateError,
         context: int,
@@ -64,12 +70,8 @@ class Model:
         budget: MemoryBudget,
         name: str,
     ) -> None:
+        super().__init__(context, threads, budget, name)
         self.program, self.sizes, self.tokenizer, self.template = program, sizes, tokenizer, template
-        self.context, self.name = context, name
-        self.pace = Pace()
-        self.jobs: set[Job[Any]] = set()  # those that work with it now
-        self.closed = False
-        self._threads, self._budget = threads, budget
 
     def new_sequence(self) -> Sequence:
         return Sequence(self.sizes.kv, self._budget)
@@ -86,18 +88,6 @@ class Model:
             sequence.release()
 
     @contextmanager
-    def counted(self) -> Iterator[None]:
-        """For a job: be among `jobs` while it works. Raises RuntimeClosed if the model has been closed."""
-        if self.closed:
-            raise closed_error(self.name)
-        job = current_job()
-        self.jobs.add(job)
-        try:
-            yield
-        finally:
-            self.jobs.discard(job)
-
-    @contextmanager
     def workspace(self, rows: int, *, every_token: bool = False) -> Iterator[Workspace]:
         """Buffers for steps of up to `rows` tokens, with logits for the last one or for each."""
         shape = {"rows": rows, "tail": rows if every_token else 1, "threads": self._threads}
@@ -107,20 +97,26 @@ class Model:
 
 
 class LLM:
-    """A language model on a runtime. Made by `Runtime.load_model`; close it, or use it with `async with`."""
+    """A language model on a runtime. Made by `Runtime.load_model`; close it, or use it with `async with`.
 
-    def __init__(self, runtime: Runtime, model: Model, weights: Reservation, device: str) -> None:
+    What its file holds decides what it can do: a model that generates has all methods but `embed`, an encoder
+    has `embed` alone. The others raise UnsupportedModel.
+    """
+
+    def __init__(
+        self, runtime: Runtime, model: Model | EncoderModel, weights: Reservation, device: str
+    ) -> None:
         self._runtime = runtime
-        self._model: Model | None = model
+        self._model: Model | EncoderModel | None = model
         self._weights = weights
         self._device = device
         self.name = model.name
         self.context = model.context
 
     @property
-    def tokenizer(self) -> Tokenizer:
+    def tokenizer(self) -> Tokenizer | WordPiece:
         """The file's own tokenizer: `encode`, `decode`."""
-        return self._open().tokenizer
+        return self._loaded().tokenizer
 
     def generate(
         self, prompt: str | Tokens[int], *, max_tokens: int = 256, temperature: float = 0.0, top_k: int = 0,
@@ -163,8 +159,28 @@ class LLM:
             raise ValueError(f"scoring needs at least 2 tokens, not {len(checked)}")
         return await self._runtime.run(score, model, checked, device=self._device)
 
+    async def embed(self, texts: Tokens[str], *, truncate: bool = False) -> Floats:
+        """float32 [texts, width]: for each text a vector of length 1. The nearer in meaning two texts are,
+        the larger is the product of theirs.
+
+        A text's vector does not depend on what it is embedded with. With `truncate`, a text that is longer
+        than the context loses its end; else it is ContextOverflow. TypeError if `texts` is no sequence of
+        str; UnsupportedModel if the model is no encoder.
+        """
+        model = self._loaded()
+        if isinstance(model, Model):
+            raise UnsupportedModel(
+                f"{self.name} generates text and has no embeddings of texts; "
+                "load an encoder for that, such as all-minilm-l6-v2"
+            )
+        checked = checked_texts(texts)
+        if not checked:
+            return np.empty((0, model.sizes.hidden), np.float32)
+        job = partial(embed, model, checked, truncate=truncate)
+        return await self._runtime.run(job, device=self._device)
+
     async def aclose(self) -> None:
-        """End what still generates and give the memory back. Further calls do nothing."""
+        """End what still runs and give the memory back. Further calls do nothing."""
         if self._model is None:
             return
         self._model.closed = True
@@ -198,20 +214,29 @@ class LLM:
     def __repr__(self) -> str:
         return f"<LLM {self.name!r}{'' if self._model else ' closed'}>"
 
-    def _open(self) -> Model:
+    def _loaded(self) -> Model | EncoderModel:
         if self._model is None:
             raise closed_error(self.name)
         return self._model
 
+    def _open(self) -> Model:
+        model = self._loaded()
+        if isinstance(model, EncoderModel):
+            raise UnsupportedModel(
+                f"{self.name} is an encoder: it makes embeddings of texts with embed(), "
+                "and cannot generate or score any"
+            )
+        return model
 
-def closed_error(name: str) -> RuntimeClosed:
-    return RuntimeClosed(f"the model {name} has been closed: load it again with runtime.load_model()")
 
-
-async def load_model(runtime: Runtime, source: str | PathLike[str], *, context: int | None = None) -> LLM:
+async def load_model(
+    runtime: Runtime, source: str | PathLike[str], *, context: int | None = None, kv_bits: int = 16
+) -> LLM:
     """Load a model by catalogue name or from a GGUF file; see `Runtime.load_model`."""
     if context is not None and (isinstance(context, bool) or not isinstance(context, int) or context < 1):
         raise ValueError(f"context is a number of tokens, at least 1, not {context!r}")
+    if kv_bits not in (8, 16):
+        raise ValueError(f"keys and values are kept in 16 bits or in 8, not in {kv_bits!r}")
     device = next((device for device in runtime.devices if isinstance(device, CpuDevice)), None)
     if device is None:
         opened = ", ".join(device.name for device in runtime.devices)
@@ -221,13 +246,18 @@ async def load_model(runtime: Runtime, source: str | PathLike[str], *, context: 
     path = resolve(source)
     # not abandoned on cancel: the thread ends within a second, and then its memory goes
     loaded: list[LLM] = []  # not returned by the thread: a worker thread keeps its last result alive
-    await anyio.to_thread.run_sync(_load, runtime, device, path, context, loaded)
+    await anyio.to_thread.run_sync(_load, runtime, device, path, context, kv_bits, loaded)
     return loaded.pop()
 
 
-def _load(runtime: Runtime, device: CpuDevice, path: Path, context: int | None, loaded: list[LLM]) -> None:
+def _load(
+    runtime: Runtime, device: CpuDevice, path: Path, context: int | None, kv_bits: int, loaded: list[LLM]
+) -> None:
     with open_gguf(path) as file:
-        sizes = llama.Hyperparameters.from_gguf(file)
+        if file.architecture == bert.ARCHITECTURE:
+            loaded.append(_load_encoder(runtime, device, file, context))
+            return
+        sizes = replace(Hyperparameters.from_gguf(file), kv_bits=kv_bits)
         if context is not None and context > sizes.context:
             raise ContextOverflow(
                 f"{path}: the model's context is {sizes.context} tokens, {context} were asked for"
@@ -239,15 +269,44 @@ def _load(runtime: Runtime, device: CpuDevice, path: Path, context: int | None, 
                 f"{path}: {tokenizer.vocab_size} tokens in the vocabulary, embeddings for {sizes.vocabulary}"
             )
         template = _template(file)
-        weights = runtime.memory.reserve(llama.nbytes(file, sizes, length), f"the model {path.name}")
+        weights = runtime.memory.reserve(nbytes(file, sizes, length), f"the model {path.name}")
         try:
-            program = llama.build(file, sizes, length)
+            program = build(file, sizes, length)
         except BaseException:
             weights.release()
             raise
     threads = device.gang.threads  # made here at the latest: compiling is not to delay a job
     model = Model(program, sizes, tokenizer, template, length, threads, runtime.memory, path.stem)
     loaded.append(LLM(runtime, model, weights, device.name))
+
+
+def _load_encoder(runtime: Runtime, device: CpuDevice, file: GGUFFile, context: int | None) -> LLM:
+    sizes = bert.Hyperparameters.from_gguf(file)
+    if context is not None and not 2 <= context <= sizes.context:
+        raise ContextOverflow(
+            f"{file.path}: the model's context is 2 to {sizes.context} tokens, {context} were asked for"
+        )
+    tokenizer = WordPiece(file)
+    if tokenizer.vocab_size > sizes.vocabulary:
+        raise ModelFileError(
+            f"{file.path}: {tokenizer.vocab_size} tokens in the vocabulary, embeddings for {sizes.vocabulary}"
+        )
+    weights = runtime.memory.reserve(bert.nbytes(file, sizes), f"the model {file.path.name}")
+    try:
+        program = bert.build(file, sizes)
+    except BaseException:
+        weights.release()
+        raise
+    model = EncoderModel(
+        program,
+        sizes,
+        tokenizer,
+        context or sizes.context,
+        device.gang.threads,
+        runtime.memory,
+        file.path.stem,
+    )
+    return LLM(runtime, model, weights, device.name)
 
 
 def _template(file: GGUFFile) -> ChatTemplate | TemplateError:

@@ -77,9 +77,9 @@ def chat_ids(model: Model, messages: str | Tokens[Message]) -> list[int]:
         raise TemplateError(f"{model.name} cannot chat: {model.template}")
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
-    ids: list[int] = []
-    for text, special in model.template.render_parts(list(messages), add_generation_prompt=True):
-        ids += model.tokenizer.encode(text, special=special)
+    ids = model.tokenizer.encode_parts(
+        model.template.render_parts(list(messages), add_generation_prompt=True)
+    )
     if not ids:
         raise TemplateError(
             f"the chat template of {model.name} made an empty prompt of {len(messages)} messages"

@@ -16,7 +16,9 @@ A budget counts work, not seconds, so the same template and messages always end 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
 from types import BuiltinMethodType, MethodType
 from typing import Any, NoReturn
 
@@ -82,6 +84,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self._template_nodes = 0
         self.globals = {
             "dict": dict, "namespace": Namespace, "range": self._range, "raise_exception": _raise_exception,
+            "strftime_now": _strftime_now,
         }  # fmt: skip
         self._functions = tuple(self.globals.values())
         self.filters = {name: FILTERS[name] for name in LOOKING_FILTERS}
@@ -281,6 +284,13 @@ def _integer(value: Any) -> int:
     if not isinstance(value, int):
         refuse(f"uses a {type(value).__name__} as an integer")
     return value
+
+
+def _strftime_now(format: str) -> str:
+    """Today, for templates that tell the model; a width, which may be huge, is no part of the format."""
+    if not isinstance(format, str) or not re.fullmatch(r"(?:%-?[A-Za-z%]|[^%]){0,64}", format):
+        refuse(f"writes the date as {str(format)[:80]!r}")
+    return datetime.now().strftime(format)
 
 
 def _raise_exception(message: Any = "") -> NoReturn:

@@ -68,7 +68,7 @@ class ChatTemplate:
     def render_parts(
         self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = True
     ) -> list[tuple[str, bool]]:
-        """The prompt in parts `(text, special)`: encode each with `tokenizer.encode(text, special=special)`.
+        """The prompt in parts `(text, special)`, for `tokenizer.encode_parts`.
 
         `messages` are mappings of "role" and "content" to strings. Raises `TypeError` if something else came,
         and `TemplateError` if a role is no plain word, or the template fails, refuses the messages or

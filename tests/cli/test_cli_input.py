@@ -9,7 +9,7 @@ import pytest
 
 from coro_rt.schedulers.registry import POLICIES
 
-COMMANDS = ["demo", "chat", "complete", "pull", "models", "devices"]
+COMMANDS = ["demo", "chat", "complete", "pull", "models", "quantize", "devices"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -110,8 +110,9 @@ def test_models_as_json(coro_rt_cli, tmp_path, monkeypatch):
     ended = coro_rt_cli("models", "--json", str(tmp_path / "models.json"))
     assert ended.code == 0
     assert "smollm2-135m-instruct" in ended.out
-    (model,) = json.loads((tmp_path / "models.json").read_text())["models"]
+    model, encoder = json.loads((tmp_path / "models.json").read_text())["models"]
     assert model["name"] == "smollm2-135m-instruct"
+    assert encoder["name"] == "all-minilm-l6-v2"
     assert model["installed"] is False
     assert model["path"].startswith(str(tmp_path / "empty"))
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from coro_rt.kernels.formats import Format
 from coro_rt.kernels.gang import Gang, Outcome
@@ -49,7 +51,7 @@ def small_model(form: str) -> Program:
         )
         program.norm(ones, 1e-5, HIDDEN, source=Buffer.HIDDEN, out=Buffer.NORMED, qout=Buffer.QNORMED)
         program.matmul(matrix(2 * GATED, HIDDEN), source=normed, out=Buffer.GATE_UP)
-        program.swiglu(GATED, gate_up=Buffer.GATE_UP, out=Buffer.GATED, qout=Buffer.QGATED)
+        program.gate(GATED, gate_up=Buffer.GATE_UP, out=Buffer.GATED, qout=Buffer.QGATED)
         program.matmul(
             matrix(HIDDEN, GATED), source=source(Buffer.QGATED, Buffer.GATED), out=Buffer.HIDDEN, add=True
         )
@@ -204,3 +206,49 @@ def test_a_closed_gang_leaves_no_thread() -> None:
 def test_a_gang_needs_a_thread() -> None:
     with pytest.raises(ValueError, match="at least 1 thread, not 0"):
         Gang(0)
+
+
+MODEL = small_model("Q4_1")
+WANT = expected(MODEL)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    cuts=st.lists(st.integers(1, 60), min_size=1, max_size=8),
+    company=st.lists(st.tuples(st.integers(0, 100), st.integers(1, 40)), max_size=4),
+    threads=st.integers(1, 3),
+    preempted=st.booleans(),
+)
+def test_logits_are_those_of_one_token_at_a_time_whatever_company_chunks_threads_and_preemptions(
+    cuts: list[int], company: list[tuple[int, int]], threads: int, preempted: bool
+) -> None:
+    gang = Gang(threads)
+    gang.start()
+    try:
+        mine = Run(MODEL, gang)
+        others = [(Run(MODEL, gang), start, rows) for start, rows in company]
+        for other, start, _ in others:
+            if start:
+                other.step(TOKENS[:start], tail=0)
+        for cut in cuts:
+            parts = [(mine, TOKENS[mine.length : mine.length + cut])]
+            parts += [(run, TOKENS[run.length : run.length + rows]) for run, _, rows in others]
+            parts = [(run, tokens) for run, tokens in parts if len(tokens)]
+            if not parts:
+                break
+            tokens = np.concatenate([tokens for _, tokens in parts])
+            positions = np.concatenate(
+                [np.arange(run.length, run.length + len(tokens), dtype=np.int32) for run, tokens in parts]
+            )
+            tables = [run.table for run, tokens in parts for _ in tokens]
+            workspace = Workspace(WIDTHS, rows=len(tokens), tail=len(tokens), threads=threads)
+            workspace.begin(tokens, positions, tables, tail=len(tokens))
+            outcome = None
+            while outcome is not Outcome.DONE:
+                gang.preempt[0] = int(preempted)
+                outcome = gang.run(MODEL, workspace)
+            assert np.array_equal(workspace.logits, WANT[positions])
+            for run, tokens in parts:
+                run.length += len(tokens)
+    finally:
+        gang.close()

@@ -1,5 +1,6 @@
 """Small GGUF files for the tests of this folder, written with the `gguf` package."""
 
+import mmap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,16 +8,20 @@ from typing import Any
 import gguf
 import numpy as np
 
-from coro_rt.llm.tokenizer import _BYTE_OF
+from coro_rt.llm.byte_level import BYTE_OF
+from coro_rt.llm.gguf_file import GGUFFile
 
-BYTE_NAMES = [name for name, _ in sorted(_BYTE_OF.items(), key=lambda item: item[1])]
+BYTE_NAMES = [name for name, _ in sorted(BYTE_OF.items(), key=lambda item: item[1])]
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 
 def write_gguf(
-    path: Path, metadata: Mapping[str, Any] = {}, tensors: Mapping[str, np.ndarray] = {}, arch: str = "llama"
+    path: Path, metadata: Mapping[str, Any] = {}, tensors: Mapping[str, Any] = {}, arch: str = "llama"
 ) -> Path:
-    """Metadata values: bool, int (as UINT32), float (as FLOAT32), str, or a list of one of these."""
+    """Metadata values: bool, int (as UINT32), float (as FLOAT32), str, or a list of one of these.
+
+    Tensors: arrays (uint8: Q8_0), or bytes with the number of their type.
+    """
     writer = gguf.GGUFWriter(path, arch)
     for key, value in metadata.items():
         if isinstance(value, bool):
@@ -30,13 +35,44 @@ def write_gguf(
         else:
             writer.add_array(key, value)
     for name, array in tensors.items():
-        quantized = array.dtype == np.uint8
-        writer.add_tensor(name, array, raw_dtype=gguf.GGMLQuantizationType.Q8_0 if quantized else None)
+        array, kind = array if isinstance(array, tuple) else (array, None)
+        if kind is None and array.dtype == np.uint8:
+            kind = gguf.GGMLQuantizationType.Q8_0
+        writer.add_tensor(name, array, raw_dtype=None if kind is None else gguf.GGMLQuantizationType(kind))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def in_memory(metadata: Mapping[str, Any], arch: str = "llama") -> GGUFFile:
+    """A file without tensors that was never written."""
+    return GGUFFile(
+        Path("memory.gguf"), 1, mmap.mmap(-1, 1), {"general.architecture": arch} | dict(metadata), {}
+    )
+
+
+def sentence_piece_metadata(
+    pieces: Mapping[str, float],
+    control: Sequence[str] = ("<s>", "</s>", "<|user|>"),
+    user_defined: Sequence[str] = (),
+    **more: Any,
+) -> dict[str, Any]:
+    """A SentencePiece vocabulary: unknown, control tokens, bytes, pieces with scores, user-defined tokens."""
+    spelled = [f"<0x{byte:02X}>" for byte in range(256)]
+    tokens = ["<unk>", *control, *spelled, *pieces, *user_defined]
+    kinds = [2] + [3] * len(control) + [6] * 256 + [1] * len(pieces) + [4] * len(user_defined)
+    keys = {
+        "model": "llama",
+        "pre": "default",
+        "tokens": tokens,
+        "token_type": kinds,
+        "scores": [0.0] * (257 + len(control)) + [*pieces.values()] + [0.0] * len(user_defined),
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    } | more
+    return {f"tokenizer.ggml.{key}": value for key, value in keys.items() if value is not None}
 
 
 def small_gguf(path: Path) -> Path:

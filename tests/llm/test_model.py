@@ -75,6 +75,25 @@ async def test_tokens_do_not_depend_on_company_or_threads(
         assert await ids(single, list(range(60)), max_tokens=60) == alone
 
 
+async def test_keys_and_values_in_int8_take_half_the_memory_and_change_little(
+    runtime: Runtime, llm: LLM, tiny_path: Path
+) -> None:
+    prompt = list(range(200))
+    async with await load_model(runtime, tiny_path, kv_bits=8) as small:
+        used = []
+        for one in (llm, small):
+            before = runtime.memory.used
+            async with one.generate([1], max_tokens=200, ignore_eos=True) as stream:
+                async for _ in stream:
+                    used.append(runtime.memory.used - before)
+                    break
+        assert used[1] < 0.6 * used[0] + 20_000  # the step's buffers are the same
+        off = np.abs(await llm.score(prompt) - await small.score(prompt))
+        assert 0 < off.mean() < 0.05
+    with pytest.raises(ValueError, match="16 bits or in 8, not in 4"):
+        await load_model(runtime, tiny_path, kv_bits=4)
+
+
 async def test_usage_and_finish_reason_say_how_it_went(llm: LLM) -> None:
     async with llm.generate("hello hello", max_tokens=5, ignore_eos=True) as stream:
         tokens = [token async for token in stream]

@@ -1,14 +1,16 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from makers import BYTE_NAMES, tokenizer_metadata, write_gguf
+from makers import BYTE_NAMES, in_memory, tokenizer_metadata, write_gguf
 
 from coro_rt.errors import ModelFileError, UnsupportedModel
+from coro_rt.llm.byte_level import PRE_TOKENIZERS
 from coro_rt.llm.gguf_file import open_gguf
-from coro_rt.llm.tokenizer import Tokenizer
+from coro_rt.llm.tokenizer import Tokenizer, _Splitter
 
 DATA = Path(__file__).parents[1] / "data"
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
@@ -46,6 +48,43 @@ def test_smollm_cuts_digits_singly_and_gpt2_does_not(make):
     smollm, gpt2 = make(merges=merges, pre="smollm"), make(merges=merges, pre="gpt-2")
     assert names(smollm, smollm.encode("12 12")) == [b"1", b"2", b" ", b"1", b"2"]
     assert names(gpt2, gpt2.encode("12 12")) == [b"12", b" 1", b"2"]
+
+
+CUTS = {
+    "qwen2": "I|'ll| pay| |1|2|3|4|€,\n\n| | ok|'RE|  ",
+    "llama-bpe": "I|'ll| pay| |123|4|€,\n\n| | ok|'RE|  ",
+    "dbrx": "I|'ll| pay| |123|4|€,\n\n| | ok|'RE|  ",
+    "gpt-4o": "I'll| pay| |123|4|€,\n\n| | ok'RE|  ",
+}
+
+
+@pytest.mark.parametrize("pre", CUTS)
+def test_texts_are_cut_as_the_makers_of_a_model_cut_them(pre):
+    cut, text = PRE_TOKENIZERS[pre].pre_tokenizer(), CUTS[pre].replace("|", "")
+    assert "|".join(text[a:b] for _, (a, b) in cut.pre_tokenize_str(text)) == CUTS[pre]
+
+
+def test_llama_3_takes_a_word_that_is_a_token_whole():
+    merges = ["h e", "l l", "l o", "he ll"]  # "hello" is a token, but no merge leads to it
+    for pre, expected in ("llama-bpe", [b"hello"]), ("dbrx", [b"hell", b"o"]):
+        metadata = tokenizer_metadata(merges=merges, pre=pre, user_defined=["hello"])
+        metadata["tokenizer.ggml.token_type"][-1] = 1
+        tokenizer = Tokenizer.from_gguf(in_memory(metadata))
+        assert names(tokenizer, tokenizer.encode("hello")) == expected
+        assert tokenizer.add_bos == (pre == "llama-bpe")
+
+
+def test_qwen_composes_characters_first(make):
+    tokenizer = make(pre="qwen2")
+    assert tokenizer.encode("e\u0301") == tokenizer.encode("\u00e9")
+
+
+@given(text=st.text("<a>b ", max_size=40))
+def test_names_are_found_as_a_regular_expression_finds_them(text):
+    some = {"<a>": 1, "<a>>": 2, "b": 3, "  ": 4, "<ab>": 5}
+    pattern = "|".join(map(re.escape, sorted(some, key=len, reverse=True)))
+    expected = [some.get(piece, piece) for piece in re.split(f"({pattern})", text) if piece]
+    assert _Splitter(some).split(text) == expected
 
 
 @given(text=TEXTS)
@@ -125,10 +164,10 @@ def test_an_id_outside_the_vocabulary_is_an_error(tiny):
 
 
 def test_unknown_tokenizers_are_named(make):
-    with pytest.raises(UnsupportedModel, match=r"'llama' is not supported; 'gpt2' is"):
-        make(model="llama")
-    with pytest.raises(UnsupportedModel, match=r"is 'qwen2'; known are 'gpt-2', 'smollm'"):
-        make(pre="qwen2")
+    with pytest.raises(UnsupportedModel, match=r"'bert' is not supported; known are 'gpt2', 'llama'"):
+        make(model="bert")
+    with pytest.raises(UnsupportedModel, match=r"is 'klingon'; known are 'gpt-2', 'smollm', 'qwen2'"):
+        make(pre="klingon")
     with pytest.raises(UnsupportedModel, match=r"is none; known are"):
         make(pre=None)
 

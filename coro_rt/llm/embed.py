@@ -1,0 +1,126 @@
+"""Embedding texts: a job that runs an encoder over some texts at a time.
+
+Texts lie behind each other in a step, without padding, and a row sees its own text alone, so an embedding
+does not depend on its company. A step is a launch like that of a generation: it may be suspended after any
+chunk of work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coro_rt.errors import ContextOverflow
+from coro_rt.kernels.formats import Floats
+from coro_rt.kernels.kv import PAGE_POSITIONS, new_page
+from coro_rt.kernels.program import Program, Workspace
+from coro_rt.memory import MemoryBudget
+from coro_rt.traps import current_job
+
+from . import bert
+from .generate import step
+from .loaded import Loaded
+from .wordpiece import WordPiece
+
+__all__ = ["EncoderModel", "checked_texts", "embed"]
+
+STEP_TOKENS = 512
+STEP_TEXTS = 32
+"""A step holds texts up to so many tokens and texts, and one text at least: enough to reuse each weight."""
+
+
+class EncoderModel(Loaded):
+    """What the jobs of one encoder share."""
+
+    def __init__(
+        self,
+        program: Program,
+        sizes: bert.Hyperparameters,
+        tokenizer: WordPiece,
+        context: int,
+        threads: int,
+        budget: MemoryBudget,
+        name: str,
+    ) -> None:
+        super().__init__(context, threads, budget, name)
+        self.program, self.sizes, self.tokenizer = program, sizes, tokenizer
+
+    @contextmanager
+    def buffers(self, tokens: int, texts: int) -> Iterator[tuple[Workspace, NDArray[np.int64]]]:
+        """A workspace for steps of so many tokens and texts, and the addresses of enough pages for them."""
+        shape = {"rows": tokens, "tail": texts, "threads": self._threads}
+        pages = texts + tokens // PAGE_POSITIONS
+        nbytes = Workspace.nbytes_of(self.sizes.widths, **shape) + pages * self.sizes.kv.page_bytes
+        with self._budget.reserve(nbytes, f"a step of {tokens} tokens"):
+            kept = [new_page(self.sizes.kv) for _ in range(pages)]
+            yield (
+                Workspace(self.sizes.widths, **shape),
+                np.array([page.ctypes.data for page in kept], np.int64),
+            )
+
+
+def checked_texts(texts: Sequence[str]) -> list[str]:
+    """Raises TypeError, naming the first that is no text, and ValueError for one that is not Unicode."""
+    if isinstance(texts, str | bytes):
+        raise TypeError("texts is a sequence of str; for one text: embed([text])")
+    listed = list(texts)
+    for at, text in enumerate(listed):
+        if not isinstance(text, str):
+            raise TypeError(f"text {at} is {str(text)[:40]!r}, which is {type(text).__name__}, not str")
+        text.encode()
+    return listed
+
+
+async def embed(model: EncoderModel, texts: list[str], *, truncate: bool) -> Floats:
+    """float32 [texts, width]. Raises ContextOverflow for a text that is too long, unless `truncate`."""
+    result = np.empty((len(texts), model.sizes.hidden), np.float32)
+    done, entry = 0, current_job().entry
+    with model.counted(), ExitStack() as held:
+        room = 0, 0
+        for batch in _batches(model, texts, truncate=truncate):
+            lengths = [len(ids) for ids in batch]
+            tokens = sum(lengths)
+            if tokens > room[0] or len(batch) > room[1]:
+                # what all later steps fit into, if there are any
+                more = done + len(batch) < len(texts)
+                room = (max(tokens, STEP_TOKENS), STEP_TEXTS) if more else (tokens, len(batch))
+                held.close()
+                workspace, addresses = held.enter_context(model.buffers(*room))
+            ends = np.cumsum([-(-length // PAGE_POSITIONS) for length in lengths])
+            tables = np.split(addresses[: ends[-1]], ends[:-1])
+            # a guess: the texts to come are as long as these
+            expected = tokens * (len(texts) - done) // len(batch)
+            current_job().predict(model.pace.seconds(expected, 0))
+            ids = np.concatenate([np.array(ids, np.int32) for ids in batch])
+            workspace.begin_texts(ids, lengths, tables, pooled=model.sizes.pooled)
+            before = entry.served_s
+            await step(model.program, workspace)
+            model.pace.learn(max(tokens, 2), entry.served_s - before)
+            result[done : done + len(batch)] = workspace.pooled
+            done += len(batch)
+    return result
+
+
+def _batches(model: EncoderModel, texts: list[str], *, truncate: bool) -> Iterator[list[list[int]]]:
+    """Token ids of one step's texts at a time, so that no Python step is long."""
+    batch: list[list[int]] = []
+    tokens = 0
+    for at, text in enumerate(texts):
+        ids = model.tokenizer.encode(text)
+        if len(ids) > model.context:
+            if not truncate:
+                raise ContextOverflow(
+                    f"text {at} has {len(ids)} tokens, but the context of {model.name} is {model.context}: "
+                    "shorten it, or use truncate=True to leave out its end"
+                )
+            ids = ids[: model.context - 1] + ids[-1:]
+        if batch and (tokens + len(ids) > STEP_TOKENS or len(batch) == STEP_TEXTS):
+            yield batch
+            batch, tokens = [], 0
+        batch.append(ids)
+        tokens += len(ids)
+    if batch:
+        yield batch

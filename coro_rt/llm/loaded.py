@@ -1,0 +1,43 @@
+"""What every loaded model has, whatever it computes: its jobs, its pace, and the memory that steps take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from coro_rt.errors import RuntimeClosed
+from coro_rt.job import Job
+from coro_rt.memory import MemoryBudget
+from coro_rt.traps import current_job
+
+from .pace import Pace
+
+__all__ = ["Loaded", "closed_error"]
+
+
+class Loaded:
+    """Never changes but for `pace`, `closed`, and `jobs`, those that work with it now."""
+
+    def __init__(self, context: int, threads: int, budget: MemoryBudget, name: str) -> None:
+        self.context, self.name = context, name
+        self.pace = Pace()
+        self.jobs: set[Job[Any]] = set()
+        self.closed = False
+        self._threads, self._budget = threads, budget
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """For a job: be among `jobs` while it works. Raises RuntimeClosed if the model has been closed."""
+        if self.closed:
+            raise closed_error(self.name)
+        job = current_job()
+        self.jobs.add(job)
+        try:
+            yield
+        finally:
+            self.jobs.discard(job)
+
+
+def closed_error(name: str) -> RuntimeClosed:
+    return RuntimeClosed(f"the model {name} has been closed: load it again with runtime.load_model()")

@@ -3,7 +3,7 @@
 Taking the scale from the largest value wastes the grid on one value. So several scales are tried, each a
 little smaller or larger (in parts of a step of the grid, whatever its number of steps); for each, the values
 are rounded, the scale that suits these codes best follows from least squares, and of all these the one with
-the smallest squared error is kept. That takes 5 to 11 % off the error, of weights and of random numbers, in
+the smallest squared error is kept. That takes 4 to 12 % off the error, of weights and of random numbers, in
 every format, at some ten times the work (tests/kernels/test_formats.py).
 """
 

@@ -103,7 +103,7 @@ def _run(control, code, preempt, ops, count, ws, state, end_ns, threads):  # typ
             chunk = max(_CHUNK_NS // cost, 1)
             worth_it = threads > 1 and units - unit > 1 and (units - unit) * cost > _HELP_NS
             if worth_it and now_ns() >= load_i64(control + _ALONE_UNTIL_NS):
-                chunk = max(min(chunk, (units - unit) // (threads * 4)), 1)
+                chunk = max(min(chunk, (units - unit) // (threads * 2)), 1)
                 unit, outcome = _share(control, code, preempt, op, ws, state, unit, units, chunk, end_ns)
             else:
                 while unit < units and outcome == 0:

@@ -21,7 +21,6 @@ Helpers spin for a while when there is nothing to claim (the gap between two ope
 on a condition variable; the leader wakes them when it has work that is worth it.
 """
 
-import logging
 import threading
 from enum import IntEnum
 
@@ -59,8 +58,6 @@ from .program import (
     units_of,
 )
 from .simd import load_i64, store_i64
-
-logger = logging.getLogger("coro_rt")
 
 
 class Outcome(IntEnum):

@@ -205,6 +205,16 @@ def _floats(address, kind):  # type: ignore[no-untyped-def]
 
 
 @inline
+def _four_columns(at, step, kind):  # type: ignore[no-untyped-def]
+    return (
+        _floats(at, kind),
+        _floats(at + step, kind),
+        _floats(at + 2 * step, kind),
+        _floats(at + 3 * step, kind),
+    )
+
+
+@inline
 def _add_four(sums, v, x):  # type: ignore[no-untyped-def]
     """Four sums, each a quarter of the columns, plus four columns' products: none waits for another."""
     return (
@@ -237,12 +247,7 @@ def _make_float(form: Format) -> Any:
                     at = group + k * step
                     if t == 0:
                         _prefetch_lines(at + group_bytes, step // 16)
-                    v = (
-                        _floats(at, kind),
-                        _floats(at + step, kind),
-                        _floats(at + 2 * step, kind),
-                        _floats(at + 3 * step, kind),
-                    )
+                    v = _four_columns(at, step, kind)
                     at = x + t * x_stride + k * 4
                     a = _add_four(a, v, at)
                     b = _add_four(b, v, at + x_stride)
@@ -259,12 +264,7 @@ def _make_float(form: Format) -> Any:
                     at = group + k * step
                     if t == 0:
                         _prefetch_lines(at + group_bytes, step // 16)
-                    v = (
-                        _floats(at, kind),
-                        _floats(at + step, kind),
-                        _floats(at + 2 * step, kind),
-                        _floats(at + 3 * step, kind),
-                    )
+                    v = _four_columns(at, step, kind)
                     a = _add_four(a, v, x + t * x_stride + k * 4)
                 _put(out + t * y_stride, _total(a), add)
                 t += 1

@@ -241,11 +241,6 @@ def vstore_f32(context: Any, builder: Any, address: Any, value: Any) -> None:
     store(builder, address, value, 4)
 
 
-@define(types.void, types.int64, f32x16)
-def vstore_f16(context: Any, builder: Any, address: Any, value: Any) -> None:
-    store(builder, address, _narrow(builder, value), 2)
-
-
 @define(types.void, types.int64, i32x16)
 def vstore_i8(context: Any, builder: Any, address: Any, value: Any) -> None:
     """The low byte of each lane."""

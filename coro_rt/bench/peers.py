@@ -16,7 +16,6 @@ from .native import Child, Native
 from .turns import Side, in_turns
 from .wheel import Wheel
 
-PEERS = ("llama.cpp",)
 PYTHON = Path(".venv-peer/bin/python")
 """Where `make bench-peer` puts the native one."""
 

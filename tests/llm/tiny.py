@@ -9,9 +9,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
-from makers import CONTROL, sentence_piece_metadata, tokenizer_metadata
+from makers import CONTROL, sentence_piece_metadata, tokenizer_metadata, write_gguf
 
 from coro_rt.kernels.activations import dequantized_reference
 from coro_rt.kernels.formats import Format
@@ -116,35 +115,19 @@ class Tiny:
 
     def write(self, path: Path, *, template: str | None = TEMPLATE, **changes: Any) -> Path:
         """The file. `changes` replace metadata (dots as two underscores); None leaves a key out."""
-        writer = gguf.GGUFWriter(path, self.arch)
         metadata = {f"{self.arch}.{key}": value for key, value in self.metadata.items()}
         metadata |= self.tokenizer | {k.replace("__", "."): v for k, v in changes.items()}
         if template is not None:
             metadata["tokenizer.chat_template"] = template
-        for key, value in metadata.items():
-            if isinstance(value, bool):
-                writer.add_bool(key, value)
-            elif isinstance(value, int):
-                writer.add_uint32(key, value)
-            elif isinstance(value, float):
-                writer.add_float32(key, value)
-            elif isinstance(value, str):
-                writer.add_string(key, value)
-            elif value is not None:
-                writer.add_array(key, value)
+        tensors: dict[str, Any] = {}
         for name, values in self.weights.items():
-            if name in self.raw and self.forms[name] not in ("F32", "F16"):
-                kind = gguf.GGMLQuantizationType(Format.known[self.forms[name]].ggml_type)
-                writer.add_tensor(name, self.raw[name], raw_dtype=kind)
-            elif self.forms.get(name) == "F16":
-                writer.add_tensor(name, values.astype(np.float16))
+            form = self.forms.get(name, "F32")
+            if name in self.raw and form not in ("F32", "F16"):
+                tensors[name] = self.raw[name], Format.known[form].ggml_type
             else:
-                writer.add_tensor(name, values)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        return path
+                tensors[name] = values.astype(np.float16) if form == "F16" else values
+        known = {key: value for key, value in metadata.items() if value is not None}
+        return write_gguf(path, known, tensors, self.arch)
 
     # The model in NumPy.
 

@@ -34,31 +34,31 @@ def table(counted: Counter[Any]) -> str:
 
 @pytest.mark.model
 @pytest.mark.anyio
-async def test_a_few_cancels_at_every_stage_leave_nothing_behind(model_file: Path) -> None:
-    cancels = await cancel_many(model_file, seed=SEED, each=14, check_every=20)
+async def test_a_few_cancels_at_every_stage_leave_nothing_behind(model_path: Path) -> None:
+    cancels = await cancel_many(model_path, seed=SEED, each=14, check_every=20)
     assert min(cancels.counted[stage] for stage in (Stage.WAITING, Stage.PREFILL, Stage.DECODE)) >= 14
 
 
 @pytest.mark.model
 @pytest.mark.anyio
-async def test_leaving_a_runtime_with_generations_under_way_leaves_nothing_behind(model_file: Path) -> None:
+async def test_leaving_a_runtime_with_generations_under_way_leaves_nothing_behind(model_path: Path) -> None:
     seen = Counter[Stage]()
     for seed in range(3):
-        seen += await cancel_at_close(model_file, seed=SEED + seed)
+        seen += await cancel_at_close(model_path, seed=SEED + seed)
     assert seen.total() > 0
 
 
 @pytest.mark.soak
 @pytest.mark.anyio
 async def test_a_thousand_cancels_leave_nothing_behind(
-    model_file: Path, capsys: pytest.CaptureFixture[str], anyio_backend: Any
+    model_path: Path, capsys: pytest.CaptureFixture[str], anyio_backend: Any
 ) -> None:
-    cancels = await cancel_many(model_file, seed=SEED, each=250)
+    cancels = await cancel_many(model_path, seed=SEED, each=250)
     counted = cancels.counted
     at_close = Counter[Stage]()
     seed, runtimes = SEED, 0
     while at_close.total() < 250:
-        at_close += await cancel_at_close(model_file, seed=seed)
+        at_close += await cancel_at_close(model_path, seed=seed)
         seed, runtimes = seed + 1, runtimes + 1
     counted[Stage.CLOSE] = at_close.total()
     report(capsys, f"{anyio_backend}: {table(counted)}; by {table(cancels.ways)}")
@@ -69,11 +69,11 @@ async def test_a_thousand_cancels_leave_nothing_behind(
 @pytest.mark.soak
 @pytest.mark.anyio
 async def test_streams_that_are_left_dropped_or_lost_in_cycles_end_their_jobs(
-    model_file: Path, capsys: pytest.CaptureFixture[str]
+    model_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rng = random.Random(SEED)
     done = Counter[str]()
-    async with coro_rt.open_runtime() as runtime, await runtime.load_model(model_file) as llm:
+    async with coro_rt.open_runtime() as runtime, await runtime.load_model(model_path) as llm:
         undisturbed = await answer(llm)
         weights = runtime.memory.used
         for turn in range(300):

@@ -37,7 +37,7 @@ from coro_rt.handle import JobHandle
 from coro_rt.job import Job
 from coro_rt.kernel import Kernel, Launch, kernel
 from coro_rt.ledger import Ledger
-from coro_rt.memory import MemoryBudget, Reservation
+from coro_rt.memory import MemoryBudget, MemoryUse, Reservation
 from coro_rt.on_host import on_host
 from coro_rt.qos import qos
 from coro_rt.runtime import Runtime, open_runtime
@@ -68,6 +68,7 @@ __all__ = [
     "Lock",
     "MemoryBudget",
     "MemoryBudgetExceeded",
+    "MemoryUse",
     "ModelError",
     "ModelFileError",
     "ModelNotFound",

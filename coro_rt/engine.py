@@ -18,6 +18,7 @@ from coro_rt.devices.base import Device
 from coro_rt.errors import Cancelled, DeviceError, Overloaded, RuntimeClosed
 from coro_rt.hosts import Host, Waiter, protected
 from coro_rt.job import CancelReason, Job, JobEntry
+from coro_rt.memory.usage import MemoryUse
 from coro_rt.parker import Clock
 from coro_rt.schedulers.ejection import Ejection
 from coro_rt.schedulers.entry import State
@@ -348,7 +349,7 @@ class Engine:
         )
 
     @protected
-    def stats(self, *, memory_used: int, memory_budget: int | None) -> Stats:
+    def stats(self, *, memory_used: int, memory: MemoryUse) -> Stats:
         """Everything at one moment."""
         with self.lock:
             states = [job.state for job in self.jobs]
@@ -365,5 +366,6 @@ class Engine:
                 switch_cost_s=cost_s / measured if measured else 0.0,
                 device_busy_s={name: worker.busy_s for name, worker in self.workers.items()},
                 memory_used=memory_used,
-                memory_budget=memory_budget,
+                memory_budget=memory.budget,
+                memory=memory,
             )

@@ -20,7 +20,8 @@ from coro_rt.errors import DeviceError, RuntimeClosed
 from coro_rt.handle import JobHandle, outcome
 from coro_rt.hosts import Waiter, current_host, protected
 from coro_rt.job import Job, function_name, make_coroutine
-from coro_rt.memory import MemoryBudget
+from coro_rt.memory import MemoryBudget, parse_bytes
+from coro_rt.memory.residency import Residency
 from coro_rt.parker import Clock
 from coro_rt.qos import current_urgency, runtime_clock
 from coro_rt.schedulers.explanation import Explanation
@@ -39,9 +40,10 @@ class Runtime:
     """An open runtime. Its async methods are called on the event loop that opened it; inside jobs, use
     `coro_rt.spawn`."""
 
-    def __init__(self, engine: Engine, memory: MemoryBudget) -> None:
+    def __init__(self, engine: Engine, residency: Residency) -> None:
         self._engine = engine
-        self.memory = memory
+        self._residency = residency
+        self.memory = residency.budget
 
     @protected
     async def run(
@@ -97,8 +99,12 @@ class Runtime:
         """Load a language model or an encoder: a name from the catalogue, or the path of a GGUF file.
 
         `context=` is for how many tokens it is loaded; by default what the file says, up to 32,768.
-        `kv_bits=8` keeps keys and values in int8, half the memory. Close the model, or use it with `async
-        with`; it is closed with the runtime at the latest.
+        `kv_bits=8` keeps keys and values in int8, half the memory. With `prefix_reuse=False` each prompt is
+        read anew; else what begins like another prompt that is in memory is not. Close the model, or use it
+        with `async with`; it is closed with the runtime at the latest.
+
+        If the memory budget is spent, it waits for it while jobs are using what it needs. A model that
+        neither a job nor an open conversation uses may be unloaded for others; its next use loads it again.
 
         Raises ModelNotFound, ModelFileError, UnsupportedModel, MemoryBudgetExceeded, ContextOverflow;
         DeviceError if no CPU is open.
@@ -115,7 +121,7 @@ class Runtime:
 
     def stats(self) -> Stats:
         """Counts since it was opened, and what there is now."""
-        return self._engine.stats(memory_used=self.memory.used, memory_budget=self.memory.budget)
+        return self._engine.stats(memory_used=self.memory.used, memory=self._residency.usage())
 
     def set_policy(self, policy: PolicyLike) -> None:
         """Change the policy; what is waiting is ordered anew. Raises SchedulerError, and changes nothing, if
@@ -203,6 +209,8 @@ class open_runtime:
     - `devices`: names or Device objects, ["cpu"] if None; jobs go to the first unless they say otherwise
     - `threads`: how many the CPU's kernels use; by default what affinity and the cgroup's quota allow
     - `memory`: the budget of models and their caches, in bytes or like "1GiB"; None: unlimited
+    - `parking`: how much of that is for sequences that had to give way to more urgent ones; what does not fit
+      there goes into a temporary file, private and without a name, in the folder that TMPDIR says
     - `shares`: the tenants' weights; 1 for those not named
     - `background_share`: the part of each device that background work gets at least, while there is some
     - `max_wait_s`: who has been ready for longer than this goes next
@@ -221,6 +229,7 @@ class open_runtime:
         devices: Iterable[str | Device] | None = None,
         threads: int | None = None,
         memory: int | str | None = None,
+        parking: int | str = 0,
         shares: Mapping[str, float] | None = None,
         background_share: float = 0.05,
         max_wait_s: float = 10.0,
@@ -238,7 +247,13 @@ class open_runtime:
         if not self._devices:
             raise DeviceError("devices is empty: name at least one, or leave it out for the CPU")
         self._threads = threads
-        self._memory = MemoryBudget(memory)
+        self._make_residency = partial(
+            Residency,
+            budget=MemoryBudget(memory),
+            area_bytes=parse_bytes(parking),
+            patience_s=max_wait_s,
+            may_wait=on_full == "wait",
+        )
         self._make_engine = partial(
             Engine,
             policy=policy,
@@ -258,6 +273,7 @@ class open_runtime:
         host = current_host()
         devices = [open_device(device, threads=self._threads) for device in self._devices]
         engine = self._make_engine(host, devices)
+        residency = self._make_residency(engine)
         try:
             engine.start_workers()
             engine.host_tasks = anyio.create_task_group()
@@ -265,9 +281,9 @@ class open_runtime:
         except BaseException:
             engine.stop_workers()
             raise
-        self._engine = engine
+        self._engine, self._residency = engine, residency
         self._clock_token = runtime_clock.set(engine.clock)
-        return Runtime(engine, self._memory)
+        return Runtime(engine, residency)
 
     @protected
     async def __aexit__(self, exc_type: object, exc: BaseException | None, _: object) -> None:
@@ -282,6 +298,7 @@ class open_runtime:
         engine.close(waiter)
         interrupted = await engine.host.wait(waiter, lambda: False)
         engine.stop_workers()
+        self._residency.close()
         # Its tasks' errors went to their jobs. Without the block's exception it adds none of its own, and
         # wraps nothing.
         await engine.host_tasks.__aexit__(None, None, None)

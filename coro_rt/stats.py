@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from coro_rt.memory.usage import MemoryUse
+
 
 @dataclass(frozen=True, slots=True)
 class Stats:
@@ -17,5 +19,6 @@ class Stats:
     decisions: int  # a worker asked the scheduler who runs next
     switch_cost_s: float  # mean of a switch: putting back, deciding, taking up; 0.0 before the first
     device_busy_s: Mapping[str, float]  # by the device's name: seconds with a job on it
-    memory_used: int
+    memory_used: int  # bytes; without what is only kept in case it is needed again
     memory_budget: int | None  # None: unlimited
+    memory: MemoryUse  # by what it is for

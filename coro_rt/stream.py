@@ -34,11 +34,12 @@ class Outlet(Generic[T]):
     """The job's half of a stream: `current_job().outlet`. The job may set `finish_reason` and `usage` before
     it ends."""
 
-    __slots__ = ("_buffer", "_engine", "_items", "_parked", "_waiter", "finish_reason", "usage")
+    __slots__ = ("_buffer", "_engine", "_items", "_parked", "_waiter", "finish_reason", "on_full", "usage")
 
     def __init__(self, engine: Engine, buffer: int) -> None:
         self.finish_reason: str | None = None  # "stop" if the job sets none and ends well
         self.usage: Any = None
+        self.on_full: Callable[[], object] | None = None  # called under the lock when the job waits for room
         self._engine = engine
         self._buffer = buffer
         self._items: deque[T] = deque()
@@ -95,6 +96,8 @@ class _Room(Trap):
         if len(outlet._items) < outlet._buffer:
             return True
         outlet._parked = job
+        if outlet.on_full is not None:
+            outlet.on_full()
         return False
 
     def leave(self, job: Job[Any]) -> bool:

@@ -13,25 +13,27 @@ import numpy as np
 
 from coro_rt.llm.generate import PREFILL_CHUNK, step
 from coro_rt.llm.model import Model
+from coro_rt.memory.budget import Kind
 
 
 async def decode(model: Model, count: int, ids: Tokens[int], tokens: int) -> float:
     """A job: greedy tokens per second of `count` sequences together, after prompts of `len(ids)` tokens."""
     sequences = [model.new_sequence() for _ in range(count)]
     try:
-        with model.counted():
+        async with model.in_use():
             for nth, sequence in enumerate(sequences):
-                sequence.make_room(len(ids) + tokens)
                 prompt = np.roll(np.array(ids, np.int32), nth)  # each a text of its own
-                with model.workspace(PREFILL_CHUNK) as workspace:
-                    for start in range(0, len(ids), PREFILL_CHUNK):
-                        chunk = prompt[start : start + PREFILL_CHUNK]
-                        positions = np.arange(start, start + len(chunk), dtype=np.int32)
-                        workspace.begin(chunk, positions, [sequence.table] * len(chunk), tail=0)
-                        await step(model.program, workspace)
+                workspace = await sequence.make_room(len(ids) + tokens, PREFILL_CHUNK, 1)
+                for start in range(0, len(ids), PREFILL_CHUNK):
+                    chunk = prompt[start : start + PREFILL_CHUNK]
+                    positions = np.arange(start, start + len(chunk), dtype=np.int32)
+                    workspace.begin(chunk, positions, [sequence.table] * len(chunk), tail=0)
+                    await step(model.program, workspace)
             tables = [sequence.table for sequence in sequences]
             newest = np.array([ids[-1 - nth % len(ids)] for nth in range(count)], np.int32)
-            with model.workspace(count, every_token=True) as workspace:
+            what, nbytes = f"a step of {count} sequences", model.workspace_bytes(count, count)
+            with await model.residency.room(what, lambda: nbytes, Kind.WORKSPACES):
+                workspace = model.new_workspace(count, count)
                 began = 0.0
                 for nth in range(tokens):
                     positions = np.full(count, len(ids) + nth, np.int32)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from coro_rt.errors import CoroRtError, RuntimeClosed
 from coro_rt.stream import Stream
+from coro_rt.traps import current_job
 
 if TYPE_CHECKING:
     from .generate import Token
@@ -25,6 +26,7 @@ class Conversation:
 
     def __init__(self, llm: LLM, sequence: Sequence, system: str | None) -> None:
         self._llm = llm
+        llm._open().conversations.add(self)  # as long as it is open, the model stays loaded
         self._sequence: Sequence | None = sequence
         self._answering = False
         self.messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
@@ -43,7 +45,10 @@ class Conversation:
     def close(self) -> None:
         """Give the memory back, at once or when the answer under way has ended. Further calls do nothing."""
         sequence, self._sequence = self._sequence, None
-        if sequence is not None and not self._answering:
+        if sequence is None:
+            return
+        sequence.model.conversations.discard(self)
+        if not self._answering:
             sequence.release()
 
     def __enter__(self) -> Self:
@@ -78,7 +83,8 @@ class Turn:
         sequence = conversation._open()
         conversation._answering = True
         try:
-            yield sequence
+            with sequence.used_by(current_job()):
+                yield sequence
         finally:
             conversation._answering = False
             conversation.messages = [*self._said, {"role": "assistant", "content": "".join(answer)}]

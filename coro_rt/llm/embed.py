@@ -7,8 +7,9 @@ chunk of work.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +17,14 @@ from numpy.typing import NDArray
 from coro_rt.errors import ContextOverflow
 from coro_rt.kernels.formats import Floats
 from coro_rt.kernels.kv import PAGE_POSITIONS, new_page
-from coro_rt.kernels.program import Program, Workspace
-from coro_rt.memory import MemoryBudget
+from coro_rt.kernels.program import Workspace
+from coro_rt.memory.budget import Kind
+from coro_rt.memory.residency import Residency
 from coro_rt.traps import current_job
 
 from . import bert
 from .generate import step
+from .gguf_file import GGUFFile
 from .loaded import Loaded
 from .wordpiece import WordPiece
 
@@ -37,29 +40,28 @@ class EncoderModel(Loaded):
 
     def __init__(
         self,
-        program: Program,
+        file: GGUFFile,
         sizes: bert.Hyperparameters,
         tokenizer: WordPiece,
         context: int,
         threads: int,
-        budget: MemoryBudget,
-        name: str,
+        residency: Residency,
     ) -> None:
-        super().__init__(context, threads, budget, name)
-        self.program, self.sizes, self.tokenizer = program, sizes, tokenizer
+        making, size = partial(bert.build, sizes=sizes), bert.nbytes(file, sizes)
+        super().__init__(file.path, making, size, sizes.widths, context, threads, residency)
+        self.sizes, self.tokenizer = sizes, tokenizer
 
-    @contextmanager
-    def buffers(self, tokens: int, texts: int) -> Iterator[tuple[Workspace, NDArray[np.int64]]]:
+    @asynccontextmanager
+    async def buffers(self, tokens: int, texts: int) -> AsyncIterator[tuple[Workspace, NDArray[np.int64]]]:
         """A workspace for steps of so many tokens and texts, and the addresses of enough pages for them."""
-        shape = {"rows": tokens, "tail": texts, "threads": self._threads}
         pages = texts + tokens // PAGE_POSITIONS
-        nbytes = Workspace.nbytes_of(self.sizes.widths, **shape) + pages * self.sizes.kv.page_bytes
-        with self._budget.reserve(nbytes, f"a step of {tokens} tokens"):
+        nbytes = self.workspace_bytes(tokens, texts) + pages * self.sizes.kv.page_bytes
+        what = f"a step of {tokens} tokens"
+        self.residency.check(self._nbytes + nbytes, f"{self.name} with {what}")
+        with await self.residency.room(what, lambda: nbytes, Kind.WORKSPACES):
             kept = [new_page(self.sizes.kv) for _ in range(pages)]
-            yield (
-                Workspace(self.sizes.widths, **shape),
-                np.array([page.ctypes.data for page in kept], np.int64),
-            )
+            addresses = np.array([page.ctypes.data for page in kept], np.int64)
+            yield self.new_workspace(tokens, texts), addresses
 
 
 def checked_texts(texts: Sequence[str]) -> list[str]:
@@ -78,7 +80,7 @@ async def embed(model: EncoderModel, texts: list[str], *, truncate: bool) -> Flo
     """float32 [texts, width]. Raises ContextOverflow for a text that is too long, unless `truncate`."""
     result = np.empty((len(texts), model.sizes.hidden), np.float32)
     done, entry = 0, current_job().entry
-    with model.counted(), ExitStack() as held:
+    async with model.in_use(), AsyncExitStack() as held:
         room = 0, 0
         for batch in _batches(model, texts, truncate=truncate):
             lengths = [len(ids) for ids in batch]
@@ -87,8 +89,8 @@ async def embed(model: EncoderModel, texts: list[str], *, truncate: bool) -> Flo
                 # what all later steps fit into, if there are any
                 more = done + len(batch) < len(texts)
                 room = (max(tokens, STEP_TOKENS), STEP_TEXTS) if more else (tokens, len(batch))
-                held.close()
-                workspace, addresses = held.enter_context(model.buffers(*room))
+                await held.aclose()
+                workspace, addresses = await held.enter_async_context(model.buffers(*room))
             ends = np.cumsum([-(-length // PAGE_POSITIONS) for length in lengths])
             tables = np.split(addresses[: ends[-1]], ends[:-1])
             # a guess: the texts to come are as long as these

@@ -54,7 +54,9 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What an answer took. `reused_tokens` of the prompt were in memory from the turn before."""
+    """What an answer took. `reused_tokens` of the prompt were in memory: from the turn before, or because
+    another prompt began with them.
+    """
 
     prompt_tokens: int
     completion_tokens: int = 0
@@ -64,7 +66,7 @@ class Usage:
 class Lender(Protocol):
     """Who owns the sequence that a generation works in."""
 
-    def lend(self, answer: list[str]) -> AbstractContextManager[Sequence]:
+    def lend(self, answer: list[str], /) -> AbstractContextManager[Sequence]:
         """A sequence for one job; the job puts the pieces of its text into `answer`."""
 
 
@@ -92,11 +94,11 @@ async def generate(model: Model, request: Request, lender: Lender) -> AsyncGener
     text = TextStream(model.tokenizer.bytes_after(prompt[-1]), request.stop)
     history = list(prompt)
     answer: list[str] = []
-    with model.counted(), lender.lend(answer) as sequence:
-        reused = sequence.keep_prefix(prompt)
-        outlet.usage = Usage(len(prompt), 0, reused)
-        with model.workspace(min(len(prompt) - reused, PREFILL_CHUNK)) as workspace:
-            await _read(model, sequence, prompt[reused:], workspace, request.max_tokens)
+    async with model.in_use():
+        with lender.lend(answer) as sequence:
+            reused = await sequence.begin(prompt, len(prompt) + request.max_tokens - 1)
+            outlet.usage = Usage(len(prompt), 0, reused)
+            workspace = await _read(model, sequence, prompt[reused:], request.max_tokens)
             for produced in range(1, request.max_tokens + 1):
                 logits = workspace.logits[0]
                 best, log_sum = workspace.summaries
@@ -123,43 +125,45 @@ async def generate(model: Model, request: Request, lender: Lender) -> AsyncGener
                 if last or text.stopped:
                     return
                 current_job().predict(model.pace.seconds(0, request.max_tokens - produced))
-                await _advance(model, sequence, [token], workspace, tail=1)
+                workspace = await _advance(model, sequence, [token], tail=1)
 
 
 async def score(model: Model, ids: list[int]) -> Floats:
     """float32 [n-1]: the log-probability of each token after the first, given those before it."""
     scores = np.empty(len(ids) - 1, np.float32)
-    rows = min(len(ids), SCORE_CHUNK)
-    with model.counted(), model.lend([]) as sequence, model.workspace(rows, every_token=True) as workspace:
-        for start in range(0, len(scores), SCORE_CHUNK):
-            # the last token has no successor, so its own logits are not needed
-            chunk = ids[start : min(start + SCORE_CHUNK, len(scores))]
-            await _advance(model, sequence, chunk, workspace, tail=len(chunk))
-            following = ids[start + 1 : start + 1 + len(chunk)]
-            _, log_sums = workspace.summaries
-            scores[start : start + len(chunk)] = workspace.logits[np.arange(len(chunk)), following] - log_sums
+    async with model.in_use():
+        with model.lend([], reuse=False) as sequence:
+            for start in range(0, len(scores), SCORE_CHUNK):
+                # the last token has no successor, so its own logits are not needed
+                chunk = ids[start : min(start + SCORE_CHUNK, len(scores))]
+                workspace = await _advance(model, sequence, chunk, tail=len(chunk))
+                following = ids[start + 1 : start + 1 + len(chunk)]
+                _, log_sums = workspace.summaries
+                logits = workspace.logits[np.arange(len(chunk)), following]
+                scores[start : start + len(chunk)] = logits - log_sums
     return scores
 
 
-async def _read(
-    model: Model, sequence: Sequence, tokens: Tokens[int], workspace: Workspace, to_write: int
-) -> None:
+async def _read(model: Model, sequence: Sequence, tokens: Tokens[int], to_write: int) -> Workspace:
     """Read a prompt, chunk by chunk; logits of its last token only. `to_write` tokens will follow."""
+    # all its pages at once: else prompts that are read in turns might each come half-way
+    await sequence.make_room(len(sequence.tokens) + len(tokens), min(len(tokens), PREFILL_CHUNK), 1)
     for start in range(0, len(tokens), PREFILL_CHUNK):
         chunk = tokens[start : start + PREFILL_CHUNK]
         current_job().predict(model.pace.seconds(len(tokens) - start, to_write))
-        await _advance(model, sequence, chunk, workspace, tail=int(start + len(chunk) == len(tokens)))
+        workspace = await _advance(model, sequence, chunk, tail=int(start + len(chunk) == len(tokens)))
+    return workspace
 
 
-async def _advance(
-    model: Model, sequence: Sequence, tokens: Tokens[int], workspace: Workspace, *, tail: int
-) -> None:
-    """One step: put `tokens` after what the sequence holds."""
+async def _advance(model: Model, sequence: Sequence, tokens: Tokens[int], *, tail: int) -> Workspace:
+    """One step: put `tokens` after what the sequence holds. The logits are there until the next `await`."""
     start, entry = len(sequence.tokens), current_job().entry
-    sequence.make_room(start + len(tokens))
+    workspace = await sequence.make_room(start + len(tokens), len(tokens), tail)
     positions = np.arange(start, start + len(tokens), dtype=np.int32)
     workspace.begin(np.array(tokens, np.int32), positions, [sequence.table] * len(tokens), tail=tail)
     before = entry.served_s
-    await step(model.program, workspace)
+    with sequence.pinned():
+        await step(model.program, workspace)
     model.pace.learn(len(tokens), entry.served_s - before)
-    sequence.tokens.extend(tokens)
+    sequence.extend(tokens)
+    return workspace

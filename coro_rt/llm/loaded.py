@@ -1,43 +1,162 @@
-"""What every loaded model has, whatever it computes: its jobs, its pace, and the memory that steps take."""
+"""What every model has, whatever it computes: its jobs, its pace, and a program that is there when needed.
+
+A model that nobody uses may be unloaded when others need its memory; the next job that works with it loads
+it again, and further ones wait for that job, lending it their urgency. Models are loaded one at a time, the
+most urgently needed first; the loading itself runs in a thread of its own and is as fast for all.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
-from coro_rt.errors import RuntimeClosed
+import anyio.to_thread
+
+from coro_rt.errors import ModelFileError, RuntimeClosed
 from coro_rt.job import Job
-from coro_rt.memory import MemoryBudget
+from coro_rt.kernels.program import Program, Widths, Workspace
+from coro_rt.memory.budget import Kind, Reservation
+from coro_rt.memory.residency import Residency
+from coro_rt.on_host import on_host
+from coro_rt.sync import Event
 from coro_rt.traps import current_job
 
+from .gguf_file import GGUFFile, open_gguf
 from .pace import Pace
 
 __all__ = ["Loaded", "closed_error"]
 
+Stamp = tuple[int, ...]
+
 
 class Loaded:
-    """Never changes but for `pace`, `closed`, and `jobs`, those that work with it now."""
+    """`jobs` are those that work with it now. `build` makes the program from the open file at `path`; it
+    takes `weight_bytes`.
+    """
 
-    def __init__(self, context: int, threads: int, budget: MemoryBudget, name: str) -> None:
-        self.context, self.name = context, name
+    def __init__(
+        self,
+        path: Path,
+        build: Callable[[GGUFFile], Program],
+        nbytes: int,
+        widths: Widths,
+        context: int,
+        threads: int,
+        residency: Residency,
+    ) -> None:
+        self.context, self.name = context, path.stem
+        self.residency = residency
         self.pace = Pace()
         self.jobs: set[Job[Any]] = set()
+        self.conversations: WeakSet[Any] = WeakSet()  # that are open
         self.closed = False
-        self._threads, self._budget = threads, budget
+        self._program: Program | None = None
+        self._path, self._build, self._nbytes = path, build, nbytes
+        self._stamp = _stamp(path)
+        self._widths, self._threads = widths, threads
+        self._weights: Reservation | None = None
+        self._loading: Event | None = None  # set when the job that loads it has done so, or given up
+        residency.check(nbytes, f"the model {path.name}")
 
-    @contextmanager
-    def counted(self) -> Iterator[None]:
-        """For a job: be among `jobs` while it works. Raises RuntimeClosed if the model has been closed."""
+    @property
+    def program(self) -> Program:
+        """For jobs, inside `in_use`."""
+        assert self._program is not None, f"{self.name} is not loaded"
+        return self._program
+
+    @asynccontextmanager
+    async def in_use(self) -> AsyncIterator[None]:
+        """For a job: have it loaded, and be among its `jobs`. Raises RuntimeClosed if it has been closed, and
+        what loading raises.
+        """
         if self.closed:
             raise closed_error(self.name)
         job = current_job()
         self.jobs.add(job)
         try:
+            while self._program is None:
+                if self._loading is not None:
+                    await self._loading.wait()
+                else:
+                    await self._load(job)
+            self.residency.models.pop(self, None)
+            self.residency.models[self] = None
             yield
         finally:
             self.jobs.discard(job)
+            self.residency.changed()
+
+    async def _load(self, job: Job[Any]) -> None:
+        self._loading = loading = Event(job)
+        try:
+            async with self.residency.loading:
+                what = f"the model {self._path.name}"
+                weights = await self.residency.room(what, lambda: self._nbytes, Kind.WEIGHTS)
+                try:
+                    # not abandoned on cancel: the thread ends within a second, and then its memory goes
+                    made: list[Program] = []  # not returned: a worker thread keeps its last result alive
+                    await on_host(partial(anyio.to_thread.run_sync, self._read, made))
+                    self._program, self._weights = made.pop(), weights
+                finally:
+                    if self._weights is not weights:
+                        weights.release()
+        finally:
+            self._loading = None
+            loading.set()
+
+    def _read(self, made: list[Program]) -> None:
+        with open_gguf(self._path) as file:
+            if _stamp(self._path) != self._stamp:
+                raise ModelFileError(
+                    f"{self._path} has changed since it was loaded: close the model and load it anew"
+                )
+            made.append(self._build(file))
+
+    @property
+    def kept(self) -> bool:
+        return bool(self.conversations)
+
+    @property
+    def weight_bytes(self) -> int:
+        return 0 if self._program is None else self._nbytes
+
+    def unload(self) -> None:
+        """Give the weights' memory back. No job uses them."""
+        self._program = None
+        weights, self._weights = self._weights, None
+        if weights is not None:
+            weights.release()
+
+    def lose(self) -> None:
+        """From a `__del__`: nobody has it any more."""
+        self.closed = True
+        self.residency.models.pop(self, None)
+        self.unload()
+
+    def give_back(self) -> None:
+        """It is closed, and its jobs have ended: give all memory back."""
+        self.lose()
+        self.residency.changed()
+
+    def workspace_bytes(self, rows: int, tail: int) -> int:
+        """What `new_workspace` takes."""
+        return Workspace.nbytes_of(self._widths, rows=rows, tail=tail, threads=self._threads)
+
+    def new_workspace(self, rows: int, tail: int) -> Workspace:
+        """Buffers for steps of up to `rows` tokens, with logits for the last `tail`."""
+        return Workspace(self._widths, rows=rows, tail=tail, threads=self._threads)
 
 
 def closed_error(name: str) -> RuntimeClosed:
     return RuntimeClosed(f"the model {name} has been closed: load it again with runtime.load_model()")
+
+
+def _stamp(path: Path) -> Stamp:
+    """Changes when the file does."""
+    seen = os.stat(path)
+    return seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns

@@ -27,9 +27,11 @@ from coro_rt.errors import (
 )
 from coro_rt.job import Job
 from coro_rt.kernels.formats import Floats
-from coro_rt.kernels.program import Program, Workspace
-from coro_rt.memory import MemoryBudget, Reservation
+from coro_rt.kernels.kv import PAGE_POSITIONS
+from coro_rt.memory.prefixes import Prefixes
+from coro_rt.memory.residency import Residency
 from coro_rt.stream import Stream
+from coro_rt.traps import current_job
 
 from . import bert
 from .architecture import Hyperparameters
@@ -37,7 +39,7 @@ from .build import build, nbytes
 from .catalog import resolve
 from .conversation import Conversation, Turn
 from .embed import EncoderModel, checked_texts, embed
-from .generate import Token, generate, score
+from .generate import PREFILL_CHUNK, Token, generate, score
 from .gguf_file import GGUFFile, open_gguf
 from .loaded import Loaded, closed_error
 from .request import Message, chat_ids, checked_ids, make_request, prompt_ids
@@ -57,43 +59,56 @@ hold.
 
 
 class Model(Loaded):
-    """What the jobs of one model that generates share: weights, tokenizer, memory."""
+    """What the jobs of one model that generates share."""
 
     def __init__(
         self,
-        program: Program,
+        file: GGUFFile,
         sizes: Hyperparameters,
         tokenizer: Tokenizer,
         template: ChatTemplate | TemplateError,
         context: int,
         threads: int,
-        budget: MemoryBudget,
-        name: str,
+        residency: Residency,
+        *,
+        prefix_reuse: bool,
     ) -> None:
-        super().__init__(context, threads, budget, name)
-        self.program, self.sizes, self.tokenizer, self.template = program, sizes, tokenizer, template
+        making = partial(build, sizes=sizes, context=context)
+        size = nbytes(file, sizes, context)
+        super().__init__(file.path, making, size, sizes.widths, context, threads, residency)
+        self.sizes, self.tokenizer, self.template = sizes, tokenizer, template
+        self.prefixes = Prefixes(residency.pages) if prefix_reuse else None
 
-    def new_sequence(self) -> Sequence:
-        return Sequence(self.sizes.kv, self._budget)
+    def new_sequence(self, *, reuse: bool = True) -> Sequence:
+        """`reuse`: its full pages may serve others, and those of others may serve it."""
+        return Sequence(self, self.prefixes if reuse else None)
 
     @contextmanager
-    def lend(self, answer: list[str]) -> Iterator[Sequence]:
+    def lend(self, answer: list[str], *, reuse: bool = True) -> Iterator[Sequence]:
         """A sequence for one job, given back when it ends. (A `Turn` of a conversation lends the
         conversation's.)
         """
-        sequence = self.new_sequence()
+        sequence = self.new_sequence(reuse=reuse)
         try:
-            yield sequence
+            with sequence.used_by(current_job()):
+                yield sequence
         finally:
             sequence.release()
 
-    @contextmanager
-    def workspace(self, rows: int, *, every_token: bool = False) -> Iterator[Workspace]:
-        """Buffers for steps of up to `rows` tokens, with logits for the last one or for each."""
-        shape = {"rows": rows, "tail": rows if every_token else 1, "threads": self._threads}
-        nbytes = Workspace.nbytes_of(self.sizes.widths, **shape)
-        with self._budget.reserve(nbytes, f"a step of {rows} tokens"):
-            yield Workspace(self.sizes.widths, **shape)
+    def check(self, prompt: int, tokens: int) -> None:
+        """Raise MemoryBudgetExceeded if a prompt of so many tokens, or a sequence, could never be held."""
+        reading = self._sequence_bytes(prompt) + self.workspace_bytes(min(prompt, PREFILL_CHUNK), 1)
+        writing = self._sequence_bytes(tokens) + self.workspace_bytes(1, 1)
+        what = f"{self.name} with a sequence of {tokens} tokens"
+        self.residency.check(self._nbytes + max(reading, writing), what)
+
+    def _sequence_bytes(self, tokens: int) -> int:
+        return -(-tokens // PAGE_POSITIONS) * self.sizes.kv.page_bytes
+
+    def give_back(self) -> None:
+        super().give_back()
+        if self.prefixes is not None:
+            self.prefixes.clear()
 
 
 class LLM:
@@ -103,12 +118,9 @@ class LLM:
     has `embed` alone. The others raise UnsupportedModel.
     """
 
-    def __init__(
-        self, runtime: Runtime, model: Model | EncoderModel, weights: Reservation, device: str
-    ) -> None:
+    def __init__(self, runtime: Runtime, model: Model | EncoderModel, device: str) -> None:
         self._runtime = runtime
         self._model: Model | EncoderModel | None = model
-        self._weights = weights
         self._device = device
         self.name = model.name
         self.context = model.context
@@ -130,13 +142,16 @@ class LLM:
         Temperature 0 is greedy; else tokens are drawn with randomness that depends on `seed` and position
         alone: the same call gives the same text.
 
-        Raises SamplingError, ContextOverflow, ValueError at once; RuntimeClosed after `aclose`.
+        Raises SamplingError, ContextOverflow, ValueError at once, and MemoryBudgetExceeded if prompt and
+        `max_tokens` could never be in memory together; RuntimeClosed after `aclose`. If they only do not fit
+        now, the stream waits.
         """
         model = self._open()
         sampling = SamplingParams(temperature, top_k, top_p, repetition_penalty, seed)
         request = make_request(
             model, prompt_ids(model, prompt), max_tokens, sampling, stop, ignore_eos=ignore_eos
         )
+        model.check(len(request.prompt), len(request.prompt) + request.max_tokens - 1)
         return self._runtime.stream(generate, model, request, _lender or model, device=self._device)
 
     def chat(self, messages: str | Tokens[Message], **options: Any) -> Stream[Token]:
@@ -183,13 +198,13 @@ class LLM:
         """End what still runs and give the memory back. Further calls do nothing."""
         if self._model is None:
             return
-        self._model.closed = True
-        jobs, self._model = list(self._model.jobs), None
+        model, self._model = self._model, None
+        model.closed = True
         try:
-            if jobs:
-                await self._runtime.run(_end, jobs)
+            if model.jobs:
+                await self._runtime.run(_end, list(model.jobs))
         finally:
-            self._weights.release()
+            model.give_back()
 
     async def __aenter__(self) -> Self:
         return self
@@ -201,7 +216,8 @@ class LLM:
 
     def __del__(self) -> None:
         if getattr(self, "_model", None) is not None:
-            self._weights.release()
+            assert self._model is not None
+            self._model.lose()
             if self._runtime.closed:  # and the model with it
                 return
             warnings.warn(
@@ -230,7 +246,12 @@ class LLM:
 
 
 async def load_model(
-    runtime: Runtime, source: str | PathLike[str], *, context: int | None = None, kv_bits: int = 16
+    runtime: Runtime,
+    source: str | PathLike[str],
+    *,
+    context: int | None = None,
+    kv_bits: int = 16,
+    prefix_reuse: bool = True,
 ) -> LLM:
     """Load a model by catalogue name or from a GGUF file; see `Runtime.load_model`."""
     if context is not None and (isinstance(context, bool) or not isinstance(context, int) or context < 1):
@@ -244,18 +265,41 @@ async def load_model(
             f"models run on the device 'cpu', but open are {opened}: see open_runtime(devices=...)"
         )
     path = resolve(source)
-    # not abandoned on cancel: the thread ends within a second, and then its memory goes
-    loaded: list[LLM] = []  # not returned by the thread: a worker thread keeps its last result alive
-    await anyio.to_thread.run_sync(_load, runtime, device, path, context, kv_bits, loaded)
-    return loaded.pop()
+    found: list[Model | EncoderModel] = []  # not returned: a worker thread keeps its last result alive
+    open_file = partial(
+        _open_model, runtime, device, path, context, kv_bits, found, prefix_reuse=prefix_reuse
+    )
+    await anyio.to_thread.run_sync(open_file)
+    model = found.pop()
+    try:
+        await runtime.run(_load, model, device=device.name)
+    except BaseException:
+        model.give_back()
+        raise
+    return LLM(runtime, model, device.name)
 
 
-def _load(
-    runtime: Runtime, device: CpuDevice, path: Path, context: int | None, kv_bits: int, loaded: list[LLM]
+async def _load(model: Model | EncoderModel) -> None:
+    """A job, so that loading has a place among what others want to load, and waits for memory like them."""
+    async with model.in_use():
+        pass
+
+
+def _open_model(
+    runtime: Runtime,
+    device: CpuDevice,
+    path: Path,
+    context: int | None,
+    kv_bits: int,
+    found: list[Model | EncoderModel],
+    *,
+    prefix_reuse: bool,
 ) -> None:
+    """Everything but the weights."""
+    threads, residency = device.gang.threads, runtime._residency
     with open_gguf(path) as file:
         if file.architecture == bert.ARCHITECTURE:
-            loaded.append(_load_encoder(runtime, device, file, context))
+            found.append(_open_encoder(file, context, threads, residency))
             return
         sizes = replace(Hyperparameters.from_gguf(file), kv_bits=kv_bits)
         if context is not None and context > sizes.context:
@@ -269,18 +313,12 @@ def _load(
                 f"{path}: {tokenizer.vocab_size} tokens in the vocabulary, embeddings for {sizes.vocabulary}"
             )
         template = _template(file)
-        weights = runtime.memory.reserve(nbytes(file, sizes, length), f"the model {path.name}")
-        try:
-            program = build(file, sizes, length)
-        except BaseException:
-            weights.release()
-            raise
-    threads = device.gang.threads  # made here at the latest: compiling is not to delay a job
-    model = Model(program, sizes, tokenizer, template, length, threads, runtime.memory, path.stem)
-    loaded.append(LLM(runtime, model, weights, device.name))
+        found.append(
+            Model(file, sizes, tokenizer, template, length, threads, residency, prefix_reuse=prefix_reuse)
+        )
 
 
-def _load_encoder(runtime: Runtime, device: CpuDevice, file: GGUFFile, context: int | None) -> LLM:
+def _open_encoder(file: GGUFFile, context: int | None, threads: int, residency: Residency) -> EncoderModel:
     sizes = bert.Hyperparameters.from_gguf(file)
     if context is not None and not 2 <= context <= sizes.context:
         raise ContextOverflow(
@@ -291,22 +329,7 @@ def _load_encoder(runtime: Runtime, device: CpuDevice, file: GGUFFile, context: 
         raise ModelFileError(
             f"{file.path}: {tokenizer.vocab_size} tokens in the vocabulary, embeddings for {sizes.vocabulary}"
         )
-    weights = runtime.memory.reserve(bert.nbytes(file, sizes), f"the model {file.path.name}")
-    try:
-        program = bert.build(file, sizes)
-    except BaseException:
-        weights.release()
-        raise
-    model = EncoderModel(
-        program,
-        sizes,
-        tokenizer,
-        context or sizes.context,
-        device.gang.threads,
-        runtime.memory,
-        file.path.stem,
-    )
-    return LLM(runtime, model, weights, device.name)
+    return EncoderModel(file, sizes, tokenizer, context or sizes.context, threads, residency)
 
 
 def _template(file: GGUFFile) -> ChatTemplate | TemplateError:

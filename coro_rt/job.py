@@ -72,6 +72,7 @@ class Job(Generic[T]):
         "launch",
         "outlet",
         "parent",
+        "parked_at",
         "past",
         "quanta",
         "trap",
@@ -119,6 +120,7 @@ class Job(Generic[T]):
         self.inbox_error: BaseException | None = None
         self.launch: Launch[Any] | None = None  # suspended half-done, or to be started
         self.trap: Trap | None = None  # what it waits for; set exactly while it is WAITING
+        self.parked_at = 0.0  # since when
 
         self.cancelled: CancelReason | None = None
         self.winding_up = False  # its own code has ended, its children have not; no longer to be cancelled
@@ -146,14 +148,19 @@ class Job(Generic[T]):
     @property
     def ledger(self) -> Ledger:
         """What it and its children have used so far."""
-        entry = self.entry
-        total = self.past + Ledger(
-            entry.served_s, self.host_s, entry.waited_s, entry.switches, self.quanta, self.joules
-        )
+        total = self.spent
         for child in list(self.children):
             if child.state is not State.DONE:
                 total += child.ledger
         return total
+
+    @property
+    def spent(self) -> Ledger:
+        """Like `ledger`, without the children that have not ended."""
+        entry = self.entry
+        return self.past + Ledger(
+            entry.served_s, self.host_s, entry.waited_s, entry.switches, self.quanta, self.joules
+        )
 
     def cancel(self) -> None:
         """Have it end: Cancelled is raised at its `await`, and at each further one. From any thread; returns

@@ -36,6 +36,10 @@ class Trap:
 
     on: Entry | None = None  # the entry that is waited for, which inherits urgency
 
+    def what(self) -> str:
+        """What is waited for, in a few words for people."""
+        raise NotImplementedError
+
     def arrive(self, job: Job[Any]) -> bool:
         """Under the lock. True: nothing to wait for (the answer is in `job.inbox`). False: registered; to be
         woken."""
@@ -72,6 +76,9 @@ class Checkpoint(Trap):
 
     __slots__ = ()
 
+    def what(self) -> str:
+        return "nothing"
+
     def arrive(self, job: Job[Any]) -> bool:
         return True
 
@@ -94,6 +101,9 @@ class Sleep(Trap):
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.job: Job[Any] | None = None  # None: not registered, or undone
+
+    def what(self) -> str:
+        return f"the end of sleep({self.seconds:g})"
 
     def arrive(self, job: Job[Any]) -> bool:
         if self.seconds <= 0:
@@ -123,6 +133,9 @@ class Join(Trap):
     def __init__(self, other: Job[Any]) -> None:
         self.other = other
         self.on = other.entry
+
+    def what(self) -> str:
+        return "a result"
 
     def arrive(self, job: Job[Any]) -> bool:
         if self.other.state is State.DONE:

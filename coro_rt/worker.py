@@ -234,6 +234,7 @@ class Worker:
             job.inbox_error = exc
             return True
         job.trap = trap
+        job.parked_at = now
         return False
 
 

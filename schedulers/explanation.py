@@ -49,7 +49,7 @@ class Explanation:
     qos: QoS
     effective_qos: QoS  # with what it inherits
     key: float | tuple[float, ...]
-    since_s: float  # ready, or in the slice, for so long; 0 in other states
+    since_s: float  # in this state for so long; 0 where that is not known
     reason: str
     running: str | None  # who has the device
     running_for_s: float  # since when, as far as the grants that were kept say; 0 if nobody has it
@@ -60,7 +60,7 @@ class Explanation:
     ran: tuple[Ran, ...]  # who had the device since it is ready, latest first, RAN at most
     ran_s: float  # so far back goes what `ran` knows: `since_s`, or less if older grants are forgotten
     waits_on: str | None
-    waits_for: str  # what it waits for, in words, where that is no entry; "" if unknown
+    waits_for: str  # what it waits for, in words; "" if unknown
     waiters: tuple[str, ...]
     holder: Explanation | None  # of the last in the chain of those it waits on: what holds all of them up
 
@@ -73,7 +73,12 @@ class Explanation:
             others = f"; {self.ready} ready behind it" if self.ready else ""
             return f"{text} on {self.device} under {self.policy}: {self.reason}{others}."
         if self.state is State.WAITING:
-            text += f" for {self.waits_on or self.waits_for or 'something outside the scheduler'}"
+            if self.waits_for and self.waits_on:
+                text += f" for {self.waits_for} from {self.waits_on}"
+            else:
+                text += f" for {self.waits_on or self.waits_for or 'something outside the scheduler'}"
+            if self.since_s:
+                text += f" since {self.since_s:.3f} s"
             return f"{text}. {self.holder}" if self.holder is not None else f"{text}."
         if self.state is not State.READY:
             return f"{text}."
@@ -113,7 +118,8 @@ class Known:
     """What the scheduler's caller knows beside it, for explanations."""
 
     granted: Callable[[str], Iterable[Granted]] = lambda device: ()  # the device's last grants, oldest first
-    waits_for: Callable[[Entry], str] = lambda entry: ""  # what an entry waits for that is no entry, in words
+    # What a WAITING entry waits for, in words, and since when; "" and None: unknown.
+    waiting: Callable[[Entry], tuple[str, float | None]] = lambda entry: ("", None)
 
 
 def explain(
@@ -127,20 +133,24 @@ def explain(
     if root is not entry and root.lane is not None:
         holder = explain(root, root.lane.queue, policy=policy, slice_s=slice_s, now=now, known=known)
     grants = list(known.granted(queue.name))
-    reason, ahead, ran, since_s = "it is not ready", list[Entry](), list[Ran](), 0.0
+    reason, ahead, ran = "it is not ready", list[Entry](), list[Ran]()
+    since_s, waits_for = 0.0, ""
     if entry.state is State.RUNNING:
         reason = entry.turn.value
         since_s = now - entry.ready_since
     elif entry.state is State.READY:
+        since_s = now - entry.ready_since
         picked = queue.pick(now)
         assert picked is not None
         first = "it" if picked[0] is entry else picked[0].name
         reason = f"{first} is next, because {picked[1].value}"
-        since_s = now - entry.ready_since
         ahead = upcoming(queue, now, slice_s=slice_s, limit=AHEAD)
         if entry in ahead:
             ahead = ahead[: ahead.index(entry)]
         ran = _ran_since(entry.ready_since, grants, now)
+    elif entry.state is State.WAITING:
+        waits_for, since = known.waiting(entry)
+        since_s = 0.0 if since is None else now - since
     running = queue.running
     known_to_run = running is not None and bool(grants) and grants[-1][1] is running
     return Explanation(
@@ -162,7 +172,7 @@ def explain(
         ran=tuple(ran[:RAN]),
         ran_s=now - max(entry.ready_since, grants[0][0]) if ran else 0.0,
         waits_on=entry.waits_on.name if entry.waits_on is not None else None,
-        waits_for=known.waits_for(entry) if entry.state is State.WAITING else "",
+        waits_for=waits_for,
         waiters=tuple(waiter.name for waiter in islice(entry.waiters, AHEAD)),
         holder=holder,
     )

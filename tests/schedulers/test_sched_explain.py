@@ -98,8 +98,8 @@ def test_who_waits_for_somebody_learns_what_holds_that_one_up() -> None:
     assert (explanation.waits_on, explanation.holder and explanation.holder.name) == ("middle", "root")
     assert str(explanation) == (
         "asked (USER_INTERACTIVE) is waiting for middle. "
-        "root (BACKGROUND, raised to USER_INTERACTIVE by middle) is ready for npu since 1.000 s under dynamic: "
-        "it is next, because the policy put it first; other runs, since 1.000 s; "
+        "root (BACKGROUND, raised to USER_INTERACTIVE by middle) is ready for npu since 1.000 s "
+        "under dynamic: it is next, because the policy put it first; other runs, since 1.000 s; "
         "in the last 1.000 s ran other for 1.000 s."
     )
 
@@ -113,8 +113,12 @@ def test_who_waits_for_something_else_says_what() -> None:
     assert (
         str(scheduler.explain(entry, 1.0)) == "mine (DEFAULT) is waiting for something outside the scheduler."
     )
-    known = Known(waits_for=lambda entry: "a time to come")
-    assert str(scheduler.explain(entry, 1.0, known)) == "mine (DEFAULT) is waiting for a time to come."
+    known = Known(waiting=lambda entry: ("a lock", 0.25))
+    assert str(scheduler.explain(entry, 1.0, known)) == "mine (DEFAULT) is waiting for a lock since 0.750 s."
+    scheduler.park(entry, 0.5, on=Entry(2, name="holder"))
+    assert str(scheduler.explain(entry, 1.0, known)) == (
+        "mine (DEFAULT) is waiting for a lock from holder since 0.750 s."
+    )
 
 
 @pytest.mark.parametrize("key", [1.5, 3, inf, (1.0, 2), (0, -inf)])

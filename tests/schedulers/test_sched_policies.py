@@ -17,7 +17,6 @@ from coro_rt.schedulers import (
     QoS,
     Scheduler,
     SchedulerError,
-    State,
     get_policy,
 )
 

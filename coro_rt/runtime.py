@@ -25,6 +25,7 @@ from coro_rt.parker import Clock
 from coro_rt.qos import current_urgency, runtime_clock
 from coro_rt.schedulers.explanation import Explanation
 from coro_rt.schedulers.registry import PolicyLike
+from coro_rt.snapshot import Snapshot, take
 from coro_rt.stats import Stats
 from coro_rt.stream import Outlet, Stream
 
@@ -117,13 +118,26 @@ class Runtime:
         """Counts since it was opened, and what there is now."""
         return self._engine.stats(memory_used=self.memory.used, memory_budget=self.memory.budget)
 
+    def snapshot(self, *, limit: int = 64) -> Snapshot:
+        """Devices, queues and jobs at this moment; from any thread.
+
+        Of the ready jobs of each device it names the first `limit`, of the waiting ones as many, and counts
+        the rest, so that it takes bounded time.
+        """
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
+            raise ValueError(f"limit is a whole number, zero or more, not {limit!r}")
+        return take(self._engine, self.memory, limit=limit)
+
     def set_policy(self, policy: PolicyLike) -> None:
         """Change the policy; what is waiting is ordered anew. Raises SchedulerError, and changes nothing, if
         it cannot be taken."""
         self._engine.set_policy(policy)
 
     def explain(self, job: Job[Any] | JobHandle[Any] | Stream[Any]) -> Explanation:
-        """Why a job runs or waits, and who goes before it."""
+        """Why a job runs or waits, who goes before it and who ran instead; `str()` of it is a sentence.
+
+        Takes bounded time: of many jobs the first are named. From any thread.
+        """
         found = job if isinstance(job, Job) else job.job
         if found is None:
             raise RuntimeError("this stream has not started: there is nothing to explain")

@@ -76,9 +76,6 @@ class Checkpoint(Trap):
 
     __slots__ = ()
 
-    def what(self) -> str:
-        return "nothing"
-
     def arrive(self, job: Job[Any]) -> bool:
         return True
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
 from coro_rt.errors import Cancelled, JobCancelled
@@ -17,6 +18,7 @@ from coro_rt.job import CancelReason, Job, JobEntry, explain_host_object, foreig
 from coro_rt.kernel import Launch
 from coro_rt.parker import make_parker
 from coro_rt.schedulers.errors import DeadlockError
+from coro_rt.schedulers.explanation import Granted
 from coro_rt.sleepers import Sleepers
 from coro_rt.traps import Join, Trap, local
 
@@ -28,6 +30,7 @@ logger = logging.getLogger("coro_rt")
 
 LONG_STEP_S = 0.002  # nobody else can run meanwhile: worth a line in the log
 ALONE_S = 0.1  # the longest slice of a job that nobody waits behind; a newcomer ends it early
+KEPT_GRANTS = 256  # so far back an explanation knows who ran
 _END: Any = object()  # in place of a trap: the coroutine has ended
 
 
@@ -47,6 +50,7 @@ class Worker:
         self.busy_s = 0.0
         self.switches = 0
         self.switching_s = 0.0
+        self.granted: deque[Granted] = deque(maxlen=KEPT_GRANTS)  # under the lock
         self._until = -math.inf  # when the first sleeper wakes, as far as was known when it became idle
         self._stopping = False
         self._ended = False
@@ -105,16 +109,22 @@ class Worker:
         self.device.clear_preempt()  # under the lock: what it was raised for is seen by the decision below
         grant = self.engine.scheduler.next(self.name, now)
         if grant is None:
+            self.granted.append((now, None))
             self.job = None
             self._ended = self._stopping
             self.idle = not self._ended
             self._until = self.sleepers.until
             return None
+        self.granted.append((now, grant.entry))
         self.job = job = cast(JobEntry, grant.entry).job
         self._granted_s = grant.slice_s
         self._measure_out()
         self._since = now
         return job
+
+    def held_s(self, now: float) -> float:
+        """Under the lock: for how long the running job has had the device since its time was last booked."""
+        return 0.0 if self.job is None else max(0.0, now - self._since)
 
     def _measure_out(self) -> None:
         """Under the lock: how long the job may run. While nobody waits, long: coming back takes the GIL."""

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mappi
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, TypeVarTuple
 
 import anyio
@@ -31,6 +32,7 @@ from coro_rt.stream import Outlet, Stream
 
 if TYPE_CHECKING:
     from coro_rt.llm.model import LLM
+    from coro_rt.monitor.server import Monitor
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
@@ -128,6 +130,12 @@ class Runtime:
             raise ValueError(f"limit is a whole number, zero or more, not {limit!r}")
         return take(self._engine, self.memory, limit=limit)
 
+    def jobs(self, wanted: str, *, limit: int = 16) -> list[Job[Any]]:
+        """The jobs that have not ended with a name, or the one with an id as in a snapshot; the oldest
+        `limit`. From any thread."""
+        found = (job for job in list(self._engine.jobs) if wanted in (job.name, str(job.entry.id)))
+        return list(islice(found, limit))
+
     def set_policy(self, policy: PolicyLike) -> None:
         """Change the policy; what is waiting is ordered anew. Raises SchedulerError, and changes nothing, if
         it cannot be taken."""
@@ -222,10 +230,12 @@ class open_runtime:
     - `max_wait_s`: who has been ready for longer than this goes next
     - `max_jobs`, `on_full`: when there are that many, asking for one more waits (the most urgent come in
       first) or raises Overloaded
+    - `monitor`: whether `coro-rt top`, run by the same user, may look into it; None: as the environment
+      variable CORO_RT_MONITOR says, 1 or 0. A Unix socket and a thread that sleeps until asked
     - `clock`: gives seconds, never less than before; `coro_rt.testing.VirtualClock` is one
 
     Raises DeviceError for a device that there is not, SchedulerError for a policy or share that cannot be
-    taken.
+    taken, MonitorError if there can be no socket.
     """
 
     def __init__(
@@ -240,6 +250,7 @@ class open_runtime:
         max_wait_s: float = 10.0,
         max_jobs: int = 100_000,
         on_full: Literal["wait", "raise"] = "wait",
+        monitor: bool | None = None,
         clock: Clock | None = None,
     ) -> None:
         if isinstance(max_jobs, bool) or not isinstance(max_jobs, int) or max_jobs < 1:
@@ -252,6 +263,8 @@ class open_runtime:
         if not self._devices:
             raise DeviceError("devices is empty: name at least one, or leave it out for the CPU")
         self._threads = threads
+        self._monitored = _monitored() if monitor is None else monitor
+        self._monitor: Monitor | None = None
         self._memory = MemoryBudget(memory)
         self._make_engine = partial(
             Engine,
@@ -272,16 +285,22 @@ class open_runtime:
         host = current_host()
         devices = [open_device(device, threads=self._threads) for device in self._devices]
         engine = self._make_engine(host, devices)
+        runtime = Runtime(engine, self._memory)
         try:
             engine.start_workers()
+            if self._monitored:
+                from coro_rt.monitor.server import Monitor  # here: most runtimes are not watched
+
+                self._monitor = Monitor(runtime)
             engine.host_tasks = anyio.create_task_group()
             await engine.host_tasks.__aenter__()
         except BaseException:
+            self._close_monitor()
             engine.stop_workers()
             raise
         self._engine = engine
         self._clock_token = runtime_clock.set(engine.clock)
-        return Runtime(engine, self._memory)
+        return runtime
 
     @protected
     async def __aexit__(self, exc_type: object, exc: BaseException | None, _: object) -> None:
@@ -295,9 +314,22 @@ class open_runtime:
         waiter = Waiter(engine.host)
         engine.close(waiter)
         interrupted = await engine.host.wait(waiter, lambda: False)
+        self._close_monitor()  # now: who does not come to an end can be seen
         engine.stop_workers()
         # Its tasks' errors went to their jobs. Without the block's exception it adds none of its own, and
         # wraps nothing.
         await engine.host_tasks.__aexit__(None, None, None)
         if interrupted is not None and exc is None:
             interrupted()
+
+    def _close_monitor(self) -> None:
+        if self._monitor is not None:
+            self._monitor.close()
+
+
+def _monitored() -> bool:
+    """What the environment says. Raises ValueError."""
+    value = os.environ.get("CORO_RT_MONITOR", "")
+    if value not in ("", "0", "1"):
+        raise ValueError(f"CORO_RT_MONITOR is 1 or 0, not {value!r}")
+    return value == "1"

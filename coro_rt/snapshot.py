@@ -159,14 +159,14 @@ def _place(place: int, worker: Worker) -> str:
     runner = worker.job
     if place:
         return f"{place} ready before it"
-    return "it is next" if runner is None else f"it is next, after {runner.name}"
+    return "it is next" if runner is None else f"it is next, after {runner.entry.label}"
 
 
 def _waits_for(job: Job[Any]) -> str:
     if job.trap is None:
         return ""
     on = job.entry.waits_on
-    return f"waits for {job.trap.what()}" + ("" if on is None else f" from {on.name}")
+    return f"waits for {job.trap.what()}" + ("" if on is None else f" from {on.label}")
 
 
 def _waiting_locked(engine: Engine, looks: int) -> Iterator[Job[Any]]:

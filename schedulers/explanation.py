@@ -38,7 +38,10 @@ class Ran:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What the scheduler knows about one entry at one moment; `str()` of it is a sentence for people."""
+    """What the scheduler knows about one entry at one moment; `str()` of it is a sentence for people.
+
+    Names come with ids, "summarise #12", as names repeat.
+    """
 
     id: int
     name: str
@@ -142,7 +145,7 @@ def explain(
         since_s = now - entry.ready_since
         picked = queue.pick(now)
         assert picked is not None
-        first = "it" if picked[0] is entry else picked[0].name
+        first = "it" if picked[0] is entry else picked[0].label
         reason = f"{first} is next, because {picked[1].value}"
         ahead = upcoming(queue, now, slice_s=slice_s, limit=AHEAD)
         if entry in ahead:
@@ -155,7 +158,7 @@ def explain(
     known_to_run = running is not None and bool(grants) and grants[-1][1] is running
     return Explanation(
         id=entry.id,
-        name=entry.name,
+        name=entry.label,
         state=entry.state,
         device=entry.device,
         tenant=entry.tenant,
@@ -165,15 +168,15 @@ def explain(
         key=entry.key,
         since_s=since_s,
         reason=reason,
-        running=running.name if running is not None and running is not entry else None,
+        running=running.label if running is not None and running is not entry else None,
         running_for_s=now - grants[-1][0] if known_to_run else 0.0,
         ready=len(queue.ready),
-        ahead=tuple(other.name for other in ahead),
+        ahead=tuple(other.label for other in ahead),
         ran=tuple(ran[:RAN]),
         ran_s=now - max(entry.ready_since, grants[0][0]) if ran else 0.0,
-        waits_on=entry.waits_on.name if entry.waits_on is not None else None,
+        waits_on=entry.waits_on.label if entry.waits_on is not None else None,
         waits_for=waits_for,
-        waiters=tuple(waiter.name for waiter in islice(entry.waiters, AHEAD)),
+        waiters=tuple(waiter.label for waiter in islice(entry.waiters, AHEAD)),
         holder=holder,
     )
 
@@ -190,7 +193,7 @@ def _ran_since(since: float, grants: Sequence[Granted], now: float) -> list[Ran]
             seconds[entry] = seconds.get(entry, 0.0) + until - max(start, since)
             last_s.setdefault(entry, now - start)
         until = start
-    return [Ran(entry.id, entry.name, seconds[entry], last_s[entry]) for entry in seconds]
+    return [Ran(entry.id, entry.label, seconds[entry], last_s[entry]) for entry in seconds]
 
 
 def _listed(names: Sequence[str]) -> str:

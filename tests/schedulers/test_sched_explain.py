@@ -15,26 +15,26 @@ def test_explain_says_why_in_a_sentence() -> None:
     scheduler = Scheduler("dynamic")
     jobs = [Entry(i, name=f"mail {i}", qos=QoS.UTILITY) for i in range(6)]
     chat = Entry(9, name="chat", qos=QoS.USER_INTERACTIVE)
-    assert str(scheduler.explain(chat, 0.0)) == "chat (USER_INTERACTIVE) is new."
+    assert str(scheduler.explain(chat, 0.0)) == "chat #9 (USER_INTERACTIVE) is new."
     for job in jobs:
         scheduler.submit(job, 0.0)
     assert scheduler.next("cpu", 0.0) is not None
     scheduler.submit(chat, 0.5)
     assert str(scheduler.explain(jobs[5], 1.0)) == (
-        "mail 5 (UTILITY) is ready for cpu since 1.000 s under dynamic: "
-        "chat is next, because the policy put it first; "
-        "mail 0 runs; before it: chat, mail 1, mail 2 and 2 more."
+        "mail 5 #5 (UTILITY) is ready for cpu since 1.000 s under dynamic: "
+        "chat #9 is next, because the policy put it first; "
+        "mail 0 #0 runs; before it: chat #9, mail 1 #1, mail 2 #2 and 2 more."
     )
     explanation = scheduler.explain(jobs[5], 1.0)
-    assert explanation.ahead == ("chat", "mail 1", "mail 2", "mail 3", "mail 4")
+    assert explanation.ahead == ("chat #9", "mail 1 #1", "mail 2 #2", "mail 3 #3", "mail 4 #4")
     assert explanation.state is State.READY
     assert "it is next, because it had waited longer than max_wait_s" in str(scheduler.explain(jobs[1], 20.0))
     assert str(scheduler.explain(jobs[0], 1.0)) == (
-        "mail 0 (UTILITY) is running on cpu under dynamic: the policy put it first; 6 ready behind it."
+        "mail 0 #0 (UTILITY) is running on cpu under dynamic: the policy put it first; 6 ready behind it."
     )
     scheduler.expedite(jobs[5], 1.0)
-    assert "chat (USER_INTERACTIVE) is ready" in str(scheduler.explain(chat, 1.0))
-    assert scheduler.explain(chat, 1.0).ahead == ("mail 5",)
+    assert "chat #9 (USER_INTERACTIVE) is ready" in str(scheduler.explain(chat, 1.0))
+    assert scheduler.explain(chat, 1.0).ahead == ("mail 5 #5",)
 
 
 def test_it_names_who_ran_instead_latest_first_with_seconds() -> None:
@@ -51,15 +51,15 @@ def test_it_names_who_ran_instead_latest_first_with_seconds() -> None:
     ]
     explanation = scheduler.explain(mine, 16.0, Known(granted=lambda device: granted))
     assert [(ran.name, ran.seconds, ran.last_s) for ran in explanation.ran] == [
-        ("a", 3.0, 2.0),
-        ("b", 3.0, 5.0),
+        ("a #2", 3.0, 2.0),
+        ("b #3", 3.0, 5.0),
     ]
     assert explanation.ran_s == 6.0
-    assert "in the last 6.000 s ran a for 3.000 s, b for 3.000 s." in str(explanation)
+    assert "in the last 6.000 s ran a #2 for 3.000 s, b #3 for 3.000 s." in str(explanation)
 
     lately = granted[-1:]  # older grants are forgotten: it says how far back it knows
     explanation = scheduler.explain(mine, 16.0, Known(granted=lambda device: lately))
-    assert [(ran.name, ran.seconds) for ran in explanation.ran] == [("a", 2.0)]
+    assert [(ran.name, ran.seconds) for ran in explanation.ran] == [("a #2", 2.0)]
     assert (explanation.since_s, explanation.ran_s) == (6.0, 2.0)
 
     many: list[Granted] = [(10.0 + i / 100, Entry(100 + i)) for i in range(3 * RAN)]
@@ -95,12 +95,12 @@ def test_who_waits_for_somebody_learns_what_holds_that_one_up() -> None:
     explanation = scheduler.explain(
         asked, 1.0, Known(granted=lambda device: [(0.0, other)] if device == "npu" else [])
     )
-    assert (explanation.waits_on, explanation.holder and explanation.holder.name) == ("middle", "root")
+    assert (explanation.waits_on, explanation.holder and explanation.holder.name) == ("middle #2", "root #3")
     assert str(explanation) == (
-        "asked (USER_INTERACTIVE) is waiting for middle. "
-        "root (BACKGROUND, raised to USER_INTERACTIVE by middle) is ready for npu since 1.000 s "
-        "under dynamic: it is next, because the policy put it first; other runs, since 1.000 s; "
-        "in the last 1.000 s ran other for 1.000 s."
+        "asked #1 (USER_INTERACTIVE) is waiting for middle #2. "
+        "root #3 (BACKGROUND, raised to USER_INTERACTIVE by middle #2) is ready for npu since 1.000 s "
+        "under dynamic: it is next, because the policy put it first; other #4 runs, since 1.000 s; "
+        "in the last 1.000 s ran other #4 for 1.000 s."
     )
 
 
@@ -111,13 +111,16 @@ def test_who_waits_for_something_else_says_what() -> None:
     assert scheduler.next("cpu", 0.0) is not None
     scheduler.park(entry, 0.0)
     assert (
-        str(scheduler.explain(entry, 1.0)) == "mine (DEFAULT) is waiting for something outside the scheduler."
+        str(scheduler.explain(entry, 1.0))
+        == "mine #1 (DEFAULT) is waiting for something outside the scheduler."
     )
     known = Known(waiting=lambda entry: ("a lock", 0.25))
-    assert str(scheduler.explain(entry, 1.0, known)) == "mine (DEFAULT) is waiting for a lock since 0.750 s."
+    assert (
+        str(scheduler.explain(entry, 1.0, known)) == "mine #1 (DEFAULT) is waiting for a lock since 0.750 s."
+    )
     scheduler.park(entry, 0.5, on=Entry(2, name="holder"))
     assert str(scheduler.explain(entry, 1.0, known)) == (
-        "mine (DEFAULT) is waiting for a lock from holder since 0.750 s."
+        "mine #1 (DEFAULT) is waiting for a lock from holder #2 since 0.750 s."
     )
 
 
@@ -133,8 +136,8 @@ def test_any_key_is_plain_json(key: object) -> None:
     scheduler.park(first, 0.0, on=second)
     found = json.loads(json.dumps(scheduler.explain(first, 1.0).as_json(), allow_nan=False))
     assert found["state"] == "waiting"
-    assert found["text"].startswith("first (DEFAULT) is waiting for second.")
-    assert found["holder"]["name"] == "second"
+    assert found["text"].startswith("first #1 (DEFAULT) is waiting for second #2.")
+    assert found["holder"]["name"] == "second #2"
 
 
 def test_an_explanation_is_bounded_whatever_the_crowd() -> None:

@@ -68,6 +68,8 @@ class Monitor:
             self._thread.start()
         except BaseException:
             self._shut()
+            self._waker.close()
+            self._woken.close()
             raise
 
     def close(self) -> None:
@@ -76,6 +78,8 @@ class Monitor:
             self._closing.set()
             self._waker.send(b"\0")
         self._thread.join()
+        self._waker.close()  # not by the thread, which may see that it is to end before it is woken
+        self._woken.close()
 
     def _run(self) -> None:
         try:
@@ -92,7 +96,7 @@ class Monitor:
 
     def _shut(self) -> None:
         self.path.unlink(missing_ok=True)
-        for connection in (*self._clients, self._listener, self._waker, self._woken):
+        for connection in (*self._clients, self._listener):
             connection.close()
         self._clients.clear()
         self._selector.close()

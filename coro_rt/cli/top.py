@@ -22,11 +22,17 @@ _WIDTH = 120  # where there is no terminal
 _LINES_BESIDE_JOBS = 10
 
 
+def _pause(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    if not 0.1 <= value <= 3600:  # nor is NaN
+        raise click.BadParameter(f"{value:g} is not a number of seconds from 0.1 to 3600")
+    return value
+
+
 @click.command()
 @click.argument("target", metavar="[PID|NAME]", required=False)
 @click.option("--job", metavar="NAME|ID", help="Explain this job instead: why it runs or waits.")
 @click.option(
-    "--every", type=click.FloatRange(0.1, 3600), default=1.0, show_default=True, metavar="SECONDS",
+    "--every", type=float, callback=_pause, default=1.0, show_default=True, metavar="SECONDS",
     help="How often it is drawn again.",
 )  # fmt: skip
 @click.option("--once", is_flag=True, help="Show it once and end.")

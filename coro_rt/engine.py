@@ -91,7 +91,7 @@ class Engine:
         self.opened_at = clock()
         self.closing = False
         self._empty: Waiter | None = None  # waits for the last job, while closing
-        self._effects: list[Callable[[], object]] = []
+        self.effects: list[Callable[[], object]] = []  # what is to be done once the lock is free
 
     # Deciding.
 
@@ -101,13 +101,13 @@ class Engine:
 
     def after(self, effect: Callable[[], object]) -> None:
         """Under the lock: have `effect` called when it is released."""
-        self._effects.append(effect)
+        self.effects.append(effect)
 
     def take_effects(self) -> list[Callable[[], object]]:
         """Under the lock: what its holder has to do after releasing it."""
-        effects = self._effects
+        effects = self.effects
         if effects:
-            self._effects = []
+            self.effects = []
         return effects
 
     def _made_ready(self, worker: Worker, *, gives_way: bool) -> None:
@@ -365,7 +365,7 @@ class Engine:
         ready = sum(scheduler.ready(name) for name in workers)
         running = sum(scheduler.running(name) is not None for name in workers)
         cost_s = sum(worker.switching_s for worker in workers.values())
-        measured = sum(worker.switches for worker in workers.values())
+        measured = sum(worker.measured for worker in workers.values())
         return Stats(
             jobs_ready=ready,
             jobs_running=running,

@@ -170,7 +170,7 @@ def explain(
         reason=reason,
         running=running.label if running is not None and running is not entry else None,
         running_for_s=now - grants[-1][0] if known_to_run else 0.0,
-        ready=len(queue.ready),
+        ready=queue.count,
         ahead=tuple(other.label for other in ahead),
         ran=tuple(ran[:RAN]),
         ran_s=now - max(entry.ready_since, grants[0][0]) if ran else 0.0,

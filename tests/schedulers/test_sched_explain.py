@@ -168,17 +168,19 @@ def test_what_is_said_to_be_upcoming_is_granted_in_that_order(
     for i, (qos, tenant, at, _) in enumerate(sorted(jobs, key=lambda job: job[2])):
         scheduler.submit(Entry(i, qos=qos, tenant=tenant), at)
     now = 10.0
-    for _ in range(requeued):  # leaves invalid items behind
-        grant = scheduler.next("cpu", now)
-        if grant is not None:
+    first = scheduler.next("cpu", now)
+    if first is not None:  # leave invalid items behind
+        entry = first.entry
+        for _ in range(requeued):
             now += slice_s
-            scheduler.ran(grant.entry, slice_s, now)
-            scheduler.requeue(grant.entry, now)
+            grant = scheduler.turn(entry, slice_s, now)
+            entry = entry if grant is None else grant.entry
+        scheduler.done(entry, now)
     for entry in scheduler.upcoming("cpu", now, 100):
         if jobs[entry.id][3]:
             scheduler.set_qos(entry, now, qos=QoS.UTILITY)
     said = scheduler.upcoming("cpu", now, 100)
-    assert len(said) == len(jobs)
+    assert len(said) == max(0, len(jobs) - 1)
     assert scheduler.upcoming("cpu", now, 3) == said[:3]
     order = []
     while (grant := scheduler.next("cpu", now)) is not None:

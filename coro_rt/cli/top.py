@@ -47,16 +47,16 @@ def top(target: str | None, job: str | None, every: float, once: bool, output: O
     if not output.results.is_terminal:
         output.results.width = max(output.results.width, _WIDTH)
     watched = _chosen(find(), target)
-    with Connection(watched.path) as connection:
-        if job is not None:
-            _explain(connection, job, output)
-        elif once:
-            _once(connection, output)
-        elif output.is_json:
-            for answer in _answers(connection, every, output):
-                output.json_line(answer)
-        else:
-            _watch(connection, every, output)
+    try:
+        with Connection(watched.path) as connection:
+            if job is not None:
+                _explain(connection, job, output)
+            elif once:
+                _once(connection, output)
+            else:
+                _watch(connection, every, output)
+    except ConnectionError:
+        raise MonitorError(f"{watched} has closed") from None
 
 
 def _chosen(found: list[Watchable], target: str | None) -> Watchable:
@@ -100,6 +100,10 @@ def _answers(connection: Connection, every: float, output: Output) -> Iterator[d
 
 def _watch(connection: Connection, every: float, output: Output) -> None:
     """The view again and again, on a screen of its own where there is a terminal."""
+    if output.is_json:
+        for answer in _answers(connection, every, output):
+            output.json_line(answer)
+        return
     console = output.results
     before: dict[str, Any] | None = None
     with (

@@ -132,7 +132,7 @@ class Runtime:
 
     def jobs(self, wanted: str, *, limit: int = 16) -> list[Job[Any]]:
         """The jobs that have not ended with a name, or the one with an id as in a snapshot; the oldest
-        `limit`. From any thread."""
+        `limit`. From any thread; looks at all jobs, without holding anything up."""
         found = (job for job in list(self._engine.jobs) if wanted in (job.name, str(job.entry.id)))
         return list(islice(found, limit))
 

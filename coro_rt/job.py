@@ -75,6 +75,7 @@ class Job(Generic[T]):
         "parked_at",
         "past",
         "quanta",
+        "task",
         "trap",
         "urgency",
         "value",
@@ -93,6 +94,7 @@ class Job(Generic[T]):
         urgency: Urgency,
         qos: QoS,
         deadline: float,
+        task: str = "",
         parent: Job[Any] | None = None,
         predicted_s: float = 0.0,
     ) -> None:
@@ -112,6 +114,7 @@ class Job(Generic[T]):
         )
         self.entry.job = self  # until it is DONE
         self.parent = parent
+        self.task: str = task if parent is None else parent.task  # the name of the task that asked for it
         self.children: dict[Job[Any], None] = {}  # unfinished, or failed and not yet asked for
         self.outlet: Outlet[Any] | None = None  # where it streams to; None unless it came from Runtime.stream
 

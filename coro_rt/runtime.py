@@ -17,7 +17,7 @@ import anyio.to_thread
 
 from coro_rt.devices import Device, open_device
 from coro_rt.engine import Engine
-from coro_rt.errors import DeviceError, RuntimeClosed
+from coro_rt.errors import DeviceError, MonitorError, RuntimeClosed
 from coro_rt.handle import JobHandle, outcome
 from coro_rt.hosts import Waiter, current_host, protected
 from coro_rt.job import Job, function_name, make_coroutine
@@ -195,6 +195,7 @@ class Runtime:
                 urgency=urgency,
                 qos=urgency.level,
                 deadline=engine.clock() + within_s,
+                task=host.task_name(),
                 predicted_s=predicted_s,
             )
             job.outlet = outlet
@@ -235,7 +236,7 @@ class open_runtime:
     - `clock`: gives seconds, never less than before; `coro_rt.testing.VirtualClock` is one
 
     Raises DeviceError for a device that there is not, SchedulerError for a policy or share that cannot be
-    taken, MonitorError if there can be no socket.
+    taken, MonitorError if it cannot be watched although that is asked for.
     """
 
     def __init__(
@@ -328,8 +329,8 @@ class open_runtime:
 
 
 def _monitored() -> bool:
-    """What the environment says. Raises ValueError."""
+    """What the environment says. Raises MonitorError."""
     value = os.environ.get("CORO_RT_MONITOR", "")
     if value not in ("", "0", "1"):
-        raise ValueError(f"CORO_RT_MONITOR is 1 or 0, not {value!r}")
+        raise MonitorError(f"CORO_RT_MONITOR is 1 or 0, not {value!r}")
     return value == "1"

@@ -48,6 +48,7 @@ class JobSnapshot:
 
     id: int
     name: str
+    task: str  # the name of the task that asked for it, or for its parent
     state: State
     device: str
     tenant: str
@@ -88,6 +89,7 @@ class Snapshot:
 
 def take(engine: Engine, memory: MemoryBudget, *, limit: int) -> Snapshot:
     """A snapshot with at most `limit` ready jobs of each device and `limit` waiting ones. From any thread."""
+    details = {name: worker.device.detail for name, worker in engine.workers.items()}  # their own code
     with engine.lock:
         now = engine.clock()
         open_s = now - engine.opened_at
@@ -102,7 +104,7 @@ def take(engine: Engine, memory: MemoryBudget, *, limit: int) -> Snapshot:
                 cast(JobEntry, entry).job for entry in engine.scheduler.upcoming(worker.name, now, limit)
             ]
             ready += [_job(job, now, _place(place, worker)) for place, job in enumerate(queue)]
-            devices.append(_device(engine, worker, queue, now, open_s))
+            devices.append(_device(engine, worker, details[worker.name], queue, now, open_s))
         waiting = islice(_waiting_locked(engine, _LOOKED_AT * limit), limit)
         seen += ready
         seen += [_job(job, now, _waits_for(job)) for job in waiting]
@@ -118,14 +120,14 @@ def take(engine: Engine, memory: MemoryBudget, *, limit: int) -> Snapshot:
 
 
 def _device(
-    engine: Engine, worker: Worker, queue: list[Job[Any]], now: float, open_s: float
+    engine: Engine, worker: Worker, detail: str, queue: list[Job[Any]], now: float, open_s: float
 ) -> DeviceSnapshot:
     running = engine.scheduler.running(worker.name)
     busy_s = worker.busy_s + worker.held_s(now)
     return DeviceSnapshot(
         name=worker.name,
         kind=worker.device.kind,
-        detail=worker.device.detail,
+        detail=detail,
         running=None if running is None else running.id,
         running_for_s=0.0 if running is None or not worker.granted else now - worker.granted[-1][0],
         busy_s=busy_s,
@@ -141,6 +143,7 @@ def _job(job: Job[Any], now: float, why: str) -> JobSnapshot:
     return JobSnapshot(
         id=entry.id,
         name=entry.name,
+        task=job.task,
         state=entry.state,
         device=entry.device,
         tenant=entry.tenant,

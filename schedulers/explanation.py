@@ -113,6 +113,8 @@ def plain_key(key: Any) -> Any:
     """A policy's key as JSON can hold it."""
     if isinstance(key, tuple):
         return [plain_key(part) for part in key]
+    if isinstance(key, int):  # of any length, so perhaps too large for a float
+        return int(key)
     return float(key) if isfinite(key) else str(key)
 
 

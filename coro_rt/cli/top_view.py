@@ -69,12 +69,13 @@ def _devices(now: dict[str, Any], before: dict[str, Any] | None) -> Table:
 
 
 def _jobs(now: dict[str, Any], rows: int) -> Table:
-    table = _table(job=10, state=7, since=8, QoS=11, key=4, used=8, waited=8, why=10)
+    table = _table(job=10, task=6, state=7, since=8, QoS=11, key=4, used=8, waited=8, why=10)
     for job in now["jobs"][:rows]:
         level = job["effective_qos"].removeprefix("USER_")
         key = job["key"]
         table.add_row(
             _text(f"{job['name']} #{job['id']}"),
+            _text(job["task"].rpartition(".")[2]),
             "cancelled" if job["cancelled"] else job["state"],
             _seconds(job["since_s"]),
             level if job["effective_qos"] == job["qos"] else f"↑{level}",

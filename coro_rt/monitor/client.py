@@ -43,12 +43,13 @@ def find() -> list[Watchable]:
         try:
             with Connection(path) as connection:
                 program = str(connection.ask(get="hello").get("program", ""))
-        except ConnectionError:
+        except (OSError, MonitorError) as error:
             if place.is_dead(pid):
                 with suppress(OSError):
                     path.unlink()
-            continue
-        except (OSError, MonitorError):
+                continue
+            if isinstance(error, ConnectionError):  # it is closing
+                continue
             program = ""
         number = path.stem.removeprefix(f"{pid}-")
         found.append(Watchable(str(pid) if number == "1" else path.stem, pid, program, path))

@@ -170,6 +170,21 @@ async def test_of_very_many_jobs_some_are_named_and_the_rest_counted() -> None:
     assert len(few.devices[0].queue) == 3
 
 
+async def test_a_job_names_the_task_that_asked_for_it() -> None:
+    async def parent() -> None:
+        await coro_rt.spawn(forever)
+
+    async def summarise_inbox() -> None:
+        await runtime.run(parent)
+
+    async with opened(devices=["sim"]) as runtime, anyio.create_task_group() as tg:
+        tg.start_soon(summarise_inbox)
+        await until(lambda: len(runtime._engine.jobs) == 2)
+        for job in runtime.snapshot().jobs:
+            assert job.task.endswith("summarise_inbox")
+        tg.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize("limit", [-1, True, 2.5, "3"])
 async def test_a_limit_is_a_whole_number(limit: Any) -> None:
     async with simulated() as (runtime, _):
@@ -494,7 +509,7 @@ async def test_the_environment_opens_a_monitor(runtime_dir: Path, monkeypatch: p
     async with opened(devices=["sim"]):
         assert find() == []
     monkeypatch.setenv("CORO_RT_MONITOR", "maybe")
-    with pytest.raises(ValueError, match="CORO_RT_MONITOR is 1 or 0, not 'maybe'"):
+    with pytest.raises(MonitorError, match="CORO_RT_MONITOR is 1 or 0, not 'maybe'"):
         coro_rt.open_runtime()
 
 

@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import activations, attention, embed, matmul
-from .attention import ROWS, SPLIT, call_attend, clear, finish, fold
+from .attention import EVERYTHING, ROWS, SPLIT, call_attend, clear, finish, fold
 from .bias import add_row
 from .embed import call_fetch, scale_row
 from .formats import BLOCK, Bytes, Floats
@@ -156,7 +156,6 @@ _KV_BITS, page_part, part_bytes = _F["KV_BITS"], inline(head_bytes), inline(atte
 _LENGTHS, _PLUS = _F["LENGTHS"], _F["PLUS"]
 _SHIFT, _SHIFT_STRIDE = _F["SHIFT"], _F["SHIFT_STRIDE"]
 OP_BYTES = int(Field.COUNT) * 8
-EVERYTHING = 2**31  # a window that hides nothing
 _TOKENS, _POSITIONS, _PAGES, _SCRATCH = (
     int(b) * 16 for b in (Buffer.TOKENS, Buffer.POSITIONS, Buffer.PAGES, Buffer.SCRATCH)
 )
@@ -396,7 +395,7 @@ class Widths:
 
 _PER_TAIL = (Buffer.LOGITS, Buffer.SUMMARY, Buffer.SPANS, Buffer.POOLED)
 
-FEW = 8
+FEW = 4
 """Rows of a step whose long contexts are shared out by split: with more rows there is enough to share."""
 
 
@@ -636,7 +635,7 @@ def _run_units(op, ws, state, first, last, thread):  # type: ignore[no-untyped-d
                 value = key + kv_heads * size * 4
                 at = page + head * page_part(size, bits)
                 write_position(at, position % PAGE_POSITIONS, size, bits, key, value)
-    elif kind == _ATTEND or kind == _FOLD:
+    elif kind in (_ATTEND, _FOLD):
         heads, kv_heads, size = load_i64(op + _HEADS), load_i64(op + _KV_HEADS), load_i64(op + _HEAD_SIZE)
         group, part = heads // kv_heads, part_bytes(size)
         scratch = load_i64(ws + _SCRATCH) + thread * load_i64(ws + _SCRATCH + 8)
@@ -673,7 +672,7 @@ def _run_units(op, ws, state, first, last, thread):  # type: ignore[no-untyped-d
                 pages, some = load_i64(all_pages + t * 8), 1
                 while t + some < end and load_i64(all_pages + (t + some) * 8) == pages:
                     some += 1
-                least, reach = np.int64(EVERYTHING), np.int64(0)
+                least, reach = EVERYTHING, 0
                 for row in range(t, t + some):
                     length = load_i32(lengths + row * 4) + plus
                     least, reach = min(least, max(length - window, 0)), max(reach, length)

@@ -1,5 +1,6 @@
 """A step is the same to the bit however it is cut: by company, by chunks, by preemption, by threads."""
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -48,7 +49,9 @@ def small_model(form: str) -> Program:
         program.norm(ones, 1e-5, HIDDEN, source=Buffer.HIDDEN, out=Buffer.NORMED, qout=Buffer.QNORMED)
         program.matmul(matrix(12 * 32, HIDDEN), source=normed, out=Buffer.QKV)
         program.rope_kv(KV, layer, HEADS, turns, halves=False, qkv=Buffer.QKV)
-        program.attend(KV, layer, HEADS, qkv=Buffer.QKV, out=Buffer.ATTENDED, qout=Buffer.QATTENDED)
+        program.attend(
+            KV, layer, HEADS, qkv=Buffer.QKV, out=Buffer.ATTENDED, qout=Buffer.QATTENDED, window=layer * 90
+        )
         program.matmul(
             matrix(HIDDEN, HIDDEN),
             source=source(Buffer.QATTENDED, Buffer.ATTENDED),
@@ -207,6 +210,22 @@ def test_a_closed_gang_leaves_no_thread() -> None:
     gang.close()
     gang.close()
     assert threading.active_count() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this OS does not pin threads")
+def test_two_threads_on_one_core_give_the_same(program: Program) -> None:
+    want, cores = expected(program), os.sched_getaffinity(0)
+    gang = Gang(2)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        gang.start()
+        run = Run(program, gang)
+        for start in range(0, len(TOKENS), 50):
+            got = run.step(TOKENS[start : start + 50], tail=50)
+            assert np.array_equal(got, want[start : start + 50])
+    finally:
+        gang.close()
+        os.sched_setaffinity(0, cores)
 
 
 def test_a_gang_needs_a_thread() -> None:

@@ -157,6 +157,8 @@ class Engine:
             self._submit_locked(job)
             self.admission.enter()
             assert job.parent is not None
+            if job.parent.children is None:
+                job.parent.children = {}
             job.parent.children[job] = None
 
     def _check_open(self, job: Job[Any]) -> None:
@@ -230,19 +232,19 @@ class Engine:
         self.jobs_done += 1
         if job.outlet is not None:
             job.outlet.end_locked(job.error)
-        for waiter in job.waiters:
+        for waiter in job.waiters or ():
             self.after(waiter.deliver)
-        job.waiters.clear()
+        job.waiters = None
         parent = job.parent
         if parent is None:
             self.ended += job.ledger
         else:
             parent.past += job.ledger
             if job.error is None or isinstance(job.error, Cancelled):
-                parent.children.pop(job, None)  # a failed one stays, until somebody gets its error
-        for joiner in job.joiners:
+                parent.forget_child(job)  # a failed one stays, until somebody gets its error
+        for joiner in job.joiners or ():
             self.wake_locked(joiner, *join_outcome(job))
-        job.joiners.clear()
+        job.joiners = None
         self._admit_next(self.admission.release())
         if self._empty is not None and not self.jobs:
             self.after(self._empty.deliver)
@@ -257,6 +259,8 @@ class Engine:
         with self.lock:
             if job.state is State.DONE:
                 return False
+            if job.waiters is None:
+                job.waiters = []
             job.waiters.append(waiter)
             return True
 

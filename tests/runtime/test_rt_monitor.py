@@ -432,6 +432,22 @@ async def test_closing_the_runtime_closes_the_connections(runtime_dir: Path) -> 
         Connection(path)
 
 
+async def test_closing_waits_for_no_client_that_reads_nothing(runtime_dir: Path) -> None:
+    async with watched(runtime_dir) as (runtime, path), anyio.create_task_group() as tg:
+        for _ in range(200):
+            tg.start_soon(runtime.run, forever)
+        await until(lambda: len(runtime._engine.jobs) == 200)
+        deaf = connected(path)
+        deaf.sendall(line(get="snapshot", limit=1000))
+        half = connected(path)
+        half.sendall(b'{"coro_rt"')
+        await in_thread(lambda: ask(path, get="hello"))  # the one before was answered, as far as it goes
+        tg.cancel_scope.cancel()
+    deaf.close()
+    assert await in_thread(lambda: _closed(half))
+    half.close()
+
+
 async def test_the_socket_goes_however_the_runtime_is_left(runtime_dir: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         async with watched(runtime_dir):

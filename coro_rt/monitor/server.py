@@ -33,6 +33,7 @@ logger = logging.getLogger("coro_rt")
 MAX_CLIENTS = 16
 MAX_EXPLAINED = 16  # jobs of one name
 REST = 19  # times what an answer took
+_naming = threading.Lock()  # two runtimes of one process must not find the same name free
 _NO_ROOM_S = 0.5  # before accepting is tried again when the process has no file descriptor left
 
 
@@ -56,7 +57,8 @@ class Monitor:
         self._clients: OrderedDict[socket.socket, _Client] = OrderedDict()  # silent longest first
         folder = place.folder(create=True)
         try:
-            self._listener, self.path = _listen(folder)
+            with _naming:
+                self._listener, self.path = _listen(folder)
         except OSError as error:
             raise MonitorError(f"no socket for the monitor in {folder}: {error}") from error
         self._waker, self._woken = socket.socketpair()
@@ -104,6 +106,8 @@ class Monitor:
     def _accept(self) -> None:
         try:
             connection, _ = self._listener.accept()
+        except (BlockingIOError, ConnectionError):  # it has gone already
+            return
         except OSError:
             self._closing.wait(_NO_ROOM_S)
             return
@@ -227,7 +231,10 @@ def _same_user(connection: socket.socket) -> bool:
     if option is None:
         return True
     size = struct.calcsize("3i")
-    _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, option, size))
+    try:
+        _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, option, size))
+    except OSError:
+        return False
     return bool(uid == os.geteuid())
 
 

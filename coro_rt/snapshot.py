@@ -139,7 +139,7 @@ def _device(
 
 def _job(job: Job[Any], now: float, why: str) -> JobSnapshot:
     entry = job.entry
-    since = job.parked_at if entry.state is State.WAITING else entry.ready_since
+    since = entry.ready_since if job.trap is None else job.parked_at
     return JobSnapshot(
         id=entry.id,
         name=entry.name,
@@ -166,10 +166,11 @@ def _place(place: int, worker: Worker) -> str:
 
 
 def _waits_for(job: Job[Any]) -> str:
-    if job.trap is None:
-        return ""
+    what = "" if job.trap is None else job.trap.what()
     on = job.entry.waits_on
-    return f"waits for {job.trap.what()}" + ("" if on is None else f" from {on.label}")
+    if on is None:
+        return f"waits for {what}" if what else ""
+    return f"waits for {what} from {on.label}" if what else f"waits for {on.label}"
 
 
 def _waiting_locked(engine: Engine, looks: int) -> Iterator[Job[Any]]:

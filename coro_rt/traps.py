@@ -37,8 +37,8 @@ class Trap:
     on: Entry | None = None  # the entry that is waited for, which inherits urgency
 
     def what(self) -> str:
-        """What is waited for, in a few words for people."""
-        raise NotImplementedError
+        """What is waited for, in a few words for people; "" leaves it open."""
+        return ""
 
     def arrive(self, job: Job[Any]) -> bool:
         """Under the lock. True: nothing to wait for (the answer is in `job.inbox`). False: registered; to be

@@ -256,8 +256,7 @@ class Sequence:
         self._set_table()
 
     def _set_table(self) -> None:
-        addresses = [0 if page.data is None else page.data.ctypes.data for page in self._pages]
-        self.table = np.array(addresses, np.int64)
+        self.table = np.array([page.address for page in self._pages], np.int64)
 
     def _keep(self, prompt: Tokens[int]) -> int:
         """Forget all but what `prompt` begins with, and of that always the last token; how many are kept."""

@@ -8,15 +8,14 @@ millisecond, and filling it takes a hundred times as long.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from coro_rt.memory.budget import Kind, MemoryBudget, Reservation
-from coro_rt.memory.parking import Bytes, Parking, Slot
+from coro_rt.memory.parking import Parking, Slot
 
 if TYPE_CHECKING:
     from coro_rt.memory.prefixes import Node
@@ -35,11 +34,16 @@ class Page:
         self.users = 1  # sequences
         self.node: Node | None = None  # its place among the prefixes
         self.slot: Slot | None = None
-        self.data: Bytes | None = None
+        self.data: mmap.mmap | None = None
         self.reservation: Reservation | None = None
         self.bring(reservation)
 
-    def bring(self, reservation: Reservation) -> Bytes:
+    @property
+    def address(self) -> int:
+        """Of its memory; 0 if it has none."""
+        return 0 if self.data is None else ctypes.addressof(ctypes.c_char.from_buffer(self.data))
+
+    def bring(self, reservation: Reservation) -> mmap.mmap:
         """Have memory again, all zeros."""
         self.data, self.reservation = _zeros(self.nbytes), reservation
         return self.data
@@ -131,10 +135,9 @@ class PageStore:
         return page.nbytes
 
 
-def _zeros(nbytes: int) -> Bytes:
+def _zeros(nbytes: int) -> mmap.mmap:
     """Mapped for itself, so that it goes back to the system when it is not needed; cleared by the system."""
     try:
-        mapped = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        return mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except AttributeError:  # Windows
-        mapped = mmap.mmap(-1, nbytes)
-    return np.frombuffer(mapped, np.uint8)
+        return mmap.mmap(-1, nbytes)

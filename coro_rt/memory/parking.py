@@ -9,16 +9,12 @@ from __future__ import annotations
 import logging
 import tempfile
 import threading
+from mmap import mmap
 from typing import IO, Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from coro_rt.memory.budget import Kind, MemoryBudget
 
 logger = logging.getLogger("coro_rt")
-
-Bytes = NDArray[np.uint8]
 
 
 class Slot:
@@ -26,7 +22,7 @@ class Slot:
 
     __slots__ = ("data", "nbytes", "offset")
 
-    def __init__(self, nbytes: int, data: Bytes | None, offset: int) -> None:
+    def __init__(self, nbytes: int, data: bytes | None, offset: int) -> None:
         self.nbytes, self.data, self.offset = nbytes, data, offset
 
 
@@ -48,13 +44,13 @@ class Parking:
         """Whether `put` has a chance."""
         return not self._full or self.in_area + nbytes <= self._area_bytes
 
-    def put(self, data: Bytes) -> Slot | None:
+    def put(self, data: mmap) -> Slot | None:
         """Copy a page out; None if the disk is full, or cannot be written."""
-        nbytes = data.nbytes
+        nbytes = len(data)
         with self._lock:
             if self.in_area + nbytes <= self._area_bytes:
                 self.in_area += nbytes
-                return Slot(nbytes, data.copy(), 0)
+                return Slot(nbytes, bytes(data), 0)
             holes = self._holes.get(nbytes)
             offset = holes.pop() if holes else self._end
             try:
@@ -69,7 +65,7 @@ class Parking:
             self.on_file += nbytes
             return Slot(nbytes, None, offset)
 
-    def get(self, slot: Slot, out: Bytes) -> None:
+    def get(self, slot: Slot, out: mmap) -> None:
         """Copy a page back; the slot is kept. Raises OSError if the disk fails."""
         if slot.data is not None:
             out[:] = slot.data
@@ -77,7 +73,7 @@ class Parking:
         with self._lock:
             assert self._file is not None
             self._file.seek(slot.offset)
-            view, done = out.data, 0
+            view, done = memoryview(out), 0
             while done < slot.nbytes:
                 read: Any = self._file.readinto(view[done:])  # type: ignore[attr-defined]
                 if not read:
@@ -107,10 +103,10 @@ class Parking:
                 self._file = None
         self._area.release()
 
-    def _write(self, offset: int, data: Bytes) -> None:
+    def _write(self, offset: int, data: mmap) -> None:
         if self._file is None:
             self._file = tempfile.TemporaryFile(prefix="coro_rt-", buffering=0)  # noqa: SIM115 (until close)
         self._file.seek(offset)
-        view = data.data
+        view = memoryview(data)
         while view:
             view = view[self._file.write(view) :]

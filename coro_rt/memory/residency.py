@@ -383,6 +383,9 @@ class _Turn(Trap):
         self._residency, self._ask, self._seen = residency, ask, seen
         self.on: Entry | None = on
 
+    def what(self) -> str:
+        return f"memory for {self._ask.what}"
+
     def arrive(self, job: Job[Any]) -> bool:
         if self._residency._changes != self._seen:
             return True

@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from coro_rt.errors import Cancelled, JobCancelled, WrongContext
-from coro_rt.job import CancelReason, Job, function_name, inherit_urgency, make_coroutine
+from coro_rt.job import CancelReason, Job, JobEntry, function_name, inherit_urgency, make_coroutine
 from coro_rt.schedulers.entry import Entry, State
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class Trap:
     __slots__ = ()
 
     on: Entry | None = None  # the entry that is waited for, which inherits urgency
+    soft = False  # it may also be over without `on`: rather than close a circle, it lets go of that
 
     def what(self) -> str:
         """What is waited for, in a few words for people; "" leaves it open."""
@@ -49,6 +50,9 @@ class Trap:
         """Under the lock: undo `arrive`. False: it takes a moment, and the job will be woken as usual."""
         raise NotImplementedError
 
+    def let_go(self) -> None:
+        """Under the lock, for a soft one: `on` is going to wait for this job."""
+
     def __await__(self) -> Generator[Any, Any, Any]:
         try:
             return (yield self)
@@ -56,6 +60,22 @@ class Trap:
             if local.worker is None:
                 raise outside_a_job(type(self).__name__.lower().strip("_")) from exc
             raise
+
+
+def loosen(job: Job[Any], on: Entry) -> None:
+    """Under the lock, before `job` waits for `on`: if that closes a circle, a soft wait in it lets go."""
+    soft: Entry | None = None
+    link: Entry | None = on
+    while link is not None and link is not job.entry:
+        trap = cast(JobEntry, link).job.trap
+        if trap is not None and trap.soft:
+            soft = link
+        link = link.waits_on
+    if link is not None and soft is not None:
+        waiting = cast(JobEntry, soft).job
+        assert waiting.trap is not None
+        job.engine.scheduler.park(soft, job.engine.clock(), on=None)
+        waiting.trap.let_go()
 
 
 def outside_a_job(what: str) -> WrongContext:

@@ -20,7 +20,7 @@ from coro_rt.parker import make_parker
 from coro_rt.schedulers.errors import DeadlockError
 from coro_rt.schedulers.explanation import Granted
 from coro_rt.sleepers import Sleepers
-from coro_rt.traps import CHECKPOINT, Join, Trap, local
+from coro_rt.traps import CHECKPOINT, Join, Trap, local, loosen
 
 if TYPE_CHECKING:
     from coro_rt.devices.base import Device
@@ -216,6 +216,9 @@ class Worker:
         except StopIteration as stop:
             if not job.winding_up:
                 job.value = stop.value
+        except Cancelled as exc:  # nobody is shown where: its frames would only keep what the job worked with
+            exc.__context__ = None
+            job.error = exc.with_traceback(None)
         except BaseException as exc:
             # Without this frame, which is not the user's, and would tie the error to the job.
             job.error = explain_host_object(
@@ -262,6 +265,8 @@ class Worker:
             return True
         if trap.arrive(job):
             return True
+        if trap.on is not None and trap.on.waits_on is not None:
+            loosen(job, trap.on)
         try:
             engine.scheduler.park(job.entry, now, on=trap.on)
         except DeadlockError as exc:

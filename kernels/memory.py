@@ -1,10 +1,18 @@
-"""Memory that kernels may address: aligned to a cache line, and zeroed where the padding is read."""
+"""Memory that kernels may address: aligned to a cache line, and zeroed where the padding is read.
+
+Large pieces are mapped one by one, so that the system has them back as soon as nobody holds them: the
+allocator of the C library keeps what it once had, a whole model after it was closed.
+"""
+
+import mmap
 
 import numpy as np
 
 from .formats import Bytes
 
 CACHE_LINE = 64
+LARGE = 64 * 1024  # bytes
+HUGE = 4 * 2**20  # from here on huge pages are worth asking for, as NumPy does
 
 
 def align_up(nbytes: int, to: int = CACHE_LINE) -> int:
@@ -13,6 +21,8 @@ def align_up(nbytes: int, to: int = CACHE_LINE) -> int:
 
 def aligned_empty(nbytes: int) -> Bytes:
     """uint8 [nbytes] that starts on a cache line; its contents are whatever was there."""
+    if nbytes >= LARGE:
+        return _mapped(nbytes)
     raw = np.empty(nbytes + CACHE_LINE, np.uint8)
     start = -raw.ctypes.data % CACHE_LINE
     return raw[start : start + nbytes]
@@ -20,6 +30,19 @@ def aligned_empty(nbytes: int) -> Bytes:
 
 def aligned_zeros(nbytes: int) -> Bytes:
     """uint8 [nbytes] of zeros that starts on a cache line."""
+    if nbytes >= LARGE:
+        return _mapped(nbytes)
     raw = np.zeros(nbytes + CACHE_LINE, np.uint8)
     start = -raw.ctypes.data % CACHE_LINE
     return raw[start : start + nbytes]
+
+
+def _mapped(nbytes: int) -> Bytes:
+    """uint8 [nbytes] of zeros, which the system fills in as they are touched; gone with the last view."""
+    try:
+        mapped = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except AttributeError:  # Windows
+        mapped = mmap.mmap(-1, nbytes)
+    if nbytes >= HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        mapped.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(mapped, np.uint8)

@@ -48,7 +48,7 @@ class EncoderModel(Loaded):
         residency: Residency,
     ) -> None:
         making, size = partial(bert.build, sizes=sizes), bert.nbytes(file, sizes)
-        super().__init__(file.path, making, size, sizes.widths, context, threads, residency)
+        super().__init__(file, making, size, sizes.widths, sizes.vocabulary, context, threads, residency)
         self.sizes, self.tokenizer = sizes, tokenizer
 
     @asynccontextmanager

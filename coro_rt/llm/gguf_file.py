@@ -87,6 +87,12 @@ class GGUFFile:
         if start < end:
             self._mapped.madvise(mmap.MADV_DONTNEED, start, end - start)
 
+    def forget_metadata(self) -> None:
+        """Keep the tensors alone: the vocabulary takes as much as some layers. Typed access finds nothing."""
+        self.metadata = MappingProxyType({})
+        if hasattr(self._mapped, "madvise"):
+            self._mapped.madvise(mmap.MADV_DONTNEED)
+
     def close(self) -> None:
         """Forget the tensors. May be called again."""
         self._tensors = None

@@ -75,7 +75,8 @@ class Model(Loaded):
     ) -> None:
         making = partial(build, sizes=sizes, context=context)
         size = nbytes(file, sizes, context)
-        super().__init__(file.path, making, size, sizes.widths, context, threads, residency)
+        words = sizes.vocabulary
+        super().__init__(file, making, size, sizes.widths, words, context, threads, residency)
         self.sizes, self.tokenizer, self.template = sizes, tokenizer, template
         self.prefixes = Prefixes(residency.pages) if prefix_reuse else None
 
@@ -297,25 +298,36 @@ def _open_model(
 ) -> None:
     """Everything but the weights."""
     threads, residency = device.gang.threads, runtime._residency
-    with open_gguf(path) as file:
-        if file.architecture == bert.ARCHITECTURE:
-            found.append(_open_encoder(file, context, threads, residency))
-            return
-        sizes = replace(Hyperparameters.from_gguf(file), kv_bits=kv_bits)
-        if context is not None and context > sizes.context:
-            raise ContextOverflow(
-                f"{path}: the model's context is {sizes.context} tokens, {context} were asked for"
-            )
-        length = context or min(sizes.context, LARGEST_DEFAULT_CONTEXT)
-        tokenizer = Tokenizer.from_gguf(file)
-        if tokenizer.vocab_size > sizes.vocabulary:
-            raise ModelFileError(
-                f"{path}: {tokenizer.vocab_size} tokens in the vocabulary, embeddings for {sizes.vocabulary}"
-            )
-        template = _template(file)
-        found.append(
-            Model(file, sizes, tokenizer, template, length, threads, residency, prefix_reuse=prefix_reuse)
+    file = open_gguf(path)
+    if file.architecture == bert.ARCHITECTURE:
+        found.append(_open_encoder(file, context, threads, residency))
+    else:
+        found.append(_open_generator(file, context, kv_bits, threads, residency, prefix_reuse=prefix_reuse))
+
+
+def _open_generator(
+    file: GGUFFile,
+    context: int | None,
+    kv_bits: int,
+    threads: int,
+    residency: Residency,
+    *,
+    prefix_reuse: bool,
+) -> Model:
+    path = file.path
+    sizes = replace(Hyperparameters.from_gguf(file), kv_bits=kv_bits)
+    if context is not None and context > sizes.context:
+        raise ContextOverflow(
+            f"{path}: the model's context is {sizes.context} tokens, {context} were asked for"
         )
+    length = context or min(sizes.context, LARGEST_DEFAULT_CONTEXT)
+    tokenizer = Tokenizer.from_gguf(file)
+    if tokenizer.vocab_size > sizes.vocabulary:
+        raise ModelFileError(
+            f"{path}: {tokenizer.vocab_size} tokens in the vocabulary, embeddings for {sizes.vocabulary}"
+        )
+    template = _template(file)
+    return Model(file, sizes, tokenizer, template, length, threads, residency, prefix_reuse=prefix_reuse)
 
 
 def _open_encoder(file: GGUFFile, context: int | None, threads: int, residency: Residency) -> EncoderModel:

@@ -93,13 +93,14 @@ class Unloadable(Protocol):
 class Ask:
     """One job's wish for memory."""
 
-    __slots__ = ("holder", "job", "need", "since", "waiting", "what")
+    __slots__ = ("holder", "job", "need", "seen", "since", "waiting", "what")
 
     def __init__(
         self, job: Job[Any], what: str, need: Callable[[], int], holder: Holder | None, since: float
     ) -> None:
         self.job, self.what, self.need, self.holder, self.since = job, what, need, holder, since
         self.waiting = False
+        self.seen = -1  # the changes that it knew of when it last decided
 
     @property
     def begun(self) -> bool:
@@ -155,17 +156,15 @@ class Residency:
         ask = self._asks[job] = Ask(job, what, need, holder, self._engine.clock())
         try:
             while True:
-                seen = self._changes
+                ask.seen = self._changes
                 step = self._decide(ask, kind)
                 if isinstance(step, Reservation):
                     if holder is not None and self._is_favoured(ask):
                         holder.favour()
                     return step
                 if isinstance(step, Job):
-                    if self._first() is ask:  # those behind it may be able to go on without it
-                        with self._engine.deciding():
-                            self._wake_locked(lambda other: other.resident)
-                    await _Turn(self, ask, step.entry, seen)
+                    self._pass_on(ask)
+                    await _Turn(self, ask, step.entry)
                 else:
                     step()
                     await checkpoint()
@@ -324,6 +323,17 @@ class Residency:
             first = self._first()
             self._wake_locked(lambda ask: ask is first or ask.resident)
 
+    def _pass_on(self, ask: Ask) -> None:
+        """An asker is going to wait. Those behind the first may be able to go on without it; and who has
+        become the first by waiting has not been told what came free before.
+        """
+        first = self._first()
+        with self._engine.deciding():
+            if first is ask:
+                self._wake_locked(lambda other: other.resident)
+            else:
+                self._wake_locked(lambda other: other is first and other.seen != self._changes)
+
     def unpinned(self) -> None:
         """A step has ended."""
         if self._for_pinned:
@@ -377,17 +387,19 @@ class Residency:
 class _Turn(Trap):
     """Until something has changed and the asker is the first of those who wait."""
 
-    __slots__ = ("_ask", "_residency", "_seen", "on")
+    __slots__ = ("_ask", "_residency", "on")
 
-    def __init__(self, residency: Residency, ask: Ask, on: Entry, seen: int) -> None:
-        self._residency, self._ask, self._seen = residency, ask, seen
+    soft = True  # what is waited for can be taken from a job that waits
+
+    def __init__(self, residency: Residency, ask: Ask, on: Entry) -> None:
+        self._residency, self._ask = residency, ask
         self.on: Entry | None = on
 
     def what(self) -> str:
         return f"memory for {self._ask.what}"
 
     def arrive(self, job: Job[Any]) -> bool:
-        if self._residency._changes != self._seen:
+        if self._residency._changes != self._ask.seen:
             return True
         assert self.on is not None
         if _waits_for(self.on, job.entry):  # what it waits for is taken from it, if need be
@@ -398,6 +410,9 @@ class _Turn(Trap):
     def leave(self, job: Job[Any]) -> bool:
         self._ask.waiting = False
         return True
+
+    def let_go(self) -> None:
+        self._residency.stalled()
 
 
 def _waits_for(entry: Entry | None, on: Entry) -> bool:

@@ -2,6 +2,7 @@
 that begin alike.
 """
 
+import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -219,6 +220,33 @@ async def test_with_on_full_raise_a_newcomer_is_refused_and_who_has_begun_goes_o
         group.start_soon(read)
         with qos(QoS.BACKGROUND), pytest.raises(MemoryBudgetExceeded, match="are free"):
             await ids(llm, second, 1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_storm_with_cancels_at_any_moment_ends_and_leaves_nothing_behind(
+    anyio_backend: object, path: Path, seed: int
+) -> None:
+    rng = random.Random(seed)
+    system = [rng.randrange(200) for _ in range(PAGE)]
+    completed: list[int] = []
+    async with opened(path, pages=9, area=2, max_wait_s=0.5) as (runtime, llm):
+        plain = await ids(llm, system, 30)
+
+        async def one() -> None:
+            own = [rng.randrange(200) for _ in range(rng.randint(5, 300))]
+            prompt = (system if rng.random() < 0.5 else []) + own
+            with (
+                qos(rng.choice([QoS.BACKGROUND, QoS.BACKGROUND, QoS.DEFAULT, QoS.USER_INTERACTIVE])),
+                anyio.move_on_after(rng.choice([math.inf, rng.uniform(0, 0.1), rng.uniform(0, 1)])),
+            ):
+                completed.append(len(await ids(llm, prompt, rng.randint(1, 80))))
+
+        async with anyio.create_task_group() as group:
+            for _ in range(40):
+                group.start_soon(one)
+        assert completed
+        assert runtime._residency.parkings > 0
+        assert await ids(llm, system, 30) == plain
 
 
 # Prefixes.

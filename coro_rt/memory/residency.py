@@ -93,14 +93,15 @@ class Unloadable(Protocol):
 class Ask:
     """One job's wish for memory."""
 
-    __slots__ = ("holder", "job", "need", "seen", "since", "waiting", "what")
+    __slots__ = ("holder", "job", "known", "need", "seen", "since", "waiting", "what")
 
     def __init__(
         self, job: Job[Any], what: str, need: Callable[[], int], holder: Holder | None, since: float
     ) -> None:
         self.job, self.what, self.need, self.holder, self.since = job, what, need, holder, since
         self.waiting = False
-        self.seen = -1  # the changes that it knew of when it last decided
+        self.seen: int | None = None  # the changes that it knew of when it last decided as the first
+        self.known = False  # it has waited: others have counted with what it holds
 
     @property
     def begun(self) -> bool:
@@ -156,15 +157,15 @@ class Residency:
         ask = self._asks[job] = Ask(job, what, need, holder, self._engine.clock())
         try:
             while True:
-                ask.seen = self._changes
+                seen = self._changes
                 step = self._decide(ask, kind)
                 if isinstance(step, Reservation):
                     if holder is not None and self._is_favoured(ask):
                         holder.favour()
                     return step
                 if isinstance(step, Job):
-                    self._pass_on(ask)
-                    await _Turn(self, ask, step.entry)
+                    self._pass_on(ask, seen)
+                    await _Turn(self, ask, step.entry, seen)
                 else:
                     step()
                     await checkpoint()
@@ -323,16 +324,21 @@ class Residency:
             first = self._first()
             self._wake_locked(lambda ask: ask is first or ask.resident)
 
-    def _pass_on(self, ask: Ask) -> None:
-        """An asker is going to wait. Those behind the first may be able to go on without it; and who has
-        become the first by waiting has not been told what came free before.
+    def _pass_on(self, ask: Ask, seen: int) -> None:
+        """An asker is going to wait. Those behind the first may be able to go on without it. And the first has
+        to know all: that it has become the first, by having waited long; and that this one may be taken from,
+        which went on until now.
         """
         first = self._first()
         with self._engine.deciding():
             if first is ask:
+                ask.seen = seen
                 self._wake_locked(lambda other: other.resident)
             else:
-                self._wake_locked(lambda other: other is first and other.seen != self._changes)
+                ask.seen = None
+                if first.seen != self._changes or not ask.known:
+                    self._wake_locked(lambda other: other is first)
+        ask.known = True
 
     def unpinned(self) -> None:
         """A step has ended."""
@@ -387,19 +393,19 @@ class Residency:
 class _Turn(Trap):
     """Until something has changed and the asker is the first of those who wait."""
 
-    __slots__ = ("_ask", "_residency", "on")
+    __slots__ = ("_ask", "_residency", "_seen", "on")
 
     soft = True  # what is waited for can be taken from a job that waits
 
-    def __init__(self, residency: Residency, ask: Ask, on: Entry) -> None:
-        self._residency, self._ask = residency, ask
+    def __init__(self, residency: Residency, ask: Ask, on: Entry, seen: int) -> None:
+        self._residency, self._ask, self._seen = residency, ask, seen
         self.on: Entry | None = on
 
     def what(self) -> str:
         return f"memory for {self._ask.what}"
 
     def arrive(self, job: Job[Any]) -> bool:
-        if self._residency._changes != self._ask.seen:
+        if self._residency._changes != self._seen:
             return True
         assert self.on is not None
         if _waits_for(self.on, job.entry):  # what it waits for is taken from it, if need be

@@ -23,7 +23,8 @@ async def decode(model: Model, count: int, ids: Tokens[int], tokens: int) -> flo
         async with model.in_use():
             for nth, sequence in enumerate(sequences):
                 prompt = np.roll(np.array(ids, np.int32), nth)  # each a text of its own
-                workspace = await sequence.make_room(len(ids) + tokens, PREFILL_CHUNK, 1)
+                await sequence.make_room(len(ids) + tokens, PREFILL_CHUNK, 1)
+                workspace = sequence.workspace
                 for start in range(0, len(ids), PREFILL_CHUNK):
                     chunk = prompt[start : start + PREFILL_CHUNK]
                     positions = np.arange(start, start + len(chunk), dtype=np.int32)

@@ -98,14 +98,15 @@ async def generate(model: Model, request: Request, lender: Lender) -> AsyncGener
         with lender.lend(answer) as sequence:
             reused = await sequence.begin(prompt, len(prompt) + request.max_tokens - 1)
             outlet.usage = Usage(len(prompt), 0, reused)
-            workspace = await _read(model, sequence, prompt[reused:], request.max_tokens)
+            await _read(model, sequence, prompt[reused:], request.max_tokens)
             for produced in range(1, request.max_tokens + 1):
-                logits = workspace.logits[0]
-                best, log_sum = workspace.summaries
+                logits = sequence.workspace.logits[0]
+                best, log_sum = sequence.workspace.summaries
                 # argmax of NaN is no token: the sampler looks, and says so
                 sure = greedy and np.isfinite(log_sum[0])
                 token = int(best[0]) if sure else sampler.sample(logits, history, len(history))
                 logprob = float(logits[token] - log_sum[0])
+                del logits, best, log_sum  # or the buffers would stay when they are taken
                 if token in model.tokenizer.eos_ids and not request.ignore_eos:
                     left = text.flush()
                     answer.append(left)
@@ -125,7 +126,7 @@ async def generate(model: Model, request: Request, lender: Lender) -> AsyncGener
                 if last or text.stopped:
                     return
                 current_job().predict(model.pace.seconds(0, request.max_tokens - produced))
-                workspace = await _advance(model, sequence, [token], tail=1)
+                await _advance(model, sequence, [token], tail=1)
 
 
 async def score(model: Model, ids: list[int]) -> Floats:
@@ -136,29 +137,32 @@ async def score(model: Model, ids: list[int]) -> Floats:
             for start in range(0, len(scores), SCORE_CHUNK):
                 # the last token has no successor, so its own logits are not needed
                 chunk = ids[start : min(start + SCORE_CHUNK, len(scores))]
-                workspace = await _advance(model, sequence, chunk, tail=len(chunk))
+                await _advance(model, sequence, chunk, tail=len(chunk))
                 following = ids[start + 1 : start + 1 + len(chunk)]
-                _, log_sums = workspace.summaries
-                logits = workspace.logits[np.arange(len(chunk)), following]
+                _, log_sums = sequence.workspace.summaries
+                logits = sequence.workspace.logits[np.arange(len(chunk)), following]
                 scores[start : start + len(chunk)] = logits - log_sums
+                del log_sums
     return scores
 
 
-async def _read(model: Model, sequence: Sequence, tokens: Tokens[int], to_write: int) -> Workspace:
+async def _read(model: Model, sequence: Sequence, tokens: Tokens[int], to_write: int) -> None:
     """Read a prompt, chunk by chunk; logits of its last token only. `to_write` tokens will follow."""
     # all its pages at once: else prompts that are read in turns might each come half-way
     await sequence.make_room(len(sequence.tokens) + len(tokens), min(len(tokens), PREFILL_CHUNK), 1)
     for start in range(0, len(tokens), PREFILL_CHUNK):
         chunk = tokens[start : start + PREFILL_CHUNK]
         current_job().predict(model.pace.seconds(len(tokens) - start, to_write))
-        workspace = await _advance(model, sequence, chunk, tail=int(start + len(chunk) == len(tokens)))
-    return workspace
+        await _advance(model, sequence, chunk, tail=int(start + len(chunk) == len(tokens)))
 
 
-async def _advance(model: Model, sequence: Sequence, tokens: Tokens[int], *, tail: int) -> Workspace:
-    """One step: put `tokens` after what the sequence holds. The logits are there until the next `await`."""
+async def _advance(model: Model, sequence: Sequence, tokens: Tokens[int], *, tail: int) -> None:
+    """One step: put `tokens` after what the sequence holds. The logits are in its workspace until the next
+    `await`.
+    """
     start, entry = len(sequence.tokens), current_job().entry
-    workspace = await sequence.make_room(start + len(tokens), len(tokens), tail)
+    await sequence.make_room(start + len(tokens), len(tokens), tail)
+    workspace = sequence.workspace
     positions = np.arange(start, start + len(tokens), dtype=np.int32)
     workspace.begin(np.array(tokens, np.int32), positions, [sequence.table] * len(tokens), tail=tail)
     before = entry.served_s
@@ -166,4 +170,3 @@ async def _advance(model: Model, sequence: Sequence, tokens: Tokens[int], *, tai
         await step(model.program, workspace)
     model.pace.learn(len(tokens), entry.served_s - before)
     sequence.extend(tokens)
-    return workspace

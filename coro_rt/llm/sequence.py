@@ -105,8 +105,8 @@ class Sequence:
             self._claims = self._prefixes.claim(self._last_node, keys[len(self._nodes) :], job)
         return kept
 
-    async def make_room(self, length: int, rows: int, tail: int) -> Workspace:
-        """Have pages for `length` tokens in memory; gives buffers for a step of `rows` tokens, `tail` logits.
+    async def make_room(self, length: int, rows: int, tail: int) -> None:
+        """Have pages for `length` tokens in memory, and a `workspace` for a step of `rows`, `tail` logits.
 
         Before each step, also if nothing is missing: it waits while more urgent jobs need the memory. Raises
         MemoryBudgetExceeded if waiting could not help; OSError if the disk fails that it was parked on.
@@ -121,6 +121,10 @@ class Sequence:
                 await self._fill(length, shape, grant)
             if not missing():
                 break
+
+    @property
+    def workspace(self) -> Workspace:
+        """After `make_room`, until the next `await` that is not the step's. Keep no reference to it."""
         assert self._workspace is not None
         return self._workspace[1]
 

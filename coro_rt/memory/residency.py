@@ -325,8 +325,8 @@ class Residency:
             self._wake_locked(lambda ask: ask is first or ask.resident)
 
     def _pass_on(self, ask: Ask, seen: int) -> None:
-        """An asker is going to wait. Those behind the first may be able to go on without it. And the first has
-        to know all: that it has become the first, by having waited long; and that this one may be taken from,
+        """An asker is going to wait. Those behind the first may be able to go on without it. And the first
+        has to know: that it has become the first, by having waited long; that this one may be taken from,
         which went on until now.
         """
         first = self._first()

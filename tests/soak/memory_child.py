@@ -8,6 +8,7 @@ included.
 
 import gc
 import json
+import math
 import random
 import sys
 from pathlib import Path
@@ -38,7 +39,6 @@ def reset_peak() -> int:
 
 
 async def storm(path: Path, sequences: int, weights: int, room: int) -> dict[str, Any]:
-    rng = random.Random(1)
     with TemporaryDirectory() as folder:
         for form in ("Q4_1", "Q8_0"):  # what the model has
             small = Tiny(form=form).write(Path(folder) / f"{form}.gguf")
@@ -46,27 +46,35 @@ async def storm(path: Path, sequences: int, weights: int, room: int) -> dict[str
                 await answer(llm, [1] * 200, 2)
     gc.collect()
     before, need = reset_peak(), weights + room
-    done: list[int] = []
+    rng, served, cancelled = random.Random(1), 0, 0
     async with open_runtime(memory=need) as runtime, await load_model(runtime, path, context=512) as llm:
         loaded = status("VmHWM") - before
         system = [rng.randrange(40_000) for _ in range(64)]
 
-        async def one() -> None:
-            own = [rng.randrange(40_000) for _ in range(rng.randint(5, 300))]
-            with qos(rng.choice(LEVELS)), anyio.move_on_after(rng.choice((None, 60.0, 0.5)) or 1e9):
-                prompt = (system if rng.random() < 0.5 else []) + own
-                done.append(await answer(llm, prompt, rng.randint(1, 24)))
+        async def one(prompt: list[int], tokens: int, level: QoS, within_s: float) -> None:
+            nonlocal served, cancelled
+            with qos(level), anyio.move_on_after(within_s) as scope:
+                assert await answer(llm, prompt, tokens) == tokens
+                served += 1
+            cancelled += scope.cancelled_caught
 
         async with anyio.create_task_group() as group:
             for _ in range(sequences):
-                group.start_soon(one)
-        use, stats = runtime.stats().memory, runtime._residency
-        seen = {"parked": stats.parkings, "held": use.held, "cached": use.cached}
-    peak = status("VmHWM")
+                prompt = system if rng.random() < 0.5 else []
+                prompt = prompt + [rng.randrange(40_000) for _ in range(rng.randint(5, 300))]
+                within_s = rng.choice((math.inf, math.inf, math.inf, 5.0, 0.5))
+                group.start_soon(one, prompt, rng.randint(1, 24), rng.choice(LEVELS), within_s)
+        parked = runtime._residency.parkings
     return {
-        "budget": need, "peak": peak - before, "file": status("RssFile"), "before": before, "done": len(done),
-        "loaded": loaded, "empty": runtime.stats().memory.held == 0, **seen,
-    }  # fmt: skip
+        "budget": need,
+        "peak": status("VmHWM") - before,
+        "loaded": loaded,
+        "before": before,
+        "served": served,
+        "cancelled": cancelled,
+        "parked": parked,
+        "empty": runtime.stats().memory.held == 0,
+    }
 
 
 async def answer(llm: Any, prompt: list[int], tokens: int) -> int:

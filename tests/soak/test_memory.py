@@ -1,0 +1,50 @@
+"""What the process takes under a storm stays within the budget, and all that was not cancelled is served."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coro_rt import open_runtime
+from coro_rt.llm.model import load_model
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.model,
+    pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is asked of Linux"),
+]
+
+PAGES = 13  # beside the model: a prompt's buffers, and two sequences or three
+
+
+async def storm(model_path: Path, sequences: int) -> dict[str, Any]:
+    async with open_runtime() as runtime, await load_model(runtime, model_path, context=512) as llm:
+        model, room = runtime.memory.used, PAGES * llm._open().sizes.kv.page_bytes
+    child = Path(__file__).with_name("memory_child.py")
+    command = [sys.executable, str(child), str(model_path), str(sequences), str(model), str(room)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: ASYNC221 (nothing else)
+    result: dict[str, Any] = json.loads(done.stdout)
+    assert result["empty"], "something is held after the end"
+    assert result["parked"] > 0
+    assert result["served"] + result["cancelled"] == sequences
+    return result
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+async def test_a_small_storm_stays_within_the_budget(anyio_backend: object, model_path: Path) -> None:
+    result = await storm(model_path, 12)
+    assert result["peak"] <= result["budget"] * 1.05
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+async def test_a_storm_of_200_sequences_stays_within_the_budget(
+    anyio_backend: object, model_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = await storm(model_path, 200)
+    with capsys.disabled():
+        print(f"\n  {result}", flush=True)
+    assert result["peak"] <= result["budget"] * 1.05

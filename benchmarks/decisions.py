@@ -57,7 +57,8 @@ class _Crowd:
     """Many ready entries of all levels, and one that runs."""
 
     def __init__(self, policy: type[Policy], ready: int) -> None:
-        eager = type(policy.__name__, (policy,), {"name": policy.name, "slice_s": 1e-9})
+        eager = policy()
+        eager.slice_s = 1e-9
         self.scheduler = Scheduler(eager, max_wait_s=1e9)
         self.random = random.Random(ready)
         self.ids = count()

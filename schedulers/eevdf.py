@@ -8,7 +8,7 @@ _IN_TURN = Turn.POLICY
 
 
 class Eevdf(Policy):
-    """key = vtime + request[qos], where vtime = served_s, at least the clock when ready.
+    """key = vtime + request[qos], where vtime = served_s, at least the clock when it comes.
 
     Requests: 64, 32, 16, 8, 4 ms from BACKGROUND to USER_INTERACTIVE. vtime is when a job becomes eligible,
     the key its virtual deadline, the clock the latest eligible time that was granted in turn. (Stoica and

@@ -8,7 +8,7 @@ _IN_TURN = Turn.POLICY
 
 
 class Fair(Policy):
-    """key = vtime + slice_s / weight[qos], where vtime = served_s / weight, at least the clock when ready.
+    """key = vtime + slice_s / weight[qos], where vtime = served_s / weight, at least the clock when it comes.
 
     The clock is the largest key that was granted in turn. Weights double from level to level: 1, 2, 4, 8, 16.
     (Golestani, "A self-clocked fair queueing scheme", 1994; Waldspurger's stride scheduling has the same

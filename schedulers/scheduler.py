@@ -301,6 +301,8 @@ class Scheduler:
 
     def _enqueue(self, entry: Entry, now: float) -> bool:
         """Puts an entry that has become READY into its queue. Returns like `submit`."""
+        if self._on_ready is not None:
+            self._call_on_ready(entry, now)
         self._renew(entry, now)
         lane = entry.lane
         assert lane is not None
@@ -325,8 +327,6 @@ class Scheduler:
     def _renew(self, entry: Entry, now: float) -> None:
         """Gives an entry the key of one that becomes ready now."""
         entry.ready_since = now
-        if self._on_ready is not None:
-            self._call_on_ready(entry, now)
         entry.own_key = entry.key = self._key_of(entry, now)
         if entry.waiters or entry.effective_qos is not entry.qos:
             inherit(entry)
@@ -489,12 +489,14 @@ class Scheduler:
     def _judge(self, queue: ReadyQueue, entry: Entry, now: float) -> None:
         """Ejects a bounded policy that let an entry become overdue, unless the crowd explains it."""
         waited = now - entry.ready_since
+        turn_s = max(queue.longest_turn_s, self._slice_s)
         try:
-            bound = self._policy.bound_s(entry, queue.peak, max(queue.longest_turn_s, self._slice_s))
+            bound = self._policy.bound_s(entry, queue.peak, turn_s)
+            kept = waited <= bound / (1.0 - queue.guaranteed_share)
         except Exception as error:
             self._eject("bound_s", entry, _raised(error), now)
             return
-        if not waited <= bound / (1.0 - queue.guaranteed_share):
+        if not kept:
             self._eject("bound_s", entry, f"let it wait {waited:.3f} s and promises at most {bound!r} s", now)
 
     def _key_of(self, entry: Entry, now: float) -> Any:

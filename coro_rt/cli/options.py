@@ -96,7 +96,7 @@ def with_model(*, max_tokens: int) -> Callable[[Command], Command]:
         ),
         click.option(
             "--policy", default="dynamic", show_default=True, callback=_policy, metavar="NAME",
-            help=f"{', '.join(POLICIES)}, or 'package.module:Class' for one of your own.",
+            help=f"{', '.join(POLICIES)}, an installed one, or 'package.module:Class' for one of your own.",
         ),
         click.option(
             "--threads", type=click.IntRange(1, 1024), metavar="N",

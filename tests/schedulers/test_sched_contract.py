@@ -53,7 +53,7 @@ def test_the_public_names_are_those_in_all() -> None:
 
 
 @every_policy
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(workload=workloads)
 def test_every_job_gets_exactly_its_work_and_the_same_workload_gives_the_same_decisions(
     policy: type[Policy], workload: list[tuple[float, float, QoS, str, float]]

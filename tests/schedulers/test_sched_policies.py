@@ -1,6 +1,7 @@
 """What a policy may be, what happens to a bad one, and what the scheduler says about its decisions."""
 
 from collections.abc import Callable
+from importlib.metadata import EntryPoint, EntryPoints
 from math import inf, nan
 from typing import Any
 
@@ -13,6 +14,7 @@ from coro_rt.schedulers import (
     Ejection,
     Entry,
     Fair,
+    Mlfq,
     Policy,
     QoS,
     Scheduler,
@@ -127,6 +129,39 @@ def test_a_policy_comes_from_a_name_a_class_an_object_or_a_path() -> None:
     assert isinstance(get_policy(ShortestFirst), ShortestFirst)
     assert isinstance(get_policy("coro_rt.schedulers.fair:Fair"), Fair)
     assert policy.name == "shortestfirst"
+
+
+@pytest.fixture
+def packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two installed packages that offer a policy each, one of them broken."""
+    offered = EntryPoints(
+        [
+            EntryPoint("theirs", "coro_rt.schedulers.mlfq:Mlfq", "coro_rt.policies"),
+            EntryPoint("missing", "coro_rt.schedulers.nowhere:Policy", "coro_rt.policies"),
+            EntryPoint("stranger", "coro_rt.schedulers.fifo:Fifo", "somebody.elses"),
+        ]
+    )
+    monkeypatch.setattr(
+        "coro_rt.schedulers.registry.entry_points", lambda *, group: offered.select(group=group)
+    )
+
+
+@pytest.mark.usefixtures("packages")
+def test_an_installed_package_offers_a_policy_as_an_entry_point() -> None:
+    assert isinstance(get_policy("theirs"), Mlfq)
+    assert Scheduler("theirs").policy.name == "mlfq"
+
+
+@pytest.mark.usefixtures("packages")
+def test_an_unknown_name_lists_what_there_is_installed_ones_included() -> None:
+    known = "known are dynamic, edf, eevdf, fair, fifo, laxity, missing, mlfq, powersave, strict, theirs, or"
+    for name in ("thiers", "stranger"):
+        with pytest.raises(SchedulerError, match=known):
+            get_policy(name)
+    with pytest.raises(
+        SchedulerError, match=r"cannot load the policy 'missing' from coro_rt\.schedulers\.now"
+    ):
+        get_policy("missing")
 
 
 @pytest.mark.parametrize(

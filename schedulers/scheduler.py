@@ -123,7 +123,9 @@ class Scheduler:
         else:
             queue.remove(entry)
         entry.state = _RUNNING
-        entry.started = True
+        if not entry.started:
+            entry.started = True
+            entry.started_at = now
         entry.waited_s += now - entry.ready_since
         entry.ready_since = now
         entry.turn = turn

@@ -81,10 +81,18 @@ with_json = click.option(
     "--json",
     "output",
     metavar="FILE",
+    is_flag=False,
+    flag_value="-",
     callback=_json,
-    help="Write the result as JSON; '-': to standard output.",
+    help="Write the result as JSON; without FILE, or with '-': to standard output.",
 )
 """Gives the command its `output`."""
+
+with_policy = click.option(
+    "--policy", default="dynamic", show_default=True, callback=_policy, metavar="NAME",
+    help=f"{', '.join(POLICIES)}, or 'package.module:Class' for one of your own.",
+)  # fmt: skip
+"""Gives the command its `policy`."""
 
 
 def with_model(*, max_tokens: int) -> Callable[[Command], Command]:
@@ -94,10 +102,7 @@ def with_model(*, max_tokens: int) -> Callable[[Command], Command]:
             "--model", default=DEFAULT_MODEL, show_default=True, metavar="NAME|FILE",
             help="A name that `coro-rt models` lists, or a GGUF file.",
         ),
-        click.option(
-            "--policy", default="dynamic", show_default=True, callback=_policy, metavar="NAME",
-            help=f"{', '.join(POLICIES)}, or 'package.module:Class' for one of your own.",
-        ),
+        with_policy,
         click.option(
             "--threads", type=click.IntRange(1, 1024), metavar="N",
             help="Threads for the kernels.  [default: all that this process may use]",

@@ -24,7 +24,6 @@ from . import wheel
 from .assistant import Assistant
 from .decisions import watch
 from .figures import claims, rows
-from .limits import Weights
 from .measure import Report, Row
 from .prompts import Prompts, text_ids
 from .scene import ALONE_S, CONTEXT, GAP_S, IDLE_GAP_S, Script, Seen, Side, busy, idle
@@ -45,7 +44,7 @@ SMALL_BATCH = 64
 REST_S = 0.3
 """Between turns: threads that spin after their work sleep before the next side begins."""
 
-OUR_ASK_S, FIFO_ASK_S, SERVER_ASK_S = 1.0, 3.0, 4.0
+OUR_ASK_S, FIFO_ASK_S, SERVER_ASK_S = 1.0, 3.0, 3.0
 """What a turn takes for each ask beside the background, on two cores: for the estimate at the start."""
 
 
@@ -90,13 +89,13 @@ async def measure(
             servers.append(server)
 
         seconds = wanted.asks * (OUR_ASK_S + FIFO_ASK_S / FIFO_PART + SERVER_ASK_S * len(servers))
-        say(f"{wanted.asks} asks on each of {1 + len(servers)} sides: some {math.ceil(seconds / 60)} minutes")
+        say(f"{wanted.asks} asks on each of {1 + len(servers)} sides: some {max(1, round(seconds / 60))} min")
         seen, under_fifo = await _play([ours, *servers], fifo, wanted, prompts, progress)
         stats = runtime.stats()
 
     peers = {server.name: found for server, found in zip(servers, seen[1:], strict=True)}
-    row = partial(Row, model=llm.name, format=Weights.of(wanted.path).format, threads=threads)
-    report = Report("respond", f"{llm.name}, {threads} threads, policy {wanted.policy}", peer="peer")
+    row = partial(Row, model=llm.name, threads=threads)
+    report = Report("respond", f"{llm.name}, {threads} threads, policy {wanted.policy}", peer="llama.cpp")
     report.rows = rows(seen[0], under_fifo, peers, row)
     report.claims = claims(seen[0], under_fifo, peers)
     for name, found in {wanted.policy: seen[0], **peers}.items():

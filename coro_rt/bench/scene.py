@@ -127,14 +127,19 @@ class Window:
         return self.read / self.seconds
 
     @property
+    def answered_per_s(self) -> float:
+        """Tokens of the asks' answers."""
+        return self.asks * ANSWER / self.seconds
+
+    @property
     def all_written_per_s(self) -> float:
         """Tokens of all answers."""
-        return (self.written + self.asks * ANSWER) / self.seconds
+        return self.written_per_s + self.answered_per_s
 
     @property
     def all_per_s(self) -> float:
         """Tokens of all prompts and answers."""
-        return (self.read + self.written + self.asks * (PROMPT + ANSWER)) / self.seconds
+        return self.all_written_per_s + (self.read + self.asks * PROMPT) / self.seconds
 
 
 @dataclass

@@ -20,7 +20,7 @@ class Server:
     """A side. `batch`: tokens in one of its steps at most; None: llama.cpp's default."""
 
     def __init__(self, model: Path, prompts: Prompts, *, threads: int, batch: int | None) -> None:
-        self.name = "llama.cpp's server" + (f", batch {batch}" if batch else "")
+        self.name = "llama.cpp" + (f" (batch {batch})" if batch else "")
         self._child = Child([sys.executable, "-m", "coro_rt.bench.server_child"], self.name)
         self._open = partial(
             self._do, "open", model=str(model), threads=threads, batch=batch,

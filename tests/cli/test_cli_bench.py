@@ -2,7 +2,6 @@
 
 import json
 import math
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,18 +14,6 @@ KEYS = {
     "what", "model", "format", "threads", "context", "ours", "peer", "ratio", "unit", "limit", "of_limit",
     "spread", "samples",
 }  # fmt: skip
-WRITE = (
-    "import sys; from pathlib import Path; from tiny import Tiny; Tiny(form='Q4_1').write(Path(sys.argv[1]))"
-)
-
-
-@pytest.fixture(scope="module")
-def tiny_file(tmp_path_factory):
-    """Written in a process of its own: the makers are modules of another folder of tests."""
-    path = tmp_path_factory.mktemp("bench") / "tiny.gguf"
-    makers = Path(__file__).parents[1] / "llm"
-    subprocess.run([sys.executable, "-c", WRITE, str(path)], check=True, cwd=makers)
-    return path
 
 
 @pytest.fixture(autouse=True)

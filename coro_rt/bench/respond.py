@@ -89,8 +89,10 @@ async def measure(
             servers.append(server)
 
         seconds = wanted.asks * (OUR_ASK_S + FIFO_ASK_S / FIFO_PART + SERVER_ASK_S * len(servers))
-        say(f"{wanted.asks} asks on each of {1 + len(servers)} sides: some {max(1, round(seconds / 60))} min")
-        seen, under_fifo = await _play([ours, *servers], fifo, wanted, prompts, progress)
+        sides: list[Side] = [ours, *servers]
+        names = ", ".join(side.name for side in sides)
+        say(f"{names}: {wanted.asks} asks on each, some {max(1, round(seconds / 60))} min")
+        seen, under_fifo = await _play(sides, fifo, wanted, prompts, progress)
         stats = runtime.stats()
 
     peers = {server.name: found for server, found in zip(servers, seen[1:], strict=True)}
@@ -116,7 +118,7 @@ async def _play(
     """What each of `sides` did, and what `fifo` did with its part of the asks."""
     blocks = math.ceil(wanted.asks / BLOCK)
     sizes = [wanted.asks * (nth + 1) // blocks - wanted.asks * nth // blocks for nth in range(blocks)]
-    done, total = 0, sum(len(sides) * (2 * size + 1) + _part(size) for size in sizes)
+    done, total = 0, sum(len(sides) * (2 * size + 1) + math.ceil(size / FIFO_PART) for size in sizes)
 
     def asked() -> None:
         nonlocal done
@@ -133,9 +135,5 @@ async def _play(
             await idle(sides[at], quiet, seen[at], asked)
             await busy(sides[at], loaded, seen[at], asked, alone_s=alone_s)
         await anyio.sleep(REST_S)
-        await busy(fifo, loaded[: _part(size)], under_fifo, asked, alone_s=0)
+        await busy(fifo, script.asks(math.ceil(size / FIFO_PART), GAP_S), under_fifo, asked, alone_s=0)
     return seen, under_fifo
-
-
-def _part(size: int) -> int:
-    return math.ceil(size / FIFO_PART)

@@ -212,7 +212,7 @@ def test_alone_it_says_what_the_background_costs_and_what_it_keeps(coro_rt_cli, 
         "bench", "respond", "--model", str(tiny_file), "--asks", "3", "--threads", "1", "--json"
     )
     assert ended.code == 0, ended.err
-    assert "3 asks on each of 1 sides: some 1 min" in ended.err
+    assert "dynamic: 3 asks on each, some 1 min" in ended.err
     found = json.loads(ended.out)
     assert all(set(row) == KEYS for row in found["rows"])
     assert all(set(claim) == CLAIM for claim in found["claims"])

@@ -50,16 +50,17 @@ class Background:
 
 
 class Assistant:
-    """A side. The runtime's policy becomes `policy` when its background begins."""
-
-    _numbers = count(1, 2)  # of the background's prompts, also where two assistants share a model
+    """A side. The runtime's policy becomes `policy` when its background begins. `numbers`: of the
+    background's prompts; assistants that share a model share them.
+    """
 
     def __init__(
-        self, runtime: coro_rt.Runtime, llm: LLM, policy: str, prompts: Prompts, decisions: Decisions
-    ) -> None:
+        self, runtime: coro_rt.Runtime, llm: LLM, policy: str, prompts: Prompts, numbers: count[int],
+        decisions: Decisions,
+    ) -> None:  # fmt: skip
         self.name = policy
         self._runtime, self._llm, self._decisions = runtime, llm, decisions
-        self._prompts = prompts
+        self._prompts, self._numbers = prompts, numbers
         self._background: Background | None = None
 
     async def ask(self, ids: Sequence[int]) -> Answer:

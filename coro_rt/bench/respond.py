@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import anyio
@@ -79,8 +80,9 @@ async def measure(
         threads = next(one.threads for one in runtime.devices if isinstance(one, CpuDevice))
         prompts = Prompts(text_ids(llm, TEXT, wanted.seed), llm.tokenizer.vocab_size, wanted.seed)
         decisions = watch(runtime)
-        ours = Assistant(runtime, llm, wanted.policy, prompts, decisions)
-        fifo = Assistant(runtime, llm, "fifo", prompts, decisions)
+        numbers = count(1, 2)
+        ours = Assistant(runtime, llm, wanted.policy, prompts, numbers, decisions)
+        fifo = Assistant(runtime, llm, "fifo", prompts, numbers, decisions)
         servers = []
         for batch in (None, SMALL_BATCH) if wanted.peer else ():
             server = Server(wanted.path, prompts, threads=threads, batch=batch)

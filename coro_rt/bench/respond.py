@@ -46,7 +46,7 @@ REST_S = 0.3
 """Between turns: threads that spin after their work sleep before the next side begins."""
 
 OUR_ASK_S, FIFO_ASK_S, SERVER_ASK_S = 1.0, 3.0, 3.0
-"""What a turn takes for each ask beside the background, on two cores: for the estimate at the start."""
+"""What a turn takes for each ask beside the background, on two free cores: for the estimate at the start."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ async def measure(
         seconds = wanted.asks * (OUR_ASK_S + FIFO_ASK_S / FIFO_PART + SERVER_ASK_S * len(servers))
         sides: list[Side] = [ours, *servers]
         names = ", ".join(side.name for side in sides)
-        say(f"{names}: {wanted.asks} asks on each, some {max(1, round(seconds / 60))} min")
+        say(f"{names}: {wanted.asks} asks on each, some {max(1, round(seconds / 60))} min on a free machine")
         seen, under_fifo = await _play(sides, fifo, wanted, prompts, progress)
         stats = runtime.stats()
 

@@ -179,12 +179,16 @@ def test_pauses_are_exponential_around_their_mean():
 def test_a_watched_scheduler_decides_as_before_and_every_call_is_counted():
     scheduler = Scheduler("dynamic")
     watched = Decisions(scheduler)
-    entry = Entry(1)
-    watched.submit(entry, 0.0)
-    assert watched.next("cpu", 1.0).entry is entry
+    first, second = Entry(1), Entry(2)
+    scheduler.submit(first, 0.0)
+    assert scheduler.next("cpu", 1.0).entry is first
     with pytest.raises(AssertionError):
-        watched.next("cpu", 1.0)
-    assert (watched.calls, watched.decisions, watched.policy.name) == (3, scheduler.decisions, "dynamic")
+        scheduler.submit(first, 1.0)
+    scheduler.park(first, 1.0)
+    scheduler.expedite(first, 1.0)  # which wakes it: part of the same call
+    scheduler.submit(second, 1.0)
+    assert scheduler.ready("cpu") == 2
+    assert watched.calls == 7
     assert watched.seconds > 0
 
 

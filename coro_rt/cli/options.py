@@ -84,7 +84,7 @@ with_json = click.option(
     is_flag=False,
     flag_value="-",
     callback=_json,
-    help="Write the result as JSON; without FILE, or with '-': to standard output.",
+    help="Write the result as JSON; '-', or no FILE: to standard output.",
 )
 """Gives the command its `output`."""
 

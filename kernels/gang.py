@@ -52,11 +52,14 @@ from .jit import entry
 from .memory import CACHE_LINE, aligned_zeros
 from .program import (
     OP_BYTES,
+    STATE_BURST,
+    STATE_DONE_NS,
     STATE_OP,
     STATE_UNIT,
     Program,
     Workspace,
     call_units,
+    follow,
     unit_cost_ns,
     units_address,
     units_of,
@@ -120,7 +123,10 @@ def _run(control, code, preempt, ops, count, ws, state, end_ns, threads):  # typ
             store_i64(state + STATE_OP, at)
             store_i64(state + STATE_UNIT, unit)
             return outcome
+        if at == count and load_i64(state + STATE_BURST) > 0 and follow(ws, state) and outcome == 0:
+            at = 0
     store_i64(state + STATE_OP, at)
+    store_i64(state + STATE_DONE_NS, now_ns())
     return 0
 
 

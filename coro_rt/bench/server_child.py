@@ -112,6 +112,8 @@ class Peer:
         reading = self._background.reading if self._background else 0
         began = perf_counter()
         complete(self._server, ids, ANSWER, on_token)
+        if not arrivals:  # no token of it ended a character
+            on_token()
         return {"arrivals_s": arrivals, "reading": reading}
 
     def begin(self) -> dict[str, Any]:

@@ -59,6 +59,7 @@ class Wanted:
     threads: int | None = None
     peer: bool = False
     seed: int = 0
+    monitor: bool | None = None
 
 
 async def measure(
@@ -74,7 +75,7 @@ async def measure(
     notes = []
     async with AsyncExitStack() as stack:
         runtime = await stack.enter_async_context(
-            coro_rt.open_runtime(policy=wanted.policy, threads=wanted.threads)
+            coro_rt.open_runtime(policy=wanted.policy, threads=wanted.threads, monitor=wanted.monitor)
         )
         llm = await stack.enter_async_context(await runtime.load_model(wanted.path, context=CONTEXT))
         threads = next(one.threads for one in runtime.devices if isinstance(one, CpuDevice))

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from coro_rt import CoroRtError
 from coro_rt.cli.loop import run_async
 from coro_rt.cli.opened import fetch
-from coro_rt.cli.options import DEFAULT_MODEL, Command, with_json, with_policy
+from coro_rt.cli.options import DEFAULT_MODEL, Command, with_json, with_monitor, with_policy
 from coro_rt.cli.output import Output
 from coro_rt.llm.catalog import CATALOG, resolve
 
@@ -72,6 +72,7 @@ def _model(command: Command) -> Command:
             show_default=True, metavar="FILE",
             help="The Python that has the compiled one.",
         ),
+        with_monitor,
     ]  # fmt: skip
     for option in reversed(options):
         command = option(command)
@@ -132,10 +133,11 @@ def kernels(
 @_common
 def decode(
     model: str, peer: str | None, peer_python: Path, contexts: tuple[int, ...], tokens: int,
-    batch: int | None, beside_busy: bool, threads: tuple[int, ...], repeat: int, output: Output,
+    batch: int | None, beside_busy: bool, monitor: bool | None, threads: tuple[int, ...], repeat: int,
+    output: Output,
 ) -> None:  # fmt: skip
     """Tokens per second that a model writes, after prompts of some lengths."""
-    more = {"batch": batch or 0, "beside_busy": beside_busy}
+    more = {"batch": batch or 0, "beside_busy": beside_busy, "monitor": monitor}
     _measure(model, threads, contexts, tokens, repeat, peer, peer_python, output, more)
 
 
@@ -147,52 +149,40 @@ def decode(
 )  # fmt: skip
 @_common
 def prefill(
-    model: str, peer: str | None, peer_python: Path, contexts: tuple[int, ...], threads: tuple[int, ...],
-    repeat: int, output: Output,
+    model: str, peer: str | None, peer_python: Path, contexts: tuple[int, ...], monitor: bool | None,
+    threads: tuple[int, ...], repeat: int, output: Output,
 ) -> None:  # fmt: skip
     """Tokens per second of a prompt that a model reads, until the first token of its answer."""
-    _measure(model, threads, contexts, 0, repeat, peer, peer_python, output, {})
+    _measure(model, threads, contexts, 0, repeat, peer, peer_python, output, {"monitor": monitor})
 
 
 @bench.command()
 @click.option(
-    "--model",
-    default=DEFAULT_MODEL,
-    show_default=True,
-    metavar="NAME|FILE",
+    "--model", default=DEFAULT_MODEL, show_default=True, metavar="NAME|FILE",
     help="A name that `coro-rt models` lists, or a GGUF file.",
-)
+)  # fmt: skip
 @click.option(
-    "--peer",
-    type=click.Choice(["llama.cpp"]),
+    "--peer", type=click.Choice(["llama.cpp"]),
     help="Its server as well, twice: with its own batch and with one of 64 tokens.",
-)
+)  # fmt: skip
 @with_policy
 @click.option(
-    "--asks",
-    type=click.IntRange(1),
-    default=300,
-    show_default=True,
-    metavar="N",
+    "--asks", type=click.IntRange(1), default=300, show_default=True, metavar="N",
     help="Questions on each side beside the background, and as many without.",
-)
+)  # fmt: skip
 @click.option(
-    "--threads",
-    type=click.IntRange(1, 1024),
-    metavar="N",
+    "--threads", type=click.IntRange(1, 1024), metavar="N",
     help="Threads for the kernels, on every side.  [default: all that this process may use]",
-)
+)  # fmt: skip
 @click.option(
-    "--seed",
-    type=click.IntRange(0, 2**63 - 1),
-    default=0,
-    show_default=True,
-    metavar="N",
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, metavar="N",
     help="For the prompts and the pauses.",
-)
+)  # fmt: skip
+@with_monitor
 @with_json
 def respond(
-    model: str, peer: str | None, policy: str, asks: int, threads: int | None, seed: int, output: Output
+    model: str, peer: str | None, policy: str, asks: int, threads: int | None, seed: int,
+    monitor: bool | None, output: Output,
 ) -> None:  # fmt: skip
     """How long a short question waits while three background jobs read and write.
 
@@ -213,7 +203,8 @@ def respond(
     task = bar.add_task("asks", total=None)
 
     async def all_of_it() -> Report:
-        wanted = Wanted(await _found(model, output), asks, policy, threads, peer is not None, seed)
+        path = await _found(model, output)
+        wanted = Wanted(path, asks, policy, threads, peer is not None, seed, monitor)
         with bar:
             return await measure(
                 wanted,

@@ -9,7 +9,7 @@ from coro_rt.schedulers.eevdf import Eevdf
 from coro_rt.schedulers.ejection import Ejection
 from coro_rt.schedulers.entry import Entry, Grant, State
 from coro_rt.schedulers.errors import DeadlockError, SchedulerError
-from coro_rt.schedulers.explanation import Explanation
+from coro_rt.schedulers.explanation import Explanation, Known, Ran
 from coro_rt.schedulers.fair import Fair
 from coro_rt.schedulers.fifo import Fifo
 from coro_rt.schedulers.laxity import Laxity
@@ -33,11 +33,13 @@ __all__ = [
     "Fair",
     "Fifo",
     "Grant",
+    "Known",
     "Laxity",
     "Mlfq",
     "Policy",
     "PowerSave",
     "QoS",
+    "Ran",
     "Scheduler",
     "SchedulerError",
     "State",

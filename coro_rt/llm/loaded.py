@@ -60,9 +60,9 @@ class Loaded:
         self._widths, self._threads = widths, threads
         self._weights: Reservation | None = None
         self._loading: Event | None = None  # set when the job that loads it has done so, or given up
-        words = vocabulary * WORD_BYTES
-        residency.check(words + nbytes, f"the model {file.path.name}")
-        self._words = residency.budget.reserve(words, f"the vocabulary of {self.name}", Kind.WEIGHTS)
+        self._words_bytes = vocabulary * WORD_BYTES
+        self._words: Reservation | None = None  # held until it is closed
+        residency.check(self._words_bytes + nbytes, f"the model {file.path.name}")
         file.forget_metadata()
 
     @property
@@ -80,14 +80,14 @@ class Loaded:
             raise closed_error(self.name)
         job = current_job()
         self.jobs.add(job)
+        self.residency.models.pop(self, None)
+        self.residency.models[self] = None
         try:
             while self._program is None:
                 if self._loading is not None:
                     await self._loading.wait()
                 else:
                     await self._load(job)
-            self.residency.models.pop(self, None)
-            self.residency.models[self] = None
             yield
         finally:
             self.jobs.discard(job)
@@ -98,7 +98,10 @@ class Loaded:
         try:
             async with self.residency.loading:
                 what = f"the model {self._file.path.name}"
-                weights = await self.residency.room(what, lambda: self._nbytes, Kind.WEIGHTS)
+                words = 0 if self._words is not None else self._words_bytes
+                weights = await self.residency.room(what, lambda: words + self._nbytes, Kind.WEIGHTS)
+                if words:
+                    self._words = weights.split(words, Kind.OTHER)
                 try:
                     # not abandoned on cancel: the thread ends within a second, and then its memory goes
                     made: list[Program] = []  # not returned: a worker thread keeps its last result alive
@@ -134,7 +137,8 @@ class Loaded:
         self.closed = True
         self.residency.models.pop(self, None)
         self.unload()
-        self._words.release()
+        if self._words is not None:
+            self._words.release()
         self._file.close()
 
     def give_back(self) -> None:

@@ -46,7 +46,7 @@ class Kind(Enum):
     PAGES = "pages"  # of keys and values
     WORKSPACES = "workspaces"  # buffers of steps
     PARKING = "parking"  # the area of parked pages
-    OTHER = "other"
+    OTHER = "other"  # vocabularies, and what the application reserves
 
 
 class Reservation:

@@ -304,7 +304,8 @@ class Residency:
     def check(self, nbytes: int, what: str) -> None:
         """Raise MemoryBudgetExceeded if `nbytes` could never be held, whatever ends."""
         most = self.budget.budget
-        if most is not None and nbytes > most - self.budget.held()[Kind.PARKING]:
+        held = self.budget.held()
+        if most is not None and nbytes > most - held[Kind.PARKING] - held[Kind.OTHER]:
             raise MemoryBudgetExceeded(
                 f"{what} needs {format_bytes(nbytes)}, more than can ever be free of the budget of "
                 f"{format_bytes(most)}: ask for less, or give open_runtime(memory=...) more"

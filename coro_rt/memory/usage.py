@@ -16,7 +16,7 @@ class MemoryUse:
     )
     workspaces: int  # buffers of steps
     parking: int  # the area of memory for parked pages, full or empty
-    other: int  # reserved by the application
+    other: int  # vocabularies, and what the application reserved
     shared: int  # what sharing saves: of pages in use, the bytes that the copies would take
     parked_in_area: int  # pages that were moved out of the way
     parked_on_file: int  # the same, in a file: not part of `held`

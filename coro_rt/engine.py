@@ -18,6 +18,7 @@ from coro_rt.devices.base import Device
 from coro_rt.errors import Cancelled, DeviceError, Overloaded, RuntimeClosed
 from coro_rt.hosts import Host, Waiter, protected
 from coro_rt.job import CancelReason, Job, JobEntry
+from coro_rt.kernel import BatchLaunch
 from coro_rt.parker import Clock
 from coro_rt.schedulers.ejection import Ejection
 from coro_rt.schedulers.entry import State
@@ -313,6 +314,8 @@ class Engine:
             worker.failure = failure
             orphans = [job for job in self.jobs if job.worker is worker]
             for job in orphans:
+                if isinstance(job.launch, BatchLaunch) and job.launch.joint is not None:
+                    job.launch.joint.close()
                 if job.state is State.WAITING:
                     assert job.trap is not None
                     job.trap.leave(job)
@@ -328,6 +331,8 @@ class Engine:
             for job in orphans:
                 if job.state is State.RUNNING:
                     self._fail_locked(job, failure)
+                elif job.state is State.READY:
+                    self.scheduler.expedite(job.entry, self.clock())  # one by one, whoever might ride along
             while (grant := self.scheduler.next(worker.name, self.clock())) is not None:
                 self._fail_locked(cast(JobEntry, grant.entry).job, failure)
 
@@ -362,6 +367,9 @@ class Engine:
                 switches=self.scheduler.switches,
                 preemptions=self.scheduler.preemptions,
                 decisions=self.scheduler.decisions,
+                suspensions=sum(worker.suspensions for worker in self.workers.values()),
+                joint_launches=self.scheduler.joint_launches,
+                rides=self.scheduler.rides,
                 switch_cost_s=cost_s / measured if measured else 0.0,
                 device_busy_s={name: worker.busy_s for name, worker in self.workers.items()},
                 memory_used=memory_used,

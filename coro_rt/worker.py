@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from coro_rt.errors import Cancelled, JobCancelled
 from coro_rt.job import CancelReason, Job, JobEntry, explain_host_object, foreign_await
-from coro_rt.kernel import Launch
+from coro_rt.kernel import BatchKernel, BatchLaunch, Launch
 from coro_rt.parker import make_parker
 from coro_rt.schedulers.errors import DeadlockError
 from coro_rt.sleepers import Sleepers
@@ -47,6 +47,7 @@ class Worker:
         self.busy_s = 0.0
         self.switches = 0
         self.switching_s = 0.0
+        self.suspensions = 0  # launches that gave way half-done
         self._until = -math.inf  # when the first sleeper wakes, as far as was known when it became idle
         self._stopping = False
         self._ended = False
@@ -111,6 +112,8 @@ class Worker:
             self._until = self.sleepers.until
             return None
         self.job = job = cast(JobEntry, grant.entry).job
+        if job.entry.aboard:
+            self._take_along(job)
         self._granted_s = grant.slice_s
         self._measure_out()
         self._since = now
@@ -131,9 +134,16 @@ class Worker:
         """Run `job` to its next switch point. Returns who goes on: the same job, another, or None if nobody
         is ready."""
         engine = self.engine
+        if job.launch is not None and job.cancelled is not None:
+            with engine.lock:
+                self._give_up(job, engine.clock())
         trap = job.launch or self._step(job)
+        offers = False
         if isinstance(trap, Launch):
-            job.launch = self._launch(job, trap)
+            if trap.batch is not None and self._begins_jointly(trap):
+                job.launch, offers = trap, True
+            else:
+                job.launch = self._launch(job, trap)
 
         scheduler, entry = engine.scheduler, job.entry
         with engine.lock:
@@ -144,8 +154,10 @@ class Worker:
             self.deciding = True
             if self.sleepers.until <= now:
                 self._wake_sleepers(now)
+            if entry.aboard and job.launch is None:
+                self._alight(job, now)
             following: Job[Any] | None = job
-            if not self._goes_on(job, trap, now):
+            if not self._goes_on(job, trap, now) or (offers and not self._offer(job, now)):
                 following = self._next(now)
             elif scheduler.should_yield(entry, now):
                 scheduler.requeue(entry, now)
@@ -156,6 +168,7 @@ class Worker:
             self.deciding = False
             if following is not job and following is not None:
                 self._since = after = engine.clock()
+                self.suspensions += job.launch is not None and not offers
                 self.switches += 1
                 self.switching_s += after - now
             effects = engine.take_effects()
@@ -193,16 +206,22 @@ class Worker:
     def _launch(self, job: Job[Any], launch: Launch[Any]) -> Launch[Any] | None:
         """Run quanta of a launch. Returns it if it is not done yet."""
         device, clock = self.device, self.engine.clock
+        joint = launch.joint if isinstance(launch, BatchLaunch) else None
         began = clock()
+        slice_s = max(0.0, min(self._slice_s, self.sleepers.until - began))
         try:
-            implementation = launch.kernel.implementation(device.kind)
-            done = implementation(device, launch, max(0.0, min(self._slice_s, self.sleepers.until - began)))
+            if joint is None:
+                done = launch.kernel.implementation(device.kind)(device, launch, slice_s)
+            else:
+                done = joint.run(device, slice_s)
         except BaseException as exc:
             job.inbox_error = exc
             done = True
         else:
             if done:
                 job.inbox = launch.result
+        if done and joint is not None:
+            joint.close()
         job.quanta += 1
         job.joules += (clock() - began) * device.watts
         return None if done else launch
@@ -218,8 +237,9 @@ class Worker:
             engine.finish_locked(job, now)
             return False
         if job.cancelled is not None and not job.winding_up:
-            job.launch = None  # and Cancelled is raised at the next step
-            return True
+            if job.launch is not None:
+                self._give_up(job, now)
+            return True  # and Cancelled is raised at the next step
         if isinstance(trap, Launch):
             return True
         if not isinstance(trap, Trap):
@@ -235,6 +255,67 @@ class Worker:
             return True
         job.trap = trap
         return False
+
+    # Launches that run as one.
+
+    def _begins_jointly(self, launch: Launch[Any]) -> bool:
+        """Whether others may ride in a launch that has not begun."""
+        return (
+            isinstance(launch, BatchLaunch)
+            and launch.joint is None
+            and isinstance(launch.kernel, BatchKernel)
+            and self.device.kind in launch.kernel.joints
+        )
+
+    def _offer(self, job: Job[Any], now: float) -> bool:
+        """Under the lock: a job has a launch that others may ride in. True: it goes on with it, alone."""
+        launch = job.launch
+        if launch is None:  # given up: the job is cancelled
+            return True
+        assert isinstance(launch, BatchLaunch)
+        assert launch.batch is not None
+        if not self.engine.scheduler.offer(job.entry, launch.batch, launch.rows, now):
+            return False
+        self._take_along(job)
+        return True
+
+    def _take_along(self, job: Job[Any]) -> None:
+        """Under the lock: the launch that a granted job leads, if it begins now, gets its members."""
+        launch = job.launch
+        assert isinstance(launch, BatchLaunch)
+        job.trap = None  # it may have ridden in this launch before it came to lead it
+        if launch.joint is not None:
+            return
+        members: list[BatchLaunch[Any]] = []
+        for entry in (job.entry, *job.entry.riders):
+            member = cast(JobEntry, entry).job
+            own = member.launch
+            assert isinstance(own, BatchLaunch)
+            if own.joint is not None:
+                own.joint.leave(own)
+            own.granted = entry.aboard
+            if member is not job:
+                member.trap = own
+            members.append(own)
+        assert isinstance(launch.kernel, BatchKernel)
+        launch.kernel.joints[self.device.kind](members)
+
+    def _alight(self, job: Job[Any], now: float) -> None:
+        """Under the lock: the launch that a job led is done; whoever rode in it gets what the job got."""
+        for entry in self.engine.scheduler.alight(job.entry, now):
+            rider = cast(JobEntry, entry).job
+            launch = rider.launch
+            assert launch is not None
+            rider.launch = rider.trap = None
+            rider.inbox, rider.inbox_error = launch.result, job.inbox_error
+
+    def _give_up(self, job: Job[Any], now: float) -> None:
+        """Under the lock: a cancelled job's launch goes no further, before the job's own code runs again."""
+        launch, job.launch = job.launch, None
+        if isinstance(launch, BatchLaunch):
+            if launch.joint is not None:
+                launch.joint.leave(launch)
+            self.engine.scheduler.leave(job.entry, now)
 
 
 async def _wind_up(job: Job[Any]) -> None:

@@ -440,6 +440,14 @@ class Workspace:
         self.state[:] = 0
         self.state[State.ROWS], self.state[State.TAIL] = count, tail
 
+    def redirect(self, rows: list[int], table: NDArray[np.int64]) -> None:
+        """Between two pieces of a step: these rows read and write other pages from now on. They go on to be
+        computed, and mean nothing any more.
+        """
+        self.array(Buffer.PAGES).view(np.int64)[rows] = table.ctypes.data
+        for row in rows:
+            self._row_pages[row] = table
+
     def begin_texts(
         self,
         tokens: NDArray[np.int32],

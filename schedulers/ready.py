@@ -19,6 +19,7 @@ from heapq import heapify, heappop, heappush
 from math import inf
 from typing import Any
 
+from coro_rt.schedulers.batch import Batch, Crowd
 from coro_rt.schedulers.entry import Entry, Turn
 
 _Item = tuple[Any, int, Entry]
@@ -47,6 +48,7 @@ class ReadyQueue:
         "background_count",
         "background_owed_s",
         "calm",
+        "crowds",
         "due_at",
         "expedited",
         "guaranteed_share",
@@ -76,6 +78,7 @@ class ReadyQueue:
         self.tickets = tickets  # shared by all devices: a ticket is never given twice
         self.ready: OrderedDict[Entry, None] = OrderedDict()  # who has waited longest comes first
         self.expedited: deque[Entry] = deque()
+        self.crowds: dict[Batch, Crowd] = {}  # of those ready entries whose launches may run as one
         self.lanes: dict[str, Lane] = {}
         self.only_lane: Lane | None = None  # the common case, one tenant, needs no search
         self.prune_at = 16
@@ -119,6 +122,8 @@ class ReadyQueue:
         else:
             heappush(lane.foreground, (entry.key, ticket, entry))
         self.ready[entry] = None
+        if entry.batch is not None:
+            self._join_crowd(entry, entry.batch)
 
     def rekey(self, entry: Entry, key: Any, *, background: bool) -> None:
         """Gives a ready entry another key or level; it has still waited as long as it has."""
@@ -140,6 +145,8 @@ class ReadyQueue:
         if entry.background:
             self.background_count -= 1
         self.stale += 1
+        if entry.batch is not None:
+            self._leave_crowd(entry, entry.batch)
 
     def remove(self, entry: Entry) -> None:
         """Takes out an entry that is not next: its item stays behind."""
@@ -230,8 +237,8 @@ class ReadyQueue:
         return (mine.vtime < theirs.vtime) - (mine.vtime > theirs.vtime)
 
     def charge(self, entry: Entry, seconds: float) -> None:
-        """Books service of the running entry: to its slice, its tenant, and what background is owed."""
-        self.used_s += seconds
+        """Books service of an entry: to itself, to its tenant, and to what background is owed."""
+        entry.served_s += seconds
         lane = entry.lane
         assert lane is not None
         lane.vtime += seconds * lane.pace
@@ -250,6 +257,18 @@ class ReadyQueue:
         for lane in self.lanes.values():
             if lane.vtime > self.vtime:
                 self.vtime = lane.vtime
+
+    def _join_crowd(self, entry: Entry, batch: Batch) -> None:
+        crowd = self.crowds.get(batch)
+        if crowd is None:
+            crowd = self.crowds[batch] = Crowd()
+        crowd.where(entry)[entry] = None
+
+    def _leave_crowd(self, entry: Entry, batch: Batch) -> None:
+        crowd = self.crowds[batch]
+        del crowd.where(entry)[entry]
+        if not len(crowd):
+            del self.crowds[batch]
 
     def _next_lane(self) -> Lane | None:
         """The tenant whose turn it is: with foreground work before those without, then by virtual time."""

@@ -17,6 +17,7 @@ from itertools import count
 from math import inf
 from typing import Any
 
+from coro_rt.schedulers.batch import Batch, fill, patience_s, seats, waits_for
 from coro_rt.schedulers.dynamic import Dynamic
 from coro_rt.schedulers.ejection import Ejection, key_kind
 from coro_rt.schedulers.entry import Entry, Grant, State, Turn
@@ -31,6 +32,7 @@ from coro_rt.schedulers.registry import PolicyLike, get_policy
 # Looking up a member of an Enum takes as long as a call, so these are named once.
 _READY, _RUNNING = State.READY, State.RUNNING
 _POLICY, _EXPEDITED, _OVERDUE = Turn.POLICY, Turn.EXPEDITED, Turn.OVERDUE
+_COMPANION = Turn.COMPANION
 
 
 class Scheduler:
@@ -63,6 +65,8 @@ class Scheduler:
         self.switches = 0  # grants of a device to another entry than the one before
         self.preemptions = 0  # entries that gave way before their slice was over
         self.decisions = 0  # calls of next and should_yield
+        self.joint_launches = 0  # launches that somebody rode in
+        self.rides = 0  # and how many did
         self._shares = dict(shares or {})
         self._background_share = background_share
         self._max_wait_s = max_wait_s
@@ -118,6 +122,11 @@ class Scheduler:
             queue.idle()
             return None
         entry, turn = picked
+        begins = entry.rows and not entry.aboard and turn is not _EXPEDITED
+        if begins:
+            companion = self._companion(queue, entry, now)
+            if companion is not None:
+                entry, turn, begins = companion, _COMPANION, False
         if turn is _POLICY:
             queue.take(entry)
         else:
@@ -128,13 +137,15 @@ class Scheduler:
         entry.ready_since = now
         entry.turn = turn
         queue.calm = queue.turn is _OVERDUE
-        queue.turn = turn
+        queue.turn = _POLICY if turn is _COMPANION else turn  # it gives way like anybody
         lane = entry.lane
         if turn is _POLICY and lane is not None and lane.vtime > queue.vtime:
             queue.vtime = lane.vtime
         queue.used_s = 0.0
         queue.keyed_at = -inf
         queue.running = entry
+        if begins:
+            self._board(queue, entry, now)
         if queue.last is not entry:
             queue.last = entry
             entry.switches += 1
@@ -145,10 +156,21 @@ class Scheduler:
         return grant
 
     def ran(self, entry: Entry, seconds: float, now: float) -> None:
-        """Accounts device seconds to a RUNNING entry."""
+        """Accounts device seconds to a RUNNING entry, and to its riders by their rows."""
         assert entry.state is _RUNNING, f"{entry!r} does not run"
         assert seconds >= 0.0, seconds
-        entry.served_s += seconds
+        assert entry.lane is not None
+        entry.lane.queue.used_s += seconds
+        if entry.aboard:
+            entry.spent_s += seconds
+        if entry.riders:
+            each_s = seconds / (entry.aboard + sum(rider.aboard for rider in entry.riders))
+            seconds = each_s * entry.aboard
+            for rider in entry.riders:
+                self._charge(rider, each_s * rider.aboard, now)
+        self._charge(entry, seconds, now)
+
+    def _charge(self, entry: Entry, seconds: float, now: float) -> None:
         assert entry.lane is not None
         entry.lane.queue.charge(entry, seconds)
         if self._on_ran is not None:
@@ -183,6 +205,8 @@ class Scheduler:
         queue.running = None
         if queue.used_s < self._slice_s:
             self.preemptions += 1
+        if entry.turn is _COMPANION and not entry.rows:
+            entry.batch = None  # it was expected to bring a launch, and does something else
         entry.state = _READY
         if queue.keyed_at == now and self._on_ready is None:
             entry.ready_since = now
@@ -211,10 +235,49 @@ class Scheduler:
         queue = self._queue(entry.device)
         assert entry.state is State.WAITING, f"{entry!r} does not wait"
         entry.state = _READY
+        if entry.aboard:
+            _get_off(entry)
+            entry.rows = 0
         unlink(entry)
         entry.lane = queue.lane(entry.tenant)
         self._enqueue(entry, now)
         return self._gives_way(queue, entry, now)
+
+    def offer(self, entry: Entry, batch: Batch, rows: int, now: float) -> bool:
+        """A RUNNING entry has a launch of so many rows, and others may ride in it. True: it begins it alone.
+
+        False: it is READY, and others may go first, so that they can ride in it or it in theirs. It rides as
+        WAITING for the one that leads, who inherits its urgency; a cancel may `expedite` it out of there.
+        """
+        assert rows > 0, rows
+        assert entry.lane is not None
+        queue = entry.lane.queue
+        assert queue.running is entry, f"{entry!r} does not run"
+        entry.batch, entry.rows = batch, rows
+        if batch not in queue.crowds:
+            self._board(queue, entry, now)
+            return True
+        queue.running = None
+        entry.state = _READY
+        self._enqueue(entry, now)
+        return False
+
+    def alight(self, entry: Entry, now: float) -> tuple[Entry, ...]:
+        """The launch of a RUNNING entry is over. Returns those who rode in it, now READY."""
+        assert entry.state is _RUNNING, f"{entry!r} does not run"
+        riders, entry.riders = entry.riders, ()
+        for rider in riders:
+            rider.rows = rider.aboard = 0
+            self.wake(rider, now)
+        entry.rows = entry.aboard = 0
+        return riders
+
+    def leave(self, entry: Entry, now: float) -> Entry | None:
+        """A RUNNING entry gives up its launch, begun or not: it was cancelled. The most urgent of its riders
+        leads now, READY, and is returned."""
+        assert entry.state is _RUNNING, f"{entry!r} does not run"
+        entry.rows = 0
+        return self._hand_over(entry, now)
 
     def done(self, entry: Entry, now: float) -> None:
         """RUNNING to DONE; an entry that has not started may leave from NEW or READY.
@@ -232,7 +295,8 @@ class Scheduler:
         known = entry.state is not State.NEW
         entry.state = State.DONE
         release(entry)
-        entry.grant = None
+        entry.grant = entry.batch = None
+        entry.riders = ()
         if known:
             del self._entries[entry]
             if self._on_done is not None:
@@ -314,6 +378,72 @@ class Scheduler:
         assert entry.lane.queue.running is entry, f"{entry!r} does not run"
         entry.lane.queue.running = None
 
+    # Launches that run as one.
+
+    def _companion(self, queue: ReadyQueue, leader: Entry, now: float) -> Entry | None:
+        """Who is granted the device before a READY entry that is to begin a launch, so as to ride in it."""
+        assert leader.batch is not None
+        crowd = queue.crowds[leader.batch]
+        if crowd.between:
+            companion = min(crowd.between, key=lambda entry: (patience_s(entry, now), entry.key))
+            if len(crowd.pending) <= seats(leader, companion, now):
+                return companion
+        return next((other for other in crowd.suspended if waits_for(leader, other, now)), None)
+
+    def _board(self, queue: ReadyQueue, leader: Entry, now: float) -> None:
+        """A RUNNING entry begins its launch, with those others that may ride in it."""
+        assert leader.batch is not None
+        crowd = queue.crowds.get(leader.batch)
+        others: list[Entry] = []
+        if crowd is not None:
+            others += crowd.pending
+            for other in crowd.suspended:
+                # a single row of a suspended launch loses little by starting again
+                others += (
+                    member
+                    for member in (*other.riders, other)
+                    if member.aboard == 1 and patience_s(leader, now) < patience_s(member, now)
+                )
+        members = fill(leader, others, now)
+        riders = [rider for rider in members if rider is not leader]
+        for rider in riders:
+            if rider.state is _READY:
+                queue.remove(rider)
+                rider.waited_s += now - rider.ready_since
+                rider.state = State.WAITING
+                self._hand_over(rider, now)
+            else:
+                _get_off(rider)
+                unlink(rider)
+            rider.turn = Turn.RIDER
+            link(rider, leader)
+        for entry, rows in members.items():
+            entry.aboard = rows
+        leader.riders = tuple(riders)
+        leader.spent_s = 0.0
+        leader.expected_s = leader.batch.seconds(sum(members.values()))
+        self.joint_launches += bool(riders)
+        self.rides += len(riders)
+
+    def _hand_over(self, entry: Entry, now: float) -> Entry | None:
+        """An entry that is in no queue gives up its launch. Returns who leads it now, if it had riders."""
+        riders, entry.riders = entry.riders, ()
+        entry.aboard = 0
+        if not riders:
+            return None
+        heir = min(riders, key=lambda rider: rider.key)
+        for rider in riders:
+            unlink(rider)
+        heir.riders = tuple(rider for rider in riders if rider is not heir)
+        heir.expected_s, heir.spent_s = entry.expected_s, entry.spent_s
+        heir.state = _READY
+        heir.ready_since = now
+        assert heir.lane is not None
+        heir.lane.queue.push(heir)  # with the key that it had, as if it had not ridden
+        for rider in heir.riders:
+            link(rider, heir)
+        return heir
+
     # Who goes before whom.
 
     def _slice_over(self, queue: ReadyQueue, entry: Entry, now: float) -> bool:
@@ -331,7 +461,8 @@ class Scheduler:
             order = 0
             if other.lane is not entry.lane or entry.background:
                 order = queue.compare_tenants(other, entry)
-            if order > 0 or (order == 0 and other.lane is entry.lane and other.key < entry.key):
+            first = order > 0 or (order == 0 and other.lane is entry.lane and other.key < entry.key)
+            if first and not waits_for(other, entry, now):
                 return True
         lane = entry.lane
         if lane is not None and lane.vtime > queue.vtime:
@@ -352,6 +483,8 @@ class Scheduler:
 
     def _preempts(self, queue: ReadyQueue, candidate: Entry, running: Entry, now: float) -> bool:
         """Whether a candidate takes the device from the running entry within its slice."""
+        if candidate.batch is not None and waits_for(candidate, running, now):
+            return False
         order = 0
         if candidate.lane is not running.lane or running.background:
             order = queue.compare_tenants(candidate, running)
@@ -437,6 +570,14 @@ class Scheduler:
         self._adopt(Dynamic(), now)
         if self._on_ejected is not None:
             self._on_ejected(Ejection(ejected.name, hook, entry, reason, now))
+
+
+def _get_off(rider: Entry) -> None:
+    """A rider leaves the launch that it rides in, to be unlinked from its leader."""
+    leader = rider.waits_on
+    assert leader is not None
+    leader.riders = tuple(other for other in leader.riders if other is not rider)
+    rider.aboard = 0
 
 
 def _raised(error: Exception) -> str:

@@ -14,15 +14,24 @@ from coro_rt.memory import MemoryBudget, Reservation
 
 
 class Sequence:
-    """`tokens` are those whose keys and values are stored. One job at a time may use it."""
+    """`tokens` are those whose keys and values are stored. One job at a time may use it.
+
+    While it is `busy`, a step that is not finished has rows of it, and its pages must stay where they are.
+    """
 
     def __init__(self, shape: KVShape, budget: MemoryBudget) -> None:
         self.tokens: list[int] = []
+        self.busy = False
         self._shape = shape
         self._budget = budget
         self._pages: list[Bytes] = []
         self._reservations: list[Reservation] = []
         self.table: NDArray[np.int64] = np.zeros(0, np.int64)  # the pages' addresses
+
+    @property
+    def room(self) -> int:
+        """How many more tokens the pages have room for."""
+        return len(self._pages) * PAGE_POSITIONS - len(self.tokens)
 
     def make_room(self, length: int) -> None:
         """Have pages for `length` tokens. Raises MemoryBudgetExceeded; what there was stays."""

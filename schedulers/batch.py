@@ -20,7 +20,7 @@ from coro_rt.schedulers.entry import Entry
 from coro_rt.schedulers.qos import QoS
 
 PATIENCE_S = (inf, 0.2, 0.05, 0.03, 0.02)
-"""By QoS, BACKGROUND first: the longest launch to share with equals, and to wait for so as to ride in the next."""
+"""By QoS, BACKGROUND first: the longest launch to share with equals, and to wait for to ride in the next."""
 
 URGENT_S = 0.002  # the same for USER_INTERACTIVE behind the less urgent: a quantum
 STRETCH = 0.3  # of the time of a single row: what less urgent company may cost a launch

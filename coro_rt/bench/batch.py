@@ -1,4 +1,4 @@
-"""Several texts written at once, each by a generation of its own: continuous batching as applications get it."""
+"""Several texts written at once, each by a generation of its own: batching as applications get it."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .model import Model
 
 SCORE_CHUNK = 32
-"""Tokens in one step when each one's logits are wanted: these take 4 bytes for each word of the vocabulary."""
+"""Tokens in one step when each one's logits are wanted, which take 4 bytes for every word there is."""
 
 
 @dataclass(frozen=True, slots=True)

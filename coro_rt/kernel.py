@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 from coro_rt.errors import KernelError
 from coro_rt.schedulers.batch import Batch
@@ -39,7 +39,8 @@ class Launch(Trap, Generic[T]):
 
     __slots__ = ("args", "kernel", "result", "state")
 
-    batch: ClassVar[Batch | None] = None
+    batch: Batch | None = None  # see BatchLaunch
+    joint: Joint | None = None
 
     def __init__(self, kernel: Kernel[..., T], args: tuple[Any, ...]) -> None:
         self.kernel = kernel
@@ -66,10 +67,10 @@ class BatchLaunch(Launch[T]):
 
     def __init__(self, kernel: Kernel[..., T], args: tuple[Any, ...], batch: Batch, rows: int) -> None:
         super().__init__(kernel, args)
-        self.batch = batch  # type: ignore[misc]
+        self.batch = batch
+        self.joint = None  # what it runs in, once it has begun
         self.rows = rows
         self.granted = 0
-        self.joint: Joint | None = None  # what it runs in, once it has begun
 
     def leave(self, job: Job[Any]) -> bool:
         return True  # the worker takes it out of `joint` before the job's code runs again

@@ -166,13 +166,15 @@ class Worker:
                 scheduler.ran(job.entry, seconds, now)
                 seconds = 0.0
                 goes_on = self._goes_on(job, trap, now)
-            elif job.cancelled is not None and not job.winding_up:
-                if job.launch is not None:
-                    self._give_up(job, now)
-            elif job.launch is None and job.entry.aboard:
+            elif job.launch is None:
+                if job.entry.aboard:
+                    scheduler.ran(job.entry, seconds, now)
+                    seconds = 0.0
+                    self._alight(job, now)
+            elif job.cancelled is not None:
                 scheduler.ran(job.entry, seconds, now)
                 seconds = 0.0
-                self._alight(job, now)
+                self._give_up(job, now)  # and Cancelled is raised at the next step
             if goes_on:
                 self.device.clear_preempt()  # under the lock: the decision below sees what it was raised for
                 grant = scheduler.turn(job.entry, seconds, now)

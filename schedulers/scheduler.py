@@ -257,6 +257,7 @@ class Scheduler:
         assert entry.state is _RUNNING or not entry.started, (
             f"{entry!r} has started: expedite it, then let it run"
         )
+        assert not entry.riders, f"{entry!r} leads a launch: alight, or leave it"
         if entry.state is _RUNNING:
             self._leave_device(entry)
         elif entry.state is _READY:

@@ -76,7 +76,7 @@ class Model(Loaded):
         self.workspaces = Workspaces(sizes.widths, sizes.kv, threads, budget)
 
     def new_sequence(self) -> Sequence:
-        return Sequence(self.sizes.kv, self._budget)
+        return Sequence(self.sizes.kv, self._budget, self.workspaces.clear)
 
     @contextmanager
     def lend(self, answer: list[str]) -> Iterator[Sequence]:

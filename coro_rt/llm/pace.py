@@ -1,7 +1,7 @@
 """How long a model's steps take, learned while it runs: what the scheduler decides with.
 
 Steps of similar size (1 row, 2, 3-4, 5-8, …) share a mean; between two means the time grows in a straight
-line, and beyond them as in `_SHAPE`: a step of one row reads all weights, and so costs as much as some further
+line, and beyond them as in `_SHAPE`: a step of one row reads all weights, so it costs as much as some further
 rows that only compute. The means are those of an undisturbed machine: slow steps, which are most often
 somebody else's doing, move them little. And the mean of a size that is not in use, perhaps because it was too
 slow when it was tried, drifts to what the next smaller one suggests, until it is tried again.

@@ -117,7 +117,7 @@ def test_background_costs_an_urgent_launch_less_than_a_third_of_a_row() -> None:
 
 
 def test_equals_share_a_launch_as_long_as_their_patience() -> None:
-    leader, entries = together(Desk(), (D, 1), (D, 90))
+    _, entries = together(Desk(), (D, 1), (D, 90))
     assert sum(entry.aboard for entry in entries) == int((PATIENCE_S[D] - READ_S) / ROW_S)
     assert entries[0].aboard == 1
     _, entries = together(Desk(), (B, 1), (B, 90))

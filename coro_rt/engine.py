@@ -315,7 +315,7 @@ class Engine:
             orphans = [job for job in self.jobs if job.worker is worker]
             for job in orphans:
                 if isinstance(job.launch, BatchLaunch) and job.launch.joint is not None:
-                    job.launch.joint.close()
+                    job.launch.joint.end()
                 if job.state is State.WAITING:
                     assert job.trap is not None
                     job.trap.leave(job)

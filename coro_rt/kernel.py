@@ -63,7 +63,9 @@ class BatchLaunch(Launch[T]):
     As a trap it is what a job waits for that rides in another one's.
     """
 
-    __slots__ = ("batch", "granted", "joint", "rows")
+    __slots__ = ("batch", "granted", "job", "joint", "rows")
+
+    job: Job[Any]  # whose it is, once it has begun
 
     def __init__(self, kernel: Kernel[..., T], args: tuple[Any, ...], batch: Batch, rows: int) -> None:
         super().__init__(kernel, args)
@@ -100,13 +102,20 @@ class Joint(ABC):
             if not self.members:
                 self.close()
 
+    def end(self) -> None:
+        """It is over for all members: done, or it failed."""
+        self.close()
+        for launch in self.members:
+            launch.joint = None  # so that no cycle keeps what they hold
+        self.members.clear()
+
     @abstractmethod
     def left(self, launch: BatchLaunch[Any]) -> None:
         """A launch is no longer among the members."""
 
     @abstractmethod
     def close(self) -> None:
-        """It runs no more: done, failed, or nobody is left. Gives everything back; may be called twice."""
+        """It runs no more: done, failed, or nobody is left. Gives everything back."""
 
 
 class Kernel(Generic[P, T]):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from coro_rt.errors import Cancelled, JobCancelled
 from coro_rt.job import CancelReason, Job, JobEntry, explain_host_object, foreign_await
-from coro_rt.kernel import BatchKernel, BatchLaunch, Launch
+from coro_rt.kernel import BatchKernel, BatchLaunch, Joint, Launch
 from coro_rt.parker import make_parker
 from coro_rt.schedulers.errors import DeadlockError
 from coro_rt.sleepers import Sleepers
@@ -234,21 +234,26 @@ class Worker:
         if began - self._since > LONG_STEP_S:
             _note_long_step(job, began - self._since)
         slice_s = max(0.0, min(self._slice_s, self.sleepers.until - began))
+        joint = launch.joint
         try:
-            if launch.joint is None:
+            if joint is None:
                 done = launch.kernel.implementation(device.kind)(device, launch, slice_s)
             else:
-                done = launch.joint.run(device, slice_s)
+                done = joint.run(device, slice_s)
         except BaseException as exc:
             job.inbox_error = exc
             done = True
         else:
             if done:
                 job.inbox = launch.result
-        if done and launch.joint is not None:
-            launch.joint.close()
-        job.quanta += 1
-        job.joules += (clock() - began) * device.watts
+        joules = (clock() - began) * device.watts
+        if joint is None:
+            job.quanta += 1
+            job.joules += joules
+        else:
+            _share_out(joules, joint)
+            if done:
+                joint.end()
         return None if done else launch
 
     def _goes_on(self, job: Job[Any], trap: Any, now: float) -> bool:
@@ -311,7 +316,7 @@ class Worker:
             assert isinstance(own, BatchLaunch)
             if own.joint is not None:
                 own.joint.leave(own)
-            own.granted = entry.aboard
+            own.job, own.granted = member, entry.aboard
             if member is not job:
                 member.trap = own
             members.append(own)
@@ -334,6 +339,14 @@ class Worker:
             if launch.joint is not None:
                 launch.joint.leave(launch)
             self._scheduler.leave(job.entry, now)
+
+
+def _share_out(joules: float, joint: Joint) -> None:
+    """Books a quantum of a launch to all who run in it: energy by their rows, like time."""
+    rows = sum(launch.granted for launch in joint.members)
+    for launch in joint.members:
+        launch.job.quanta += 1
+        launch.job.joules += joules * launch.granted / rows
 
 
 def _note_long_step(job: Job[Any], seconds: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from coro_rt.schedulers.entry import Entry, State
+from coro_rt.schedulers.entry import Entry, State, Turn
 from coro_rt.schedulers.qos import QoS
 
 if TYPE_CHECKING:
@@ -39,11 +39,9 @@ class Explanation:
         if self.state is State.RUNNING:
             return f"{text} on {self.device} under {self.policy}: {self.reason}."
         if self.state is State.WAITING:
-            return (
-                f"{text} for {self.waits_on}."
-                if self.waits_on
-                else f"{text} for something outside the scheduler."
-            )
+            if self.reason == Turn.RIDER.value:
+                return f"{text} for {self.waits_on}: {self.reason}."
+            return f"{text} for {self.waits_on or 'something outside the scheduler'}."
         if self.state is not State.READY:
             return f"{text}."
         text += f" for {self.device} since {self.since_s:.3f} s under {self.policy}: {self.reason}"
@@ -61,7 +59,7 @@ def explain(entry: Entry, queue: ReadyQueue, policy: str, now: float) -> Explana
     """Explains one entry of one device; takes time in proportion to the ready entries."""
     reason = "it is not ready"
     ahead: list[Entry] = []
-    if entry.state is State.RUNNING:
+    if entry.state is State.RUNNING or (entry.state is State.WAITING and entry.aboard):
         reason = entry.turn.value
     elif entry.state is State.READY:
         picked = queue.pick(now)

@@ -77,6 +77,9 @@ class BatchLaunch(Launch[T]):
     def leave(self, job: Job[Any]) -> bool:
         return True  # the worker takes it out of `joint` before the job's code runs again
 
+    def what(self) -> str:
+        return "its share of a launch"
+
 
 class Joint(ABC):
     """Launches of one batch that run as one: made when they begin, by the worker that runs it.

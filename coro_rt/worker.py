@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
 from coro_rt.errors import Cancelled, JobCancelled
@@ -17,6 +18,7 @@ from coro_rt.job import CancelReason, Job, JobEntry, explain_host_object, foreig
 from coro_rt.kernel import BatchKernel, BatchLaunch, Joint, Launch
 from coro_rt.parker import make_parker
 from coro_rt.schedulers.errors import DeadlockError
+from coro_rt.schedulers.explanation import Granted
 from coro_rt.sleepers import Sleepers
 from coro_rt.traps import CHECKPOINT, Join, Trap, local
 
@@ -28,6 +30,7 @@ logger = logging.getLogger("coro_rt")
 
 LONG_STEP_S = 0.002  # nobody else can run meanwhile: worth a line in the log
 ALONE_S = 0.1  # the longest slice of a job that nobody waits behind; a newcomer ends it early
+KEPT_GRANTS = 256  # so far back an explanation knows who ran
 UNMEASURED = 15  # switches whose time is not taken, between two whose is: a look at the clock is dear here
 _END: Any = object()  # in place of a trap: the coroutine has ended
 
@@ -51,6 +54,7 @@ class Worker:
         self.switching_s = 0.0  # of those switches whose time was taken
         self.measured = 0  # how many they are
         self._unmeasured = 0  # switches to come before the next of them
+        self.granted: deque[Granted] = deque(maxlen=KEPT_GRANTS)  # under the lock
         self._until = -math.inf  # when the first sleeper wakes, as far as was known when it became idle
         self._stopping = False
         self._ended = False
@@ -109,6 +113,7 @@ class Worker:
         self.device.clear_preempt()  # under the lock: what it was raised for is seen by the decision below
         grant = self.engine.scheduler.next(self.name, now)
         if grant is None:
+            self.granted.append((now, None))
             self.job = None
             self._ended = self._stopping
             self.idle = not self._ended
@@ -120,9 +125,14 @@ class Worker:
         entry: Any = grant.entry
         job: Job[Any] = entry.job
         self.job = job
+        self.granted.append((now, entry))
         if entry.aboard:
-            self._lead(job)
+            self._lead(job, now)
         return job
+
+    def held_s(self, now: float) -> float:
+        """Under the lock: for how long the running job has had the device since its time was last booked."""
+        return 0.0 if self.job is None else max(0.0, now - self._since)
 
     def _measure_out(self) -> None:
         """Under the lock: how long the job may run. While nobody waits, long: coming back takes the GIL."""
@@ -153,7 +163,9 @@ class Worker:
 
         engine, scheduler = self.engine, self._scheduler
         following: Job[Any] | None = job
-        with self._lock:
+        lock = self._lock
+        lock.acquire()  # `with` takes twice as long
+        try:
             now = self._clock()
             seconds = took = now - self._since
             self._since = now
@@ -185,9 +197,10 @@ class Worker:
                     self.suspensions += job.launch is not None
                     self.job = following = entry.job
                     if entry.aboard:
-                        self._lead(entry.job)
+                        self._lead(entry.job, now)
                     self._slice_s = self._granted_s = grant.slice_s
                     self.alone = False
+                    self.granted.append((now, entry))
             else:
                 following = self._next(now)
             self.deciding = False
@@ -199,6 +212,8 @@ class Worker:
                     self.switching_s += self._clock() - now
                     self.measured += 1
             effects = engine.take_effects() if engine.effects else ()
+        finally:
+            lock.release()
         if took > LONG_STEP_S and launch is None:
             _note_long_step(job, took)
         for effect in effects:
@@ -283,6 +298,7 @@ class Worker:
             job.inbox_error = exc
             return True
         job.trap = trap
+        job.parked_at = now
         return False
 
     # Launches that run as one.
@@ -298,10 +314,10 @@ class Worker:
         job.launch = launch
         alone = self._scheduler.offer(job.entry, launch.batch, launch.rows, now)
         if alone:
-            self._lead(job)
+            self._lead(job, now)
         return alone
 
-    def _lead(self, job: Job[Any]) -> None:
+    def _lead(self, job: Job[Any], now: float) -> None:
         """Under the lock: a job that was granted the device leads a launch. If that begins now, it gets its
         members."""
         launch = job.launch
@@ -318,7 +334,7 @@ class Worker:
                 own.joint.leave(own)
             own.job, own.granted = member, entry.aboard
             if member is not job:
-                member.trap = own
+                member.trap, member.parked_at = own, now
             members.append(own)
         kernel = cast(BatchKernel[..., Any], launch.kernel)
         kernel.joints[self.device.kind](members)
@@ -356,9 +372,9 @@ def _note_long_step(job: Job[Any], seconds: float) -> None:
 async def _wind_up(job: Job[Any]) -> None:
     """Runs in place of a job that has ended while it had children: ends them, and takes over an error that
     nobody got."""
-    for child in list(job.children):
+    for child in list(job.children or ()):
         job.engine.cancel(child, CancelReason.PARENT)
-    for child in list(job.children):
+    for child in list(job.children or ()):
         try:
             await Join(child)
         except JobCancelled:

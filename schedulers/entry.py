@@ -140,6 +140,11 @@ class Entry:
         self.expedited = False
         self.grant: Grant | None = None  # made once, given again at every turn
 
+    @property
+    def label(self) -> str:
+        """For people, as names repeat: "summarise #12"."""
+        return self.name if self.name == f"job-{self.id}" else f"{self.name} #{self.id}"
+
     def __repr__(self) -> str:
         return f"<Entry {self.id} {self.name!r} {self.qos.name} {self.state.value}>"
 

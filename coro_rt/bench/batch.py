@@ -13,7 +13,7 @@ from coro_rt.llm.model import LLM
 async def decode(llm: LLM, count: int, ids: Tokens[int], tokens: int) -> float:
     """Greedy tokens per second of `count` generations together, after prompts of `len(ids)` tokens.
 
-    Counted from when the last has its first token until the first ends.
+    Counted from the first token of all to the last, so some of what the others' prompts take is in it.
     """
     arrivals: list[list[float]] = [[] for _ in range(count)]
 
@@ -26,6 +26,5 @@ async def decode(llm: LLM, count: int, ids: Tokens[int], tokens: int) -> float:
     async with anyio.create_task_group() as group:
         for nth in range(count):
             group.start_soon(one, nth)
-    began, ended = max(times[0] for times in arrivals), min(times[-1] for times in arrivals)
-    written = sum(began < at <= ended for times in arrivals for at in times)
-    return written / (ended - began)
+    began, ended = min(times[0] for times in arrivals), max(times[-1] for times in arrivals)
+    return count * (tokens - 1) / (ended - began)

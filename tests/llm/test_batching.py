@@ -2,12 +2,13 @@
 
 import random
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
 import pytest
 
-from coro_rt import QoS, Runtime, open_runtime, qos
+from coro_rt import JobCancelled, QoS, Runtime, RuntimeClosed, open_runtime, qos
 from coro_rt.llm.model import LLM
 
 pytestmark = pytest.mark.anyio
@@ -125,15 +126,21 @@ async def test_closing_the_model_while_generations_share_steps_gives_everything_
     runtime: Runtime, tiny_path: Path
 ) -> None:
     llm = await runtime.load_model(tiny_path)
-    streams = [llm.generate([nth] * 5, max_tokens=250, ignore_eos=True) for nth in range(5)]
-    for stream in streams:
-        await stream.__anext__()
-    assert runtime.stats().rides > 0
-    await llm.aclose()
-    assert runtime.memory.used == 0
-    for stream in streams:
-        await stream.aclose()
-        assert stream.finish_reason == "cancelled"
+
+    async def read(nth: int) -> None:
+        with suppress(RuntimeClosed, JobCancelled):
+            while True:
+                async with llm.generate([nth] * 5, max_tokens=250, ignore_eos=True) as stream:
+                    async for _ in stream:
+                        pass
+
+    async with anyio.create_task_group() as group:
+        for nth in range(5):
+            group.start_soon(read, nth)
+        while not runtime.stats().rides:  # noqa: ASYNC110
+            await anyio.sleep(0.001)
+        await llm.aclose()
+        assert runtime.memory.used == 0
 
 
 async def test_conversations_scores_and_generations_at_once_disturb_nobody(

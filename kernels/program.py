@@ -452,8 +452,8 @@ class Workspace:
 
     def begin(
         self,
-        tokens: NDArray[np.int32],
-        positions: NDArray[np.int32],
+        tokens: NDArray[np.int32] | list[int],
+        positions: NDArray[np.int32] | list[int],
         pages: list[NDArray[np.int64]],
         *,
         tail: int,

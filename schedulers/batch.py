@@ -37,7 +37,7 @@ class Batch:
     members = 32
 
     def seconds(self, rows: int) -> float:
-        """What a launch of so many rows takes, as far as is known; more than 0, and more for more rows."""
+        """What a launch of so many rows takes, as far as is known; more than 0, and no less for more rows."""
         raise NotImplementedError
 
     def rows_within(self, seconds: float) -> int:

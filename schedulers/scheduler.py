@@ -421,7 +421,7 @@ class Scheduler:
                     for member in (*other.riders, other)
                     if member.aboard == 1 and patience_s(leader, now) < patience_s(member, now)
                 )
-        members = fill(leader, others, now)
+        members = fill(leader, others, now) if others else {leader: min(leader.rows, leader.batch.rows)}
         riders = [rider for rider in members if rider is not leader]
         for rider in riders:
             if rider.state is _READY:

@@ -9,6 +9,8 @@ slow when it was tried, drifts to what the next smaller one suggests, until it i
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 from coro_rt.schedulers.batch import Batch
 
 CHUNK = 128
@@ -26,48 +28,49 @@ class Pace(Batch):
     rows = 160  # a whole chunk of a prompt, and some company
 
     def __init__(self) -> None:
-        self._means: dict[int, tuple[float, float]] = {}  # by size: mean rows, mean seconds
-        self._curve: list[tuple[float, float]] = []  # the same, both growing
+        self._sizes: list[int] = []  # that were seen, the smallest first
+        self._means: list[tuple[float, float]] = []  # of each: rows, seconds
 
     def seconds(self, rows: int) -> float:
         """The device seconds of a step of so many rows."""
-        curve = self._curve
-        if not curve:
+        means = self._means
+        if not means:
             return (_SHAPE + rows) * _UNKNOWN_S
-        left, left_s = curve[0]
-        if rows <= left:
-            return _scaled(left, left_s, rows)
-        for right, right_s in curve:
-            if rows <= right:
-                return left_s + (right_s - left_s) * (rows - left) / (right - left)
-            left, left_s = right, right_s
+        left, left_s = means[0]
+        if rows > left:
+            for right, right_s in means[1:]:
+                right_s = max(right_s, left_s)  # more rows take no less, whatever was measured
+                if rows <= right:
+                    return left_s + (right_s - left_s) * (rows - left) / (right - left)
+                left, left_s = right, right_s
         return _scaled(left, left_s, rows)
 
     def left_s(self, to_read: int, to_write: int) -> float:
         """The device seconds that reading and then writing so many tokens will take alone; 0 if unknown."""
-        if not self._curve:
+        if not self._means:
             return 0.0
-        chunks, rest = divmod(to_read, CHUNK)
-        read_s = chunks * self.seconds(CHUNK) + (self.seconds(rest) if rest else 0.0)
-        return read_s + to_write * self.seconds(1)
+        seconds = to_write * self.seconds(1)
+        if to_read:
+            chunks, rest = divmod(to_read, CHUNK)
+            seconds += chunks * self.seconds(CHUNK) + (self.seconds(rest) if rest else 0.0)
+        return seconds
 
     def learn(self, rows: int, seconds: float) -> None:
         """A step of so many rows took so long."""
         size = (rows - 1).bit_length()
-        mean, mean_s = self._means.get(size, (float(rows), seconds))
+        at = bisect_left(self._sizes, size)
+        if at == len(self._sizes) or self._sizes[at] != size:
+            self._sizes.insert(at, size)
+            self._means.insert(at, (float(rows), seconds))
+        mean, mean_s = self._means[at]
         weight = _FASTER if seconds < mean_s else _SLOWER
         mean += (rows - mean) * weight
         mean_s += (seconds - mean_s) * weight
-        self._means[size] = mean, mean_s
-        larger = min((other for other in self._means if other > size), default=None)
-        if larger is not None:
-            other, other_s = self._means[larger]
-            self._means[larger] = other, other_s + (_scaled(mean, mean_s, other) - other_s) * _DRIFT
-        self._curve = []
-        least_s = 0.0
-        for _, (mean, mean_s) in sorted(self._means.items()):
-            least_s = max(mean_s, least_s * 1.001)  # more rows take longer, whatever was measured
-            self._curve.append((mean, least_s))
+        self._means[at] = mean, mean_s
+        if at + 1 < len(self._means):
+            larger, larger_s = self._means[at + 1]
+            larger_s += (_scaled(mean, mean_s, larger) - larger_s) * _DRIFT
+            self._means[at + 1] = larger, larger_s
 
 
 def _scaled(rows: float, seconds: float, to: float) -> float:

@@ -163,25 +163,25 @@ class CpuStep(Joint):
         self._begun = True
 
     def _fill(self, workspace: Workspace) -> None:
-        places = self._places.values()
-        at = 0
-        for place in places:
-            place.body = at
-            at += place.taken - place.ends
-        self._first_end = at
-        for place in places:
-            place.end = at
-            at += place.ends
-        tokens, positions = np.empty(at, np.int32), np.empty(at, np.int32)
+        tokens: list[int] = []
+        positions: list[int] = []
         tables: list[NDArray[np.int64]] = []
+
+        def add(place: _Place, first: int, last: int) -> int:
+            at, sequence = len(tokens), place.part.sequence
+            start = len(sequence.tokens)
+            tokens.extend(place.part.tokens[first:last])
+            positions.extend(range(start + first, start + last))
+            tables.extend([sequence.table] * (last - first))
+            return at
+
+        places = self._places.values()
         for place in places:
-            part, rows = place.part, place.rows()
-            start = len(part.sequence.tokens)
-            tokens[rows] = part.tokens[: place.taken]
-            positions[rows] = np.arange(start, start + place.taken)
-            tables += [part.sequence.table] * (place.taken - place.ends)
-        tables += [place.part.sequence.table for place in places if place.ends]
-        workspace.begin(tokens, positions, tables, tail=at - self._first_end)
+            place.body = add(place, 0, place.taken - place.ends)
+        self._first_end = len(tokens)
+        for place in places:
+            place.end = add(place, place.taken - place.ends, place.taken)
+        workspace.begin(tokens, positions, tables, tail=len(tokens) - self._first_end)
 
     def _finish(self) -> None:
         """Give every member its result."""

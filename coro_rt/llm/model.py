@@ -151,7 +151,8 @@ class LLM:
         request = make_request(
             model, prompt_ids(model, prompt), max_tokens, sampling, stop, ignore_eos=ignore_eos
         )
-        return self._runtime.stream(generate, model, request, _lender or model, device=self._device)
+        args = (model, request, _lender or model)
+        return Stream(self._runtime, generate, args, device=self._device, batch=model.pace)
 
     def chat(self, messages: str | Tokens[Message], **options: Any) -> Stream[Token]:
         """Stream the answer to a question, or to a list of {"role": ..., "content": ...}. Options as for

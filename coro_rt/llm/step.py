@@ -121,9 +121,11 @@ class CpuStep(Joint):
 
     def left(self, launch: BatchLaunch[Any]) -> None:
         place = self._places.pop(launch, None)
-        if place is None or not self._places:
+        if place is None:
             return
         place.part.sequence.busy = False
+        if not self._places:  # nobody is left
+            return
         try:
             nowhere = self._model.workspaces.nowhere()
         except MemoryBudgetExceeded:

@@ -10,6 +10,7 @@ import pytest
 
 from coro_rt import JobCancelled, QoS, Runtime, RuntimeClosed, open_runtime, qos
 from coro_rt.llm.model import LLM
+from coro_rt.llm.sequence import Sequence
 
 pytestmark = pytest.mark.anyio
 
@@ -141,6 +142,34 @@ async def test_closing_the_model_while_generations_share_steps_gives_everything_
             await anyio.sleep(0.001)
         await llm.aclose()
         assert runtime.memory.used == 0
+
+
+async def test_a_sequence_is_busy_while_a_step_has_rows_of_it_and_no_longer(
+    runtime: Runtime, llm: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+    room = Sequence.make_room
+
+    def make_room(self: Sequence, length: int) -> None:
+        seen.append(self.busy)
+        room(self, length)
+
+    monkeypatch.setattr(Sequence, "make_room", make_room)
+
+    async def talk(after: float) -> None:
+        with qos(QoS.BACKGROUND), llm.conversation() as conversation:
+            with anyio.move_on_after(after):
+                async with conversation.ask("hello", max_tokens=100, ignore_eos=True) as stream:
+                    async for _ in stream:
+                        pass
+            assert conversation._sequence is not None
+            assert not conversation._sequence.busy
+
+    async with anyio.create_task_group() as group:
+        for nth in range(8):
+            group.start_soon(talk, 0.004 * nth)
+    assert seen
+    assert not any(seen)
 
 
 async def test_conversations_scores_and_generations_at_once_disturb_nobody(

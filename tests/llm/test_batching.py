@@ -168,6 +168,7 @@ async def test_a_sequence_is_busy_while_a_step_has_rows_of_it_and_no_longer(
     async with anyio.create_task_group() as group:
         for nth in range(8):
             group.start_soon(talk, 0.004 * nth)
+        group.start_soon(talk, 60)
     assert seen
     assert not any(seen)
 

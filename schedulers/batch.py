@@ -5,7 +5,8 @@ are read once. So launches that name the same `Batch` may run as one; one entry 
 far that goes is said by whoever has the least patience:
 
 - Among the most urgent of those who are there, a launch may take as long as they have patience for.
-- The less urgent may ride as long as they cost the urgent no more than STRETCH of the time of a single row.
+- The less urgent may ride as long as they cost the urgent no more than STRETCH of the time of a single row; and
+  not with a prompt of theirs, because its end, the first token, is what they wait for.
 - Who brings a single row (a token to be written) goes before who brings many (a prompt to be read), and what
   room is left is filled with a part of the many. (Agrawal et al., "Taming throughput-latency tradeoff in LLM
   inference with Sarathi-Serve", 2024.)
@@ -22,7 +23,7 @@ from coro_rt.schedulers.qos import QoS
 PATIENCE_S = (inf, 0.2, 0.05, 0.03, 0.02)
 """By QoS, BACKGROUND first: the longest launch to share with equals, and to wait for to ride in the next."""
 
-URGENT_S = 0.002  # the same for USER_INTERACTIVE behind the less urgent: a quantum
+URGENT_S = 0.0005  # the same for USER_INTERACTIVE behind the less urgent: what a suspension costs at most
 STRETCH = 0.3  # of the time of a single row: what less urgent company may cost a launch
 NEAR_S = 1.0  # whoever has less than this to spare before its deadline is as urgent as anybody
 
@@ -101,13 +102,15 @@ def seats(leader: Entry, rider: Entry, now: float) -> int:
     patience = patience_s(leader, now)
     if patience_s(rider, now) <= patience:
         room = batch.rows_within(patience) - 1
+    elif leader.rows == 1:
+        room = batch.rows_within(_stretched_s(batch, 1)) - 1
     else:
-        room = batch.rows_within(_stretched_s(batch, leader.rows)) - leader.rows
+        room = 0
     return min(room, batch.members - 1)
 
 
 def _stretched_s(batch: Batch, rows: int) -> float:
-    """What a launch may take for the sake of company that is less urgent than so many rows of it."""
+    """What a launch of so many urgent rows may take for the sake of less urgent company."""
     return batch.seconds(rows) + STRETCH * batch.seconds(1)
 
 
@@ -133,9 +136,11 @@ def fill(leader: Entry, others: Iterable[Entry], now: float) -> dict[Entry, int]
     urgent = sum(1 for seconds in patience.values() if seconds == tightest)
     if urgent > 1:  # alone it takes what it wants
         room = min(room, batch.rows_within(tightest))
+    reads = False  # whether the urgent bring a prompt
     for place, entry in enumerate(sorted(patience, key=order)):
         if place == urgent:
-            room = min(batch.rows, batch.rows_within(_stretched_s(batch, total)))
+            room = total if reads else min(batch.rows, batch.rows_within(_stretched_s(batch, total)))
+        reads = reads or entry.rows > 1
         led = leader in members
         rows = min(entry.rows, room - total - (not led and entry is not leader))
         if entry is leader:

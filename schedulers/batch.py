@@ -5,8 +5,8 @@ are read once. So launches that name the same `Batch` may run as one; one entry 
 far that goes is said by whoever has the least patience:
 
 - Among the most urgent of those who are there, a launch may take as long as they have patience for.
-- The less urgent may ride as long as they cost the urgent no more than STRETCH of the time of a single row; and
-  not with a prompt of theirs, because its end, the first token, is what they wait for.
+- The less urgent may ride as long as they cost the urgent no more than STRETCH of the time of a single row,
+  and not with a prompt of theirs, because its end, the first token, is what they wait for.
 - Who brings a single row (a token to be written) goes before who brings many (a prompt to be read), and what
   room is left is filled with a part of the many. (Agrawal et al., "Taming throughput-latency tradeoff in LLM
   inference with Sarathi-Serve", 2024.)

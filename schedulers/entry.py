@@ -45,8 +45,8 @@ class Entry:
 
     `deadline` is absolute, on the clock that `now` is read from. `ready_since` is when it last became ready
     or, while it runs, when its slice began. Seconds: `served_s` on the device, `waited_s` ready but not
-    running. `switches` counts the grants that took the device over from another entry. `vtime` belongs to the
-    policy.
+    running. `switches` counts the grants that took the device over from another entry. `started_at` is when
+    it was first granted its device: infinity before. `vtime` belongs to the policy.
     """
 
     __slots__ = (
@@ -54,6 +54,7 @@ class Entry:
         "background",
         "batch",
         "deadline",
+        "deferred",
         "device",
         "effective_qos",
         "expected_s",
@@ -74,6 +75,7 @@ class Entry:
         "served_s",
         "spent_s",
         "started",
+        "started_at",
         "state",
         "submitted_at",
         "switches",
@@ -108,6 +110,7 @@ class Entry:
         self.state = State.NEW
         self.started = False  # has been granted the device at least once
         self.submitted_at = 0.0
+        self.started_at = inf
         self.ready_since = 0.0
         self.served_s = 0.0
         self.waited_s = 0.0
@@ -137,6 +140,7 @@ class Entry:
         self.ticket = 0  # of its valid item in a heap; 0: none
         self.older: Any = None  # its neighbours among the ready, by how long they wait; None: not ready
         self.newer: Any = None
+        self.deferred = False  # ready, but not to be granted in turn yet
         self.expedited = False
         self.grant: Grant | None = None  # made once, given again at every turn
 

@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
-from coro_rt.schedulers import Entry, QoS, Scheduler, State
+from coro_rt.schedulers import POLICIES, Entry, QoS, Scheduler, State
 from coro_rt.schedulers.batch import PATIENCE_S, STRETCH, Batch
 
 B, U, D, I = QoS.BACKGROUND, QoS.UTILITY, QoS.DEFAULT, QoS.USER_INTERACTIVE  # noqa: E741
@@ -291,7 +291,7 @@ def test_a_companion_that_does_something_else_holds_nobody_up() -> None:
     assert (urgent.aboard, urgent.riders) == (1, ())
 
 
-policies = st.sampled_from(["fifo", "strict", "fair", "dynamic"])
+policies = st.sampled_from(sorted(POLICIES))
 
 
 class Trips(RuleBasedStateMachine):
@@ -381,7 +381,7 @@ class Trips(RuleBasedStateMachine):
             assert 0 <= entry.aboard <= max(entry.rows, entry.aboard)
         crowds = self.scheduler._queues["cpu"].crowds
         for entry in self.all:
-            ready = entry.state is State.READY and entry.batch is not None
+            ready = entry.state is State.READY and entry.batch is not None and not entry.deferred
             found = [
                 kind
                 for batch, crowd in crowds.items()
@@ -394,7 +394,7 @@ class Trips(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Whatever happened, everything can still be brought to its end."""
         for entry in self.all:
-            if entry.state is State.WAITING:
+            if entry.state in (State.READY, State.WAITING):
                 self.scheduler.expedite(entry, self.now)
         while (entry := self.running) is not None or (
             grant := self.scheduler.next("cpu", self.now)

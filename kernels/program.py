@@ -452,8 +452,8 @@ class Workspace:
 
     def begin(
         self,
-        tokens: NDArray[np.int32],
-        positions: NDArray[np.int32],
+        tokens: NDArray[np.int32] | list[int],
+        positions: NDArray[np.int32] | list[int],
         pages: list[NDArray[np.int64]],
         *,
         tail: int,
@@ -484,6 +484,14 @@ class Workspace:
                 assert ends.dtype == np.int32
                 self.state[State.ENDS], self.state[State.END_COUNT] = ends.ctypes.data, len(ends)
         self._ends = ends  # kept alive
+
+    def redirect(self, rows: list[int], table: NDArray[np.int64]) -> None:
+        """Between two pieces of a step: these rows read and write other pages from now on. They go on to be
+        computed, and mean nothing any more.
+        """
+        self.array(Buffer.PAGES).view(np.int64)[rows] = table.ctypes.data
+        for row in rows:
+            self._row_pages[row] = table
 
     def begin_texts(
         self,

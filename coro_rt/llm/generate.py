@@ -1,40 +1,36 @@
 """The jobs of a language model: generating tokens, and scoring a text.
 
-A prompt is read in chunks, each one step of the model; then each token is one step. A step is a launch of
-`step`, so the worker may suspend it after any chunk of work and go on later. What a job holds (pages,
-buffers) it gives back in `finally`.
+A prompt is read in chunks; then each token is one row. Chunks and rows of several jobs may share a step of
+the model (`step.py`), which the worker may suspend after any chunk of work and go on with later. What a job
+holds (pages, buffers) it gives back in `finally`.
 """
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import AsyncGenerator
-from collections.abc import Sequence as Tokens
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from coro_rt.kernel import Kernel
+from coro_rt.errors import ModelError
 from coro_rt.kernels.formats import Floats
-from coro_rt.kernels.gang import Outcome
-from coro_rt.kernels.program import Program, Workspace
 from coro_rt.traps import current_job
 
+from .pace import CHUNK
 from .request import Request
 from .sampling import Sampler
 from .sequence import Sequence
+from .step import Advance, Part, advance, step
 from .text import TextStream
 
 if TYPE_CHECKING:
     from .model import Model
 
-PREFILL_CHUNK = 128
-"""Tokens of a prompt in one step: enough to reuse each weight many times, and buffers of a few megabytes."""
-
 SCORE_CHUNK = 32
-"""The same when every token's logits are wanted, which take 4 bytes for each word of the vocabulary."""
+"""Tokens in one step when each one's logits are wanted, which take 4 bytes for every word there is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +50,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What an answer took. `reused_tokens` of the prompt were in memory: from the turn before, or because
-    another prompt began with them.
-    """
+    """What an answer took. `reused_tokens` of the prompt were in memory from the turn before."""
 
     prompt_tokens: int
     completion_tokens: int = 0
@@ -66,18 +60,8 @@ class Usage:
 class Lender(Protocol):
     """Who owns the sequence that a generation works in."""
 
-    def lend(self, answer: list[str], /) -> AbstractContextManager[Sequence]:
+    def lend(self, answer: list[str]) -> AbstractContextManager[Sequence]:
         """A sequence for one job; the job puts the pieces of its text into `answer`."""
-
-
-step: Kernel[[Program, Workspace], None] = Kernel("llm.step")
-
-
-@step.on("cpu")
-def _step_on_cpu(device: Any, launch: Any, slice_s: float) -> bool:
-    program, workspace = launch.args
-    end_ns = time.monotonic_ns() + int(slice_s * 1e9)
-    return device.gang.run(program, workspace, end_ns=end_ns) is Outcome.DONE
 
 
 async def generate(model: Model, request: Request, lender: Lender) -> AsyncGenerator[Token, None]:
@@ -98,15 +82,17 @@ async def generate(model: Model, request: Request, lender: Lender) -> AsyncGener
         with lender.lend(answer) as sequence:
             reused = await sequence.begin(prompt, len(prompt) + request.max_tokens - 1)
             outlet.usage = Usage(len(prompt), 0, reused)
-            await _read(model, sequence, prompt[reused:], request.max_tokens)
+            # all pages at once: else prompts that are read in turns might each come half-way
+            await sequence.make_room(len(prompt), rows=min(len(prompt) - reused, CHUNK), logits=not greedy)
+            found = await _put(model, sequence, prompt[reused:], request.max_tokens, logits=not greedy)
             for produced in range(1, request.max_tokens + 1):
-                logits = sequence.workspace.logits[0]
-                best, log_sum = sequence.workspace.summaries
-                # argmax of NaN is no token: the sampler looks, and says so
-                sure = greedy and np.isfinite(log_sum[0])
-                token = int(best[0]) if sure else sampler.sample(logits, history, len(history))
-                logprob = float(logits[token] - log_sum[0])
-                del logits, best, log_sum  # or the buffers would stay when they are taken
+                if not greedy:
+                    token = sampler.sample(sequence.logits, history, len(history))
+                    logprob = float(sequence.logits[token] - found.log_sum)
+                else:
+                    token, logprob = found.best, found.logprob
+                    if not math.isfinite(logprob):  # the best of NaN is no token
+                        raise ModelError(f"the logits at position {len(history)} are not numbers")
                 if token in model.tokenizer.eos_ids and not request.ignore_eos:
                     left = text.flush()
                     answer.append(left)
@@ -125,8 +111,7 @@ async def generate(model: Model, request: Request, lender: Lender) -> AsyncGener
                 yield Token(token, released, logprob)
                 if last or text.stopped:
                     return
-                current_job().predict(model.pace.seconds(0, request.max_tokens - produced))
-                await _advance(model, sequence, [token], tail=1)
+                found = await _put(model, sequence, [token], request.max_tokens - produced, logits=not greedy)
 
 
 async def score(model: Model, ids: list[int]) -> Floats:
@@ -137,36 +122,40 @@ async def score(model: Model, ids: list[int]) -> Floats:
             for start in range(0, len(scores), SCORE_CHUNK):
                 # the last token has no successor, so its own logits are not needed
                 chunk = ids[start : min(start + SCORE_CHUNK, len(scores))]
-                await _advance(model, sequence, chunk, tail=len(chunk))
-                following = ids[start + 1 : start + 1 + len(chunk)]
-                _, log_sums = sequence.workspace.summaries
-                logits = sequence.workspace.logits[np.arange(len(chunk)), following]
-                scores[start : start + len(chunk)] = logits - log_sums
-                del log_sums
+                end = start + len(chunk)
+                await sequence.make_room(end, rows=len(chunk), own=True)
+                workspace = sequence.workspace
+                positions = np.arange(start, end, dtype=np.int32)
+                workspace.begin(
+                    np.array(chunk, np.int32), positions, [sequence.table] * len(chunk), tail=len(chunk)
+                )
+                with sequence.pinned():
+                    await step(model.program, workspace)
+                sequence.extend(chunk)
+                _, log_sums = workspace.summaries
+                scores[start:end] = (
+                    workspace.logits[np.arange(len(chunk)), ids[start + 1 : end + 1]] - log_sums
+                )
+                del workspace, log_sums  # or the buffers would stay when they are taken
     return scores
 
 
-async def _read(model: Model, sequence: Sequence, tokens: Tokens[int], to_write: int) -> None:
-    """Read a prompt, chunk by chunk; logits of its last token only. `to_write` tokens will follow."""
-    # all its pages at once: else prompts that are read in turns might each come half-way
-    await sequence.make_room(len(sequence.tokens) + len(tokens), min(len(tokens), PREFILL_CHUNK), 1)
-    for start in range(0, len(tokens), PREFILL_CHUNK):
-        chunk = tokens[start : start + PREFILL_CHUNK]
-        current_job().predict(model.pace.seconds(len(tokens) - start, to_write))
-        await _advance(model, sequence, chunk, tail=int(start + len(chunk) == len(tokens)))
-
-
-async def _advance(model: Model, sequence: Sequence, tokens: Tokens[int], *, tail: int) -> None:
-    """One step: put `tokens` after what the sequence holds. The logits are in its workspace until the next
-    `await`.
+async def _put(
+    model: Model, sequence: Sequence, tokens: list[int], to_write: int, *, logits: bool
+) -> Advance:
+    """Put tokens behind what the sequence holds, in as many steps as it takes. What follows the last of them
+    is in the result, and with `logits` in the sequence's. `to_write` tokens are to be written from now on.
     """
-    start, entry = len(sequence.tokens), current_job().entry
-    await sequence.make_room(start + len(tokens), len(tokens), tail)
-    workspace = sequence.workspace
-    positions = np.arange(start, start + len(tokens), dtype=np.int32)
-    workspace.begin(np.array(tokens, np.int32), positions, [sequence.table] * len(tokens), tail=tail)
-    before = entry.served_s
-    with sequence.pinned():
-        await step(model.program, workspace)
-    model.pace.learn(len(tokens), entry.served_s - before)
-    sequence.extend(tokens)
+    at = 0
+    while True:
+        chunk = tokens[at : at + CHUNK]
+        left = len(tokens) - at
+        current_job().predict(model.pace.left_s(left if left > 1 else 0, to_write))
+        await sequence.make_room(len(sequence.tokens) + len(chunk), rows=len(chunk), logits=logits)
+        row = sequence.logits if logits else None
+        with sequence.pinned():
+            done = await advance(Part(model, sequence, chunk, left == len(chunk), row))
+        sequence.extend(chunk[: done.taken])
+        at += done.taken
+        if at == len(tokens):
+            return done

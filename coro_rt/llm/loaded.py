@@ -19,7 +19,7 @@ from coro_rt.errors import RuntimeClosed
 from coro_rt.job import Job
 from coro_rt.kernels.program import Program, Widths, Workspace
 from coro_rt.memory.budget import Kind, Reservation
-from coro_rt.memory.residency import Residency
+from coro_rt.memory.residency import Holder, Residency
 from coro_rt.on_host import on_host
 from coro_rt.sync import Event
 from coro_rt.traps import current_job
@@ -91,7 +91,12 @@ class Loaded:
             yield
         finally:
             self.jobs.discard(job)
+            if not self.jobs:
+                self.idle()
             self.residency.changed()
+
+    def idle(self) -> None:
+        """The last job has ended: what was kept for the next one is given back."""
 
     async def _load(self, job: Job[Any]) -> None:
         self._loading = loading = Event(job)
@@ -131,6 +136,13 @@ class Loaded:
         weights, self._weights = self._weights, None
         if weights is not None:
             weights.release()
+
+    def spare_bytes(self, holder: Holder | None) -> int:
+        """See `Unloadable`."""
+        return 0
+
+    def drop_spare(self, holder: Holder | None) -> None:
+        """Nothing is spare."""
 
     def lose(self) -> None:
         """From a `__del__`: nobody has it any more."""

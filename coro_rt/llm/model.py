@@ -29,7 +29,7 @@ from coro_rt.job import Job
 from coro_rt.kernels.formats import Floats
 from coro_rt.kernels.kv import PAGE_POSITIONS
 from coro_rt.memory.prefixes import Prefixes
-from coro_rt.memory.residency import Residency
+from coro_rt.memory.residency import Holder, Residency
 from coro_rt.stream import Stream
 from coro_rt.traps import current_job
 
@@ -39,15 +39,17 @@ from .build import build, nbytes
 from .catalog import resolve
 from .conversation import Conversation, Turn
 from .embed import EncoderModel, checked_texts, embed
-from .generate import PREFILL_CHUNK, Token, generate, score
+from .generate import Token, generate, score
 from .gguf_file import GGUFFile, open_gguf
 from .loaded import Loaded, closed_error
+from .pace import CHUNK
 from .request import Message, chat_ids, checked_ids, make_request, prompt_ids
 from .sampling import SamplingParams
 from .sequence import Sequence
 from .template import ChatTemplate
 from .tokenizer import Tokenizer
 from .wordpiece import WordPiece
+from .workspaces import Workspaces
 
 if TYPE_CHECKING:
     from coro_rt.runtime import Runtime
@@ -78,6 +80,7 @@ class Model(Loaded):
         words = sizes.vocabulary
         super().__init__(file, making, size, sizes.widths, words, context, threads, residency)
         self.sizes, self.tokenizer, self.template = sizes, tokenizer, template
+        self.workspaces = Workspaces(self, sizes.kv, residency)
         self.prefixes = Prefixes(residency.pages) if prefix_reuse else None
 
     def new_sequence(self, *, reuse: bool = True) -> Sequence:
@@ -98,7 +101,7 @@ class Model(Loaded):
 
     def check(self, prompt: int, tokens: int) -> None:
         """Raise MemoryBudgetExceeded if a prompt of so many tokens, or a sequence, could never be held."""
-        reading = self._sequence_bytes(prompt) + self.workspace_bytes(min(prompt, PREFILL_CHUNK), 1)
+        reading = self._sequence_bytes(prompt) + self.workspaces.bytes_for(min(prompt, CHUNK))
         writing = self._sequence_bytes(tokens) + self.workspace_bytes(1, 1)
         what = f"{self.name} with a sequence of {tokens} tokens"
         self.residency.check(self._nbytes + max(reading, writing), what)
@@ -110,6 +113,18 @@ class Model(Loaded):
         super().give_back()
         if self.prefixes is not None:
             self.prefixes.clear()
+
+    def idle(self) -> None:
+        self.workspaces.clear()
+
+    def spare_bytes(self, holder: Holder | None) -> int:
+        return self.workspaces.spare_bytes(self._rows_for(holder))
+
+    def drop_spare(self, holder: Holder | None) -> None:
+        self.workspaces.trim(self._rows_for(holder))
+
+    def _rows_for(self, holder: Holder | None) -> int:
+        return holder.rows if isinstance(holder, Sequence) and holder.model is self else 0
 
 
 class LLM:
@@ -153,7 +168,8 @@ class LLM:
             model, prompt_ids(model, prompt), max_tokens, sampling, stop, ignore_eos=ignore_eos
         )
         model.check(len(request.prompt), len(request.prompt) + request.max_tokens - 1)
-        return self._runtime.stream(generate, model, request, _lender or model, device=self._device)
+        args = (model, request, _lender or model)
+        return Stream(self._runtime, generate, args, device=self._device, batch=model.pace)
 
     def chat(self, messages: str | Tokens[Message], **options: Any) -> Stream[Token]:
         """Stream the answer to a question, or to a list of {"role": ..., "content": ...}. Options as for

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coro_rt.job import Job
+from coro_rt.kernels.formats import Floats
 from coro_rt.kernels.kv import PAGE_POSITIONS
 from coro_rt.kernels.program import Workspace
 from coro_rt.memory.budget import Kind, Reservation
@@ -38,6 +39,7 @@ class Sequence:
         self.table: NDArray[np.int64] = np.zeros(0, np.int64)
         self.job: Job[Any] | None = None
         self.pins = 0
+        self.rows = 0  # of the model's buffers, that its next step needs
         self.model = model
         self._residency = model.residency
         self._store = model.residency.pages
@@ -47,7 +49,7 @@ class Sequence:
         self._parked = 0  # of the pages, the last ones
         self._nodes: list[Node] = []  # the places of the first pages among the prefixes
         self._claims: list[Node] = []  # of pages that its job is computing
-        self._workspace: tuple[tuple[int, int], Workspace, Reservation] | None = None
+        self._own: tuple[Workspace | Floats, Reservation] | None = None  # its buffers
         self._limit = 0  # tokens that it may come to hold
         self._favoured_to = 0  # tokens
 
@@ -66,7 +68,7 @@ class Sequence:
             self.job = None
             self._favoured_to = 0
             self._abandon()
-            self._drop_workspace()
+            self._drop_own()
             self._residency.changed()
 
     async def begin(self, prompt: Tokens[int], limit: int) -> int:
@@ -105,28 +107,42 @@ class Sequence:
             self._claims = self._prefixes.claim(self._last_node, keys[len(self._nodes) :], job)
         return kept
 
-    async def make_room(self, length: int, rows: int, tail: int) -> None:
-        """Have pages for `length` tokens in memory, and a `workspace` for a step of `rows`, `tail` logits.
+    async def make_room(self, length: int, rows: int, *, own: bool = False, logits: bool = False) -> None:
+        """Have pages for `length` tokens in memory, and buffers for a step of `rows`.
+
+        Those are the model's; or its `own`, in `workspace`, with logits for each row. With `logits` there is
+        a row of them in `logits`, for the step to fill.
 
         Before each step, also if nothing is missing: it waits while more urgent jobs need the memory. Raises
         MemoryBudgetExceeded if waiting could not help; OSError if the disk fails that it was parked on.
         """
-        shape = self._shape(rows, tail)
-        if self._workspace is not None and self._workspace[0] != shape:
-            self._drop_workspace()
-        missing = partial(self._missing, length, shape)
+        self.rows = 0 if own else rows
+        missing = partial(self._missing, length, rows, own=own, logits=logits)
         while missing() or self._residency.crowded:
             what = f"a step of {rows} tokens after {len(self.tokens)}"
             with await self._residency.room(what, missing, Kind.PAGES, self) as grant:
-                await self._fill(length, shape, grant)
+                await self._fill(length, rows, grant, own=own, logits=logits)
             if not missing():
                 break
 
     @property
     def workspace(self) -> Workspace:
         """After `make_room`, until the next `await` that is not the step's. Keep no reference to it."""
-        assert self._workspace is not None
-        return self._workspace[1]
+        assert self._own is not None
+        assert isinstance(self._own[0], Workspace)
+        return self._own[0]
+
+    @property
+    def logits(self) -> Floats:
+        """float32 [vocabulary]. As for `workspace`."""
+        assert self._own is not None
+        assert isinstance(self._own[0], np.ndarray)
+        return self._own[0]
+
+    @property
+    def room(self) -> int:
+        """How many more tokens the pages have room for."""
+        return len(self._pages) * PAGE_POSITIONS - len(self.tokens)
 
     @contextmanager
     def pinned(self) -> Iterator[None]:
@@ -147,7 +163,7 @@ class Sequence:
 
     def release(self) -> None:
         """Give the memory back, once. Full pages are kept for others as long as nobody needs the memory."""
-        self._drop_workspace()
+        self._drop_own()
         with self._store.lock:
             pages, self._pages = self._pages, []
         self._store.leave(reversed(pages))
@@ -178,7 +194,7 @@ class Sequence:
 
     @property
     def takeable(self) -> int:
-        held = 0 if self._workspace is None else self._workspace[2].nbytes
+        held = 0 if self._own is None else self._own[1].nbytes
         if self._store.parking.takes(self._page_bytes):
             held += self._page_bytes * sum(1 for page in self._pages if page.users == 1 and not page.slot)
         return held
@@ -186,9 +202,9 @@ class Sequence:
     def take(self) -> int:
         """The buffers first, then page after page."""
         assert not self.pins
-        if self._workspace is not None:
-            nbytes = self._workspace[2].nbytes
-            self._drop_workspace()
+        if self._own is not None:
+            nbytes = self._own[1].nbytes
+            self._drop_own()
             return nbytes
         self._abandon()  # what follows the page that goes cannot be found
         with self._store.lock:
@@ -220,26 +236,25 @@ class Sequence:
     def _last_node(self) -> Node | None:
         return self._nodes[-1] if self._nodes else None
 
-    def _shape(self, rows: int, tail: int) -> tuple[int, int]:
-        """Of a workspace that does: the one that is there, unless it is too small or far too large."""
-        if self._workspace is not None:
-            have = self._workspace[0]
-            if rows <= have[0] and tail <= have[1] and (rows > 1 or have[0] == 1):
-                return have
-        return rows, max(tail, 1)
-
-    def _missing(self, length: int, shape: tuple[int, int]) -> int:
+    def _missing(self, length: int, rows: int, *, own: bool, logits: bool) -> int:
         """Bytes."""
         pages = max(-(-length // PAGE_POSITIONS) - len(self._pages), 0) + self._parked
-        workspace = 0 if self._workspace is not None else self.model.workspace_bytes(*shape)
-        return pages * self._page_bytes + workspace
+        shared = 0 if own else self.model.workspaces.lacking(rows)
+        return pages * self._page_bytes + shared + self._own_missing(rows, own=own, logits=logits)
 
-    async def _fill(self, length: int, shape: tuple[int, int], grant: Reservation) -> None:
+    def _own_missing(self, rows: int, *, own: bool, logits: bool) -> int:
+        if self._own is not None or not (own or logits):
+            return 0
+        return self.model.workspace_bytes(rows, rows) if own else self.model.sizes.vocabulary * 4
+
+    async def _fill(self, length: int, rows: int, grant: Reservation, *, own: bool, logits: bool) -> None:
         """Take what is missing from `grant`, bringing parked pages back one by one."""
-        if self._workspace is None:
-            nbytes = self.model.workspace_bytes(*shape)
+        if nbytes := self._own_missing(rows, own=own, logits=logits):
             paid = grant.split(nbytes, Kind.WORKSPACES)
-            self._workspace = shape, self.model.new_workspace(*shape), paid
+            made = self.model.new_workspace(rows, rows) if own else np.empty(nbytes // 4, np.float32)
+            self._own = made, paid
+        if not own:
+            self.model.workspaces.provide(rows, grant)
         while self._parked and grant.nbytes >= self._page_bytes:
             page = self._pages[len(self._pages) - self._parked]
             slot = page.slot
@@ -305,8 +320,8 @@ class Sequence:
             claims, self._claims = self._claims, []
             self._prefixes.abandon(claims)
 
-    def _drop_workspace(self) -> None:
-        if self._workspace is not None:
-            paid = self._workspace[2]
-            self._workspace = None
+    def _drop_own(self) -> None:
+        if self._own is not None:
+            paid = self._own[1]
+            self._own = None
             paid.release()

@@ -147,6 +147,12 @@ class MemoryBudget:
             if not self.reclaim(missing):
                 return None
 
+    def overdraw(self, nbytes: int, kind: Kind) -> Reservation:
+        """Hold bytes even if they do not fit: for the few without which what has begun could not end."""
+        with self._lock:
+            self._count(kind, nbytes)
+        return Reservation(self, nbytes, kind.value, kind)
+
     def exceeded(self, nbytes: int, what: str) -> MemoryBudgetExceeded:
         """The error for `nbytes` that are not free."""
         assert self.budget is not None

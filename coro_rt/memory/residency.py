@@ -3,10 +3,10 @@
 A job asks for bytes with `room`, before the step that needs them. Askers have an order: the more urgent
 first (QoS, then deadline), among equals the one that came first; who has asked for longer than `patience_s`
 goes before all others. When the budget is spent, the first asker takes what it needs from others, in this
-order: pages that nobody uses; conversations that nobody is answering; models that nobody uses; sequences
-that come after it, the last first; those of jobs that only wait for their reader. Taking from a sequence is
-*parking* it, a piece at a time: its job finds out before its next step, and asks for what it lacks. What a
-step under way is using cannot be taken; the asker waits for the step's end.
+order: pages that nobody uses; buffers between steps; conversations that nobody is answering; models that
+nobody uses; sequences that come after it, the last first; those of jobs that only wait for their reader.
+Taking from a sequence is *parking* it, a piece at a time: its job finds out before its next step, and asks
+for what it lacks. What a step under way is using cannot be taken; the asker waits for the step's end.
 
 Why nobody waits for ever: the order does not change while jobs take turns, so equals do not take from each
 other to and fro; and the first asker can take from all that come after it, hence waits only for jobs that
@@ -82,6 +82,12 @@ class Unloadable(Protocol):
     def kept(self) -> bool:
         """Whether an open conversation needs it loaded."""
 
+    def spare_bytes(self, holder: Holder | None) -> int:
+        """What `drop_spare` would free, less what `holder` would then need in its place."""
+
+    def drop_spare(self, holder: Holder | None) -> None:
+        """Give back what its jobs could have again at their next step."""
+
     @property
     def weight_bytes(self) -> int:
         """What `unload` would free; 0 if it is not loaded."""
@@ -130,7 +136,7 @@ class Residency:
         self._engine = engine
         self._patience_s = patience_s
         self._may_wait = may_wait
-        self._asks: dict[Job[Any], Ask] = {}
+        self._asks: dict[Job[Any], Ask] = {}  # changed under the engine's lock, by the worker's thread
         self._buried: deque[list[Page]] = deque()
         self._changes = 0
         self._for_pinned = False  # an asker waits for the end of a step
@@ -154,7 +160,9 @@ class Residency:
             if found is not None:
                 return found
         job = current_job()
-        ask = self._asks[job] = Ask(job, what, need, holder, self._engine.clock())
+        ask = Ask(job, what, need, holder, self._engine.clock())
+        with self._engine.lock:
+            self._asks[job] = ask
         try:
             while True:
                 seen = self._changes
@@ -170,7 +178,8 @@ class Residency:
                     step()
                     await checkpoint()
         finally:
-            del self._asks[job]
+            with self._engine.lock:
+                del self._asks[job]
             self.changed()
 
     def rank(self, job: Job[Any], *, favoured: bool) -> Rank:
@@ -219,6 +228,7 @@ class Residency:
         assert free is not None
         lacking = ask.need() + self._growth(ask) - free - self.budget.spare
         lacking -= sum(model.weight_bytes for model in self.models if not _in_use(model))
+        lacking -= sum(model.spare_bytes(ask.holder) for model in self.models)
         pinned = 0
         for holder in self._after(ask):
             if holder.pins:
@@ -267,6 +277,9 @@ class Residency:
 
     def _piece(self, ask: Ask) -> Callable[[], object]:
         """What is taken next."""
+        for model in self.models:
+            if model.spare_bytes(ask.holder):
+                return partial(model.drop_spare, ask.holder)
         holders = [holder for holder in self._after(ask) if not holder.pins]
         if holders and holders[0].job is None:
             return partial(self._take, holders[0])

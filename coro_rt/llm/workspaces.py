@@ -1,0 +1,134 @@
+"""The workspaces of a model's steps: lent to one step at a time, and kept for the next as long as jobs run.
+
+A step that is suspended keeps its own, so there are as many as steps half-done at once: one, and one more for
+each that gave way to another. Jobs see to it, with their pages, that there is one of the size they need;
+what a step needs beyond that it takes only if nobody waits for memory. With nothing left it gets one row.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coro_rt.kernels.kv import PAGE_POSITIONS, KVShape
+from coro_rt.kernels.program import Workspace
+from coro_rt.memory.budget import Kind, Reservation
+from coro_rt.memory.pages import Page
+from coro_rt.memory.residency import Residency
+
+if TYPE_CHECKING:
+    from .loaded import Loaded
+
+__all__ = ["Workspaces"]
+
+_KEPT = 2  # idle ones: for a step, and for one that interrupts it
+
+
+class Workspaces:
+    """Touched by the worker that runs the model's steps, and by nobody else."""
+
+    def __init__(self, model: Loaded, kv: KVShape, residency: Residency) -> None:
+        self._model, self._kv, self._residency = model, kv, residency
+        self._idle: list[Workspace] = []
+        self._reservations: dict[Workspace, Reservation] = {}
+        self._nowhere: tuple[Page, NDArray[np.int64]] | None = None
+
+    def lacking(self, rows: int) -> int:
+        """Bytes to `provide` so that there is a workspace for `rows` tokens; 0 if there is, or in use."""
+        return 0 if any(one.rows >= rows for one in self._reservations) else self.bytes_for(rows)
+
+    def bytes_for(self, rows: int) -> int:
+        """Of a workspace for `rows` tokens of one sequence; 0 for none."""
+        return 0 if not rows else self._model.workspace_bytes(_rounded(rows), 1)
+
+    def provide(self, rows: int, grant: Reservation) -> None:
+        """One more, paid from `grant`; if there still is none."""
+        nbytes = self.lacking(rows)
+        if nbytes:
+            paid = grant.split(nbytes, Kind.WORKSPACES)
+            self._idle.append(self._add(_rounded(rows), 1, paid))
+
+    def spare_bytes(self, rows: int) -> int:
+        """What `trim` would free, less what has to be provided then."""
+        spare = self._spare(rows)
+        kept = any(one.rows >= rows for one in self._reservations if one not in spare)
+        freed = sum(self._reservations[one].nbytes for one in spare)
+        return max(0, freed - (0 if kept else self.bytes_for(rows)))
+
+    def trim(self, rows: int) -> None:
+        """Give back the idle ones that a step of `rows` tokens does not need (0: all)."""
+        for one in self._spare(rows):
+            self._drop(one)
+
+    def _spare(self, rows: int) -> list[Workspace]:
+        """The idle ones, but for one of just the right size if no other will do."""
+        exact = [one for one in self._idle if (one.rows, one.tail) == (_rounded(rows), 1)] if rows else []
+        used = [one for one in self._reservations if one not in self._idle]
+        if exact and not any(one.rows >= rows for one in used):
+            return [one for one in self._idle if one is not exact[0]]
+        return list(self._idle)
+
+    def lend(self, rows: int, tail: int) -> Workspace:
+        """Buffers for a step of `rows` tokens, `tail` of them with logits; or smaller ones."""
+        fitting = [one for one in self._idle if one.rows >= rows and one.tail >= tail]
+        if fitting:
+            found = min(fitting, key=_size)
+            self._idle.remove(found)
+            return found
+        if not self._residency.crowded:
+            shape = _rounded(rows), _rounded(tail)
+            nbytes = self._model.workspace_bytes(*shape)
+            paid = self._residency.budget.try_reserve(nbytes, "a step", Kind.WORKSPACES)
+            if paid is not None:
+                return self._add(*shape, paid)
+        if self._idle:
+            found = max(self._idle, key=_size)
+            self._idle.remove(found)
+            return found
+        # A step that was interrupted has the one that there is. This one cannot wait for it; a row is little.
+        paid = self._residency.budget.overdraw(self._model.workspace_bytes(1, 1), Kind.WORKSPACES)
+        return self._add(1, 1, paid)
+
+    def give_back(self, workspace: Workspace) -> None:
+        """After its step."""
+        self._idle.append(workspace)
+        if len(self._idle) > _KEPT:
+            self._drop(min(self._idle, key=_size))
+
+    def nowhere(self) -> NDArray[np.int64]:
+        """A table of pages for rows that go on without their sequence: one page, which nobody reads, over and
+        over. Raises MemoryBudgetExceeded."""
+        if self._nowhere is None:
+            nbytes, what = self._kv.page_bytes, "a page of keys and values"
+            page = Page(nbytes, self._residency.budget.reserve(nbytes, what, Kind.PAGES))
+            count = -(-self._model.context // PAGE_POSITIONS)
+            self._nowhere = page, np.full(count, page.address, np.int64)
+        return self._nowhere[1]
+
+    def clear(self) -> None:
+        """Give back what no step is using."""
+        while self._idle:
+            self._drop(self._idle[-1])
+        if self._nowhere is not None and not self._reservations:
+            self._nowhere[0].drop()
+            self._nowhere = None
+
+    def _add(self, rows: int, tail: int, paid: Reservation) -> Workspace:
+        workspace = self._model.new_workspace(rows, tail)
+        self._reservations[workspace] = paid
+        return workspace
+
+    def _drop(self, workspace: Workspace) -> None:
+        self._idle.remove(workspace)
+        self._reservations.pop(workspace).release()
+
+
+def _rounded(count: int) -> int:
+    """Up to a power of two, so that few sizes serve all steps; from 128 on, to a multiple of 32."""
+    return 1 << (count - 1).bit_length() if count <= 128 else -(-count // 32) * 32
+
+
+def _size(workspace: Workspace) -> tuple[int, int]:
+    return workspace.rows, workspace.tail

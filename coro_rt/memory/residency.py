@@ -19,7 +19,7 @@ Waiting lends urgency: an asker's trap names the job that it waits for.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakSet
@@ -205,11 +205,13 @@ class Residency:
             return self._piece(ask)
         if short_with_pinned <= 0:
             self._for_pinned = True
-            return max(
-                (h.job for h in self._after(ask) if h.pins and h.job is not None),
-                key=lambda job: self.rank(job, favoured=False),
-            )
+            pinned = [h.job for h in self._after(ask) if h.pins and h.job is not None]
+            return self._last(pinned) if pinned else _look_again
         return self._blocker(ask, need)
+
+    def _last(self, jobs: Iterable[Job[Any]]) -> Job[Any]:
+        """The least urgent."""
+        return max(jobs, key=lambda job: self.rank(job, favoured=False))
 
     def _first(self) -> Ask:
         return min(self._asks.values(), key=self._ask_rank)
@@ -249,7 +251,7 @@ class Residency:
             for holder in self.holders
             if holder.job is not None
             and self.rank(holder.job, favoured=holder.favoured) < rank
-            and not self._stalled(holder.job)
+            and not self._stalled(holder)
         )
 
     def _after(self, ask: Ask) -> Iterator[Holder]:
@@ -264,16 +266,18 @@ class Residency:
                 idle.append(holder)
             elif self.rank(job, favoured=holder.favoured) > rank:
                 later.append(holder)
-            elif self._stalled(job):
+            elif self._stalled(holder):
                 stalled.append(holder)
         later.sort(key=lambda h: self.rank(h.job, favoured=h.favoured), reverse=True)  # type: ignore[arg-type]
         yield from idle
         yield from later
         yield from stalled
 
-    def _stalled(self, job: Job[Any]) -> bool:
+    def _stalled(self, holder: Holder) -> bool:
         """Whether a job that works with a sequence waits for something else than memory: its reader."""
-        return job.state is State.WAITING and job not in self._asks
+        job = holder.job
+        waits = job is not None and job.state is State.WAITING and job not in self._asks
+        return waits and not holder.pins
 
     def _piece(self, ask: Ask) -> Callable[[], object]:
         """What is taken next."""
@@ -286,7 +290,7 @@ class Residency:
         for model in self.models:
             if not _in_use(model) and model.weight_bytes:
                 return partial(self._unload, model)
-        return partial(self._take, holders[0]) if holders else lambda: None  # it came free meanwhile
+        return partial(self._take, holders[0]) if holders else _look_again
 
     def _take(self, holder: Holder) -> None:
         self.parkings += holder.take() > 0
@@ -303,7 +307,7 @@ class Residency:
         jobs = {job for job in jobs if not _waits_for(job.entry, ask.job.entry)}
         if not jobs or not (ask.begun or self._may_wait) or need > self._most(ask):
             raise self.budget.exceeded(need, ask.what)
-        return max(jobs, key=lambda job: self.rank(job, favoured=False))
+        return self._last(jobs)
 
     def _most(self, ask: Ask) -> int:
         """What could be free for an asker if all other jobs ended."""
@@ -433,6 +437,10 @@ class _Turn(Trap):
 
     def let_go(self) -> None:
         self._residency.stalled()
+
+
+def _look_again() -> None:
+    """Something came free, or changed on the host, while deciding."""
 
 
 def _waits_for(entry: Entry | None, on: Entry) -> bool:

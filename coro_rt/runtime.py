@@ -208,10 +208,12 @@ class open_runtime:
     - `max_wait_s`: who has been ready for longer than this goes next
     - `max_jobs`, `on_full`: when there are that many, asking for one more waits (the most urgent come in
       first) or raises Overloaded
+    - `record`: a file to write a trace to, of what the scheduler is asked and decides (docs/traces.md);
+      compressed if it ends in ".gz"
     - `clock`: gives seconds, never less than before; `coro_rt.testing.VirtualClock` is one
 
     Raises DeviceError for a device that there is not, SchedulerError for a policy or share that cannot be
-    taken.
+    taken, OSError for a trace that cannot be written.
     """
 
     def __init__(
@@ -226,6 +228,7 @@ class open_runtime:
         max_wait_s: float = 10.0,
         max_jobs: int = 100_000,
         on_full: Literal["wait", "raise"] = "wait",
+        record: str | os.PathLike[str] | None = None,
         clock: Clock | None = None,
     ) -> None:
         if isinstance(max_jobs, bool) or not isinstance(max_jobs, int) or max_jobs < 1:
@@ -239,6 +242,7 @@ class open_runtime:
             raise DeviceError("devices is empty: name at least one, or leave it out for the CPU")
         self._threads = threads
         self._memory = MemoryBudget(memory)
+        self._record = record
         self._make_engine = partial(
             Engine,
             policy=policy,
@@ -259,6 +263,8 @@ class open_runtime:
         devices = [open_device(device, threads=self._threads) for device in self._devices]
         engine = self._make_engine(host, devices)
         try:
+            if self._record is not None:
+                engine.record(self._record)
             engine.start_workers()
             engine.host_tasks = anyio.create_task_group()
             await engine.host_tasks.__aenter__()

@@ -92,7 +92,7 @@ class Engine:
         self.jobs_done = 0
         self.closing = False
         self._empty: Waiter | None = None  # waits for the last job, while closing
-        self._effects: list[Callable[[], object]] = []
+        self.effects: list[Callable[[], object]] = []  # what is to be done once the lock is free
 
     # Deciding.
 
@@ -102,13 +102,13 @@ class Engine:
 
     def after(self, effect: Callable[[], object]) -> None:
         """Under the lock: have `effect` called when it is released."""
-        self._effects.append(effect)
+        self.effects.append(effect)
 
     def take_effects(self) -> list[Callable[[], object]]:
         """Under the lock: what its holder has to do after releasing it."""
-        effects = self._effects
+        effects = self.effects
         if effects:
-            self._effects = []
+            self.effects = []
         return effects
 
     def _made_ready(self, worker: Worker, *, gives_way: bool) -> None:
@@ -377,7 +377,7 @@ class Engine:
         with self.lock:
             states = [job.state for job in self.jobs]
             cost_s = sum(worker.switching_s for worker in self.workers.values())
-            measured = sum(worker.switches for worker in self.workers.values())
+            measured = sum(worker.measured for worker in self.workers.values())
             return Stats(
                 jobs_ready=states.count(State.READY),
                 jobs_running=states.count(State.RUNNING),

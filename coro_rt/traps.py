@@ -76,13 +76,13 @@ class Checkpoint(Trap):
         return True
 
 
-_CHECKPOINT = Checkpoint()
+CHECKPOINT = Checkpoint()
 
 
 def checkpoint() -> Awaitable[None]:
     """`await checkpoint()`: a point where the worker may switch to another job, and where Cancelled is
     raised."""
-    return _CHECKPOINT
+    return CHECKPOINT
 
 
 class Sleep(Trap):

@@ -71,6 +71,7 @@ class Engine:
         max_wait_s: float,
         max_jobs: int,
         raise_when_full: bool,
+        record: str | os.PathLike[str] | None,
         clock: Clock,
     ) -> None:
         self.host = host
@@ -85,6 +86,12 @@ class Engine:
         }
         self.scheduler = Scheduler(policy, **self._settings, on_ejected=self._ejected)
         self._trace: TraceWriter | None = None
+        if record is not None:
+            from coro_rt.trace.recorder import recorded  # here: most runtimes never need it
+            from coro_rt.trace.writer import TraceWriter
+
+            self._trace = TraceWriter(record)
+            self.scheduler = recorded(self.scheduler, self._trace, self)
         self.workers = {device.name: Worker(self, device) for device in devices}
         self.admission = Admission(max_jobs)
         self._raise_when_full = raise_when_full
@@ -290,17 +297,13 @@ class Engine:
 
     # The whole.
 
-    def record(self, path: str | os.PathLike[str]) -> None:
-        """Write what the scheduler is asked and decides to a file. Before the workers start. Raises
-        OSError."""
-        from coro_rt.trace.recorder import header, recorded  # here: most runtimes never need it
-        from coro_rt.trace.writer import TraceWriter
-
-        self._trace = TraceWriter(path, header(self.scheduler, self._settings, self.clock()))
-        self.scheduler = recorded(self.scheduler, self._trace, self)
-
     def start_workers(self) -> None:
-        """Start the devices and the workers' threads. Raises what a device raises."""
+        """Start the recording, the devices and the workers' threads. Raises what a device raises, and
+        OSError for a trace that cannot be written."""
+        if self._trace is not None:
+            from coro_rt.trace.recorder import header
+
+            self._trace.open(header(self.scheduler, self._settings, self.clock()))
         for worker in self.workers.values():
             worker.start()
 

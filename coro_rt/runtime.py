@@ -242,7 +242,6 @@ class open_runtime:
             raise DeviceError("devices is empty: name at least one, or leave it out for the CPU")
         self._threads = threads
         self._memory = MemoryBudget(memory)
-        self._record = record
         self._make_engine = partial(
             Engine,
             policy=policy,
@@ -251,6 +250,7 @@ class open_runtime:
             max_wait_s=max_wait_s,
             max_jobs=max_jobs,
             raise_when_full=on_full == "raise",
+            record=record,
             clock=clock or time.perf_counter,
         )
         self._engine: Engine | None = None
@@ -263,8 +263,6 @@ class open_runtime:
         devices = [open_device(device, threads=self._threads) for device in self._devices]
         engine = self._make_engine(host, devices)
         try:
-            if self._record is not None:
-                engine.record(self._record)
             engine.start_workers()
             engine.host_tasks = anyio.create_task_group()
             await engine.host_tasks.__aenter__()

@@ -2,8 +2,8 @@
 
 A discrete-event simulation: a heap of times, and what happens then. Each device is driven as a worker drives
 it: what it was granted runs until its step is over, its slice is over, or somebody should go before it; then
-the service is booked and the scheduler asked again. What is modelled is only how soon a job gives way: at the
-end of the quantum that it is in. Switches take no time.
+the service is booked and the scheduler asked again. What is modelled is only how soon a job gives way when
+it is asked: after a time that each device has. Switches take no time.
 
 Deterministic: the same workload and policy give the same outcome, to the last bit. A job that runs alone
 takes one event, not one for each slice, so that a quiet day costs little more than its arrivals.
@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from heapq import heappop, heappush
-from math import ceil, inf
+from math import inf
 
 from coro_rt.schedulers.ejection import Ejection
-from coro_rt.schedulers.entry import Entry, State
+from coro_rt.schedulers.entry import Entry, Grant, State
 from coro_rt.schedulers.errors import SchedulerError
 from coro_rt.schedulers.outcome import JobOutcome, Outcome, Span
 from coro_rt.schedulers.registry import PolicyLike
@@ -122,11 +122,11 @@ class _Live:
 class _Device:
     """One device: who runs there, and until when if nothing comes between."""
 
-    __slots__ = ("alone", "asking", "began_s", "ends_s", "name", "plan", "quantum_s", "running", "since_s")
+    __slots__ = ("alone", "asking", "began_s", "ends_s", "give_way_s", "name", "plan", "running", "since_s")
 
-    def __init__(self, name: str, quantum_s: float) -> None:
+    def __init__(self, name: str, give_way_s: float) -> None:
         self.name = name
-        self.quantum_s = quantum_s
+        self.give_way_s = give_way_s
         self.running: _Live | None = None
         self.since_s = 0.0  # it has been running
         self.began_s = 0.0  # the piece under way, which is booked as a whole
@@ -134,10 +134,6 @@ class _Device:
         self.alone = False  # nobody else was ready: a newcomer is a reason to ask again
         self.plan = 0  # an event for an earlier plan is out of date
         self.asking = False  # it is going to ask the scheduler at this moment
-
-    def end_of_quantum(self, seconds: float) -> float:
-        """When the quantum ends that is under way `seconds` after the piece began."""
-        return self.began_s + max(1, ceil(seconds / self.quantum_s - 1e-6)) * self.quantum_s
 
 
 class _Simulation:
@@ -152,7 +148,7 @@ class _Simulation:
         )
         self._policy = self._scheduler.policy.name
         self._ejected: str | None = None
-        self._devices = {name: _Device(name, quantum_s) for name, quantum_s in workload.devices.items()}
+        self._devices = {name: _Device(name, give_way_s) for name, give_way_s in workload.devices.items()}
         self._live = [_Live(number, job) for number, job in enumerate(workload.jobs)]
         self._now = 0.0
         self._order = 0
@@ -275,10 +271,10 @@ class _Simulation:
             self._at(self._now, partial(self._next, device))  # after all that comes at this moment
 
     def _give_way(self, device: _Device) -> None:
-        """Whoever runs is asked to stop, which it does at the end of its quantum."""
+        """Whoever runs is asked to stop, which takes it a while."""
         live = device.running
         if live is not None:
-            device.ends_s = min(device.ends_s, device.end_of_quantum(self._now - device.began_s))
+            device.ends_s = min(device.ends_s, self._now + device.give_way_s)
             self._plan(device, live)
 
     def _next(self, device: _Device, now: float) -> None:
@@ -287,8 +283,10 @@ class _Simulation:
         device.running = None
         device.plan += 1
         grant = self._scheduler.next(device.name, now)
-        if grant is None:
-            return
+        if grant is not None:
+            self._take_up(device, grant, now)
+
+    def _take_up(self, device: _Device, grant: Grant, now: float) -> None:
         device.running = live = self._live[grant.entry.id]
         device.since_s = now
         if live.started_s == inf:
@@ -298,12 +296,12 @@ class _Simulation:
         self._begin(device, live, grant.slice_s, now)
 
     def _begin(self, device: _Device, live: _Live, slice_s: float, now: float) -> None:
-        """A piece: to the end of the job's step, or of the quantum in which its slice ends."""
+        """A piece: to the end of the job's step, or of its slice."""
         device.began_s = now
         device.ends_s = now + max(0.0, live.target_s - live.served_s)
         device.alone = not self._scheduler.ready(device.name)
         if not device.alone:
-            device.ends_s = min(device.ends_s, device.end_of_quantum(slice_s))
+            device.ends_s = min(device.ends_s, now + slice_s)
         self._plan(device, live)
 
     def _plan(self, device: _Device, live: _Live) -> None:
@@ -332,17 +330,20 @@ class _Simulation:
         scheduler, entry = self._scheduler, live.entry
         seconds = now - device.began_s
         live.served_s += seconds
-        scheduler.ran(entry, seconds, now)
         if live.served_s >= live.target_s - _NEAR:
             live.served_s = live.target_s
+            scheduler.ran(entry, seconds, now)
+            seconds = 0.0
             if not self._goes_on(device, live, now):
-                self._leaves(device, live, now)
+                self._span_over(device, live, now)
+                self._next(device, now)
                 return
-        if scheduler.should_yield(entry, now):
-            scheduler.requeue(entry, now)
-            self._leaves(device, live, now)
-        else:
+        grant = scheduler.turn(entry, seconds, now)
+        if grant is None:
             self._begin(device, live, scheduler.policy.slice_s, now)
+        else:
+            self._span_over(device, live, now)
+            self._take_up(device, grant, now)
 
     def _goes_on(self, device: _Device, live: _Live, now: float) -> bool:
         """Its step is over. False: the job has left the device, to wait or for good."""
@@ -357,7 +358,6 @@ class _Simulation:
         self._ended(live, now)
         return False
 
-    def _leaves(self, device: _Device, live: _Live, now: float) -> None:
+    def _span_over(self, device: _Device, live: _Live, now: float) -> None:
         if self._spans is not None:
             self._spans.append(Span(device.name, live.number, device.since_s, now))
-        self._next(device, now)

@@ -94,20 +94,23 @@ class WorkloadJob:
 class Workload:
     """Jobs, numbered by their places, and the scheduler's settings.
 
-    `devices` has for each the seconds of a quantum, within which a job does not give way.
+    `devices` has for each how many seconds a job takes to give way when it is asked: on average half a
+    quantum.
     Raises SchedulerError for what cannot be: the message says which job.
     """
 
     jobs: tuple[WorkloadJob, ...]
-    devices: Mapping[str, float] = field(default_factory=lambda: {"cpu": 0.0005})
+    devices: Mapping[str, float] = field(default_factory=lambda: {"cpu": 0.0002})
     shares: Mapping[str, float] = field(default_factory=dict)
     background_share: float = 0.05
     max_wait_s: float = 10.0
 
     def __post_init__(self) -> None:
-        for device, quantum_s in self.devices.items():
-            if not 0 < quantum_s < inf:
-                raise SchedulerError(f"a quantum of device {device!r} takes seconds > 0, not {quantum_s!r}")
+        for device, give_way_s in self.devices.items():
+            if not 0 <= give_way_s < inf:
+                raise SchedulerError(
+                    f"giving way on device {device!r} takes a number of seconds from 0 on, not {give_way_s!r}"
+                )
         for number, job in enumerate(self.jobs):
             problem = self._problem(number, job)
             if problem is not None:

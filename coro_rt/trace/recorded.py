@@ -19,8 +19,7 @@ from coro_rt.schedulers.workload import Change, Milestone, Predict, Run, Step, W
 from coro_rt.trace.calls import Call
 from coro_rt.trace.reader import Trace
 
-QUANTUM_S = 0.0005  # where a trace does not show how long one takes: nobody had to give way
-LEAST_QUANTUM_S = 0.00002
+GIVE_WAY_S = 0.0002  # where a trace does not show how long it takes: nobody had to
 
 
 class _Job:
@@ -96,7 +95,10 @@ class Recorded:
         self.complete = trace.complete
         self.workload = Workload(
             jobs=tuple(self._workload_job(job) for job in self._jobs.values()),
-            devices={name: _quantum(device.delays) for name, device in self._devices.items()},
+            devices={
+                name: median(device.delays) if device.delays else GIVE_WAY_S
+                for name, device in self._devices.items()
+            },
             shares=header.shares,
             background_share=header.background_share,
             max_wait_s=header.max_wait_s,
@@ -131,21 +133,9 @@ class Recorded:
         device = self._device(call, job.device)
         match call.name:
             case "ran":
-                job.served_s += arguments["seconds"]
-                job.booked = now
-                device.used_s += arguments["seconds"]
-                if device.asked_at is not None:
-                    device.delays.append(max(0.0, now - device.asked_at))
-                    device.asked_at = None
-            case "should_yield":
-                self._decisions += 1
-                device.asked_at = None  # between ran and this the worker is about to ask anyway
-                if call.answer is False and device.used_s >= device.slice_s:
-                    device.used_s = 0.0
-            case "requeue":
-                self._preemptions += device.used_s < device.slice_s
-                self._left(call, device, job, now)
-                job.ready_since = now
+                self._ran(device, job, arguments["seconds"], now)
+            case "turn":
+                self._turn(call, device, job, now)
             case "park":
                 self._park(call, device, job, now)
             case "wake":
@@ -166,11 +156,32 @@ class Recorded:
             case "done":
                 self._done(call, device, job, now)
 
+    def _ran(self, device: _Device, job: _Job, seconds: float, now: float) -> None:
+        job.served_s += seconds
+        job.booked = now
+        device.used_s += seconds
+        if device.asked_at is not None:
+            if now > device.asked_at:  # else the worker itself woke somebody, about to decide
+                device.delays.append(now - device.asked_at)
+            device.asked_at = None
+
+    def _turn(self, call: Call, device: _Device, job: _Job, now: float) -> None:
+        self._ran(device, job, call.arguments["seconds"], now)
+        self._decisions += 1
+        slice_over = device.used_s >= device.slice_s
+        if call.answer is not None:
+            self._preemptions += not slice_over
+            self._left(call, device, job, now)
+            job.ready_since = now
+            self._granted(call, device, now)
+        elif slice_over:
+            device.used_s = 0.0
+
     def _granted(self, call: Call, device: _Device, now: float) -> None:
         if call.answer is None:
             return
-        job = self._jobs.get(call.answer.get("entry")) if isinstance(call.answer, dict) else None
-        slice_s = call.answer.get("slice_s") if isinstance(call.answer, dict) else None
+        answer: dict[str, Any] = call.answer if isinstance(call.answer, dict) else {}
+        job, slice_s = self._jobs.get(answer.get("entry", -1)), answer.get("slice_s")
         if job is None or job.ready_since is None or not isinstance(slice_s, float):
             raise self._trace.error(call.line, f"the device goes to {call.answer!r}, which is not ready")
         job.waited_s += max(0.0, now - job.ready_since)
@@ -281,8 +292,3 @@ class Recorded:
             ended_s=self._end - start,
             spans=self._spans or (),
         )
-
-
-def _quantum(delays: list[float]) -> float:
-    """Who is asked in the middle of a quantum has half of it left."""
-    return max(LEAST_QUANTUM_S, 2 * median(delays)) if delays else QUANTUM_S

@@ -42,7 +42,7 @@ class Differences:
     """What a replay found. True where there is a difference; `broke_off` says why it could not go on."""
 
     calls: int = 0
-    decisions: int = 0  # calls of next and should_yield among them
+    decisions: int = 0  # calls of next and turn among them
     count: int = 0
     first: list[Difference] = field(default_factory=list)  # the first of them
     broke_off: str | None = None

@@ -24,9 +24,9 @@ GATHER_S = 0.1  # how long notes are gathered before they are written
 
 
 class TraceWriter:
-    """A trace file, opened and begun at once; compressed if its name ends in ".gz". Raises OSError."""
+    """A trace file, compressed if its name ends in ".gz"."""
 
-    def __init__(self, path: str | os.PathLike[str], header: dict[str, Any]) -> None:
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         self._zip = zlib.compressobj(wbits=31) if self.path.endswith(".gz") else None
         self._notes: deque[tuple[Any, ...]] = deque()
@@ -35,14 +35,13 @@ class TraceWriter:
         self._closing = threading.Event()
         self._lost = False  # a call could not be noted: what comes later would not fit
         self._broken = False  # the file ends in the middle of something
-        # Unbuffered: a forked copy of this process has nothing to write when it ends.
-        self._file = FileIO(self.path, "w")
-        try:
-            self._write([header])
-        except OSError:
-            self._file.close()
-            raise
         self._thread = threading.Thread(target=self._run, name="coro_rt-trace", daemon=True)
+        self._file: FileIO | None = None  # unbuffered: a forked copy of this process has nothing to write
+
+    def open(self, header: dict[str, Any]) -> None:
+        """Begin the file with its first line, and start to write. Raises OSError."""
+        self._file = FileIO(self.path, "w")
+        self._write([header])
         self._thread.start()
 
     def note(self, note: tuple[Any, ...]) -> None:
@@ -61,8 +60,10 @@ class TraceWriter:
         """Write what is left, end the thread, and close the file. No notes come any more."""
         self._closing.set()
         self._some.set()
-        self._thread.join()
-        self._file.close()
+        if self._thread.ident is not None:
+            self._thread.join()
+        if self._file is not None:
+            self._file.close()
 
     def _run(self) -> None:
         closing = warned = False
@@ -103,5 +104,6 @@ class TraceWriter:
         if self._zip is not None:  # flushed to the byte each time: a trace that breaks off can be read
             raw = self._zip.compress(raw) + self._zip.flush(zlib.Z_FINISH if last else zlib.Z_SYNC_FLUSH)
         view = memoryview(raw)
+        assert self._file is not None, "the trace is not open"
         while view:
             view = view[self._file.write(view) or 0 :]

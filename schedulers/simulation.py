@@ -122,15 +122,15 @@ class _Live:
 class _Device:
     """One device: who runs there, and until when if nothing comes between."""
 
-    __slots__ = ("alone", "asking", "began_s", "ends_s", "give_way_s", "name", "plan", "running", "since_s")
+    __slots__ = ("alone", "asking", "began_s", "give_way_s", "name", "piece_s", "plan", "running", "since_s")
 
     def __init__(self, name: str, give_way_s: float) -> None:
         self.name = name
         self.give_way_s = give_way_s
         self.running: _Live | None = None
         self.since_s = 0.0  # it has been running
-        self.began_s = 0.0  # the piece under way, which is booked as a whole
-        self.ends_s = 0.0
+        self.began_s = 0.0  # the piece under way
+        self.piece_s = 0.0  # its length; booked as it is, as a difference of times may be short of a slice
         self.alone = False  # nobody else was ready: a newcomer is a reason to ask again
         self.plan = 0  # an event for an earlier plan is out of date
         self.asking = False  # it is going to ask the scheduler at this moment
@@ -274,7 +274,7 @@ class _Simulation:
         """Whoever runs is asked to stop, which takes it a while."""
         live = device.running
         if live is not None:
-            device.ends_s = min(device.ends_s, self._now + device.give_way_s)
+            device.piece_s = min(device.piece_s, self._now - device.began_s + device.give_way_s)
             self._plan(device, live)
 
     def _next(self, device: _Device, now: float) -> None:
@@ -298,15 +298,15 @@ class _Simulation:
     def _begin(self, device: _Device, live: _Live, slice_s: float, now: float) -> None:
         """A piece: to the end of the job's step, or of its slice."""
         device.began_s = now
-        device.ends_s = now + max(0.0, live.target_s - live.served_s)
+        device.piece_s = max(0.0, live.target_s - live.served_s)
         device.alone = not self._scheduler.ready(device.name)
         if not device.alone:
-            device.ends_s = min(device.ends_s, now + slice_s)
+            device.piece_s = min(device.piece_s, slice_s)
         self._plan(device, live)
 
     def _plan(self, device: _Device, live: _Live) -> None:
         """What comes next: the end of the piece, or a milestone that somebody waits for."""
-        when = device.ends_s
+        when = device.began_s + device.piece_s
         if live.followers:
             when = min(when, max(self._now, device.began_s + live.followers[0][0] - live.served_s))
         device.plan += 1
@@ -318,7 +318,7 @@ class _Simulation:
         served_s = live.served_s + now - device.began_s
         while live.followers and live.followers[0][0] <= served_s + _NEAR:
             heappop(live.followers)[2](now)
-        if now < device.ends_s:
+        if now < device.began_s + device.piece_s:
             if plan == device.plan:
                 self._plan(device, live)
             return
@@ -328,7 +328,7 @@ class _Simulation:
     def _piece_over(self, device: _Device, live: _Live, now: float) -> None:
         """Books the time, sees what becomes of the job, and asks who goes on."""
         scheduler, entry = self._scheduler, live.entry
-        seconds = now - device.began_s
+        seconds = device.piece_s
         live.served_s += seconds
         if live.served_s >= live.target_s - _NEAR:
             live.served_s = live.target_s

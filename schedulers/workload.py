@@ -18,10 +18,17 @@ from coro_rt.schedulers.qos import QoS
 
 @dataclass(frozen=True, slots=True)
 class Milestone:
-    """Job number `job` has been served `served_s` device seconds, or has ended."""
+    """Job number `job` has behind it so many waits, and has been served so many device seconds in all; or it
+    is beyond that, or has ended."""
 
     job: int
     served_s: float = inf  # inf: when it has ended
+    waits: int = 0
+
+    @property
+    def place(self) -> tuple[float, float]:
+        """Where it is on the job's way: the smaller comes first."""
+        return (inf, inf) if self.served_s == inf else (self.waits, self.served_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +42,14 @@ class Run:
 class Wait:
     """Away from the device: for `seconds`, or until a milestone if there is one.
 
-    `on` is the number of the job that is waited for, which inherits the urgency meanwhile.
+    `on` is the number of the job that is waited for, which inherits the urgency meanwhile. `sleep`: the
+    device knows when it ends, so that whoever runs then gives way at once, as at a milestone.
     """
 
     seconds: float = 0.0
     until: Milestone | None = None
     on: int | None = None
+    sleep: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,10 @@ ENTRY_FIELDS = ("name", "qos", "tenant", "device", "deadline", "predicted_second
 """What `submit` says about its entry, besides the number."""
 
 
+WORKER = "worker"
+"""In place of an entry: a worker woke it, which knew when its sleep would be over."""
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One line of a trace. `arguments` are as the scheduler takes them, but that entries are numbers."""
@@ -62,7 +66,7 @@ class Call:
     name: str
     arguments: Mapping[str, Any]
     answer: Any = None  # as written: the decision
-    by: int | None = None  # the entry whose step made the call, if not the entry's own
+    by: int | str | None = None  # the entry whose step made the call, if not the entry's own; or WORKER
     entry: Mapping[str, Any] = field(default_factory=dict)  # of a submit: ENTRY_FIELDS
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from coro_rt.schedulers.outcome import JobOutcome, Outcome, Span
 from coro_rt.schedulers.qos import QoS
 from coro_rt.schedulers.workload import Change, Milestone, Predict, Run, Step, Wait, Workload, WorkloadJob
-from coro_rt.trace.calls import Call
+from coro_rt.trace.calls import WORKER, Call
 from coro_rt.trace.reader import Trace
 
 GIVE_WAY_S = 0.0002  # where a trace does not show how long it takes: nobody had to
@@ -45,6 +45,7 @@ class _Job:
         self.running = False
         self.ready_since: float | None = now  # None: it is not ready
         self.waited_s = 0.0
+        self.waits = 0  # of its steps
         self.waits_since: float | None = None  # None: it does not wait
         self.waits_on: _Job | None = None
 
@@ -139,7 +140,7 @@ class Recorded:
             case "park":
                 self._park(call, device, job, now)
             case "wake":
-                self._wait_over(job, self._milestone(call.by, now), now)
+                self._wait_over(job, self._milestone(call.by, now), now, sleep=call.by == WORKER)
                 self._asks(device, call, now)
             case "expedite":
                 job.changes.append(Change(now - self._start, cancel=True))
@@ -161,8 +162,7 @@ class Recorded:
         job.booked = now
         device.used_s += seconds
         if device.asked_at is not None:
-            if now > device.asked_at:  # else the worker itself woke somebody, about to decide
-                device.delays.append(now - device.asked_at)
+            device.delays.append(max(0.0, now - device.asked_at))
             device.asked_at = None
 
     def _turn(self, call: Call, device: _Device, job: _Job, now: float) -> None:
@@ -214,7 +214,7 @@ class Recorded:
         on = call.arguments.get("on")
         job.waits_since, job.waits_on = now, None if on is None else self._jobs[on]
 
-    def _wait_over(self, job: _Job, until: Milestone | None, now: float) -> None:
+    def _wait_over(self, job: _Job, until: Milestone | None, now: float, *, sleep: bool = False) -> None:
         """It has waited until now; from now on it is ready."""
         if job.waits_since is None:
             return
@@ -222,7 +222,8 @@ class Recorded:
         if until is None and on is not None and on.ended < inf:
             until = Milestone(on.number)
         seconds = max(0.0, now - job.waits_since)
-        job.steps.append(Wait(seconds, until, None if on is None else on.number))
+        job.steps.append(Wait(seconds, until, None if on is None else on.number, sleep and until is None))
+        job.waits += 1
         job.waits_since, job.ready_since = None, now
 
     def _done(self, call: Call, device: _Device, job: _Job, now: float) -> None:
@@ -235,8 +236,9 @@ class Recorded:
             job.changes.append(Change(now - self._start, cancel=True))
 
     def _asks(self, device: _Device, call: Call, now: float) -> None:
-        """If the answer says that the running job should give way, this is when."""
-        if call.answer is True and device.asked_at is None:
+        """If the host asks the running job to give way, this is when. A job's own step, and a worker that
+        wakes a sleeper, are about to decide anyway."""
+        if call.by is None and call.answer is True and device.asked_at is None:
             device.asked_at = now
 
     def _device(self, call: Call, name: str) -> _Device:
@@ -245,11 +247,11 @@ class Recorded:
             raise self._trace.error(call.line, f"there is no device {name!r}, only {sorted(self._devices)}")
         return device
 
-    def _milestone(self, by: int | None, now: float) -> Milestone | None:
-        if by is None:
+    def _milestone(self, by: int | str | None, now: float) -> Milestone | None:
+        if not isinstance(by, int):
             return None
         job = self._jobs[by]
-        return Milestone(job.number, job.progress(now))
+        return Milestone(job.number, job.progress(now), job.waits)
 
     def _workload_job(self, job: _Job) -> WorkloadJob:
         return WorkloadJob(

@@ -13,7 +13,7 @@ from coro_rt._version import __version__
 from coro_rt.schedulers.entry import Entry
 from coro_rt.schedulers.errors import SchedulerError
 from coro_rt.schedulers.scheduler import Scheduler
-from coro_rt.trace.calls import CALLS, ENTRY_FIELDS, FORMAT, OPTIONAL, VERSION, policy_path, written
+from coro_rt.trace.calls import CALLS, ENTRY_FIELDS, FORMAT, OPTIONAL, VERSION, WORKER, policy_path, written
 from coro_rt.traps import local
 
 if TYPE_CHECKING:
@@ -35,12 +35,12 @@ class Recorder:
     def __len__(self) -> int:
         return len(self._scheduler)
 
-    def _stepping(self) -> int | None:
-        """The entry whose own code makes this call: None for the host, and for a worker that decides."""
+    def _caller(self) -> int | str | None:
+        """The entry whose own code makes this call, or WORKER for a worker that decides; None: the host."""
         worker = local.worker
-        if worker is None or worker.deciding or worker.job is None or worker.engine is not self._engine:
+        if worker is None or worker.engine is not self._engine:
             return None
-        return worker.job.entry.id
+        return WORKER if worker.deciding or worker.job is None else worker.job.entry.id
 
 
 def recorded(scheduler: Scheduler, writer: TraceWriter, engine: Engine) -> Scheduler:
@@ -70,7 +70,7 @@ def as_line(note: tuple[Any, ...]) -> dict[str, Any]:
             line[parameter] = written(value)
     if entry is not None:
         line |= {field: written(value) for field, value in zip(ENTRY_FIELDS, entry, strict=True)}
-    if by is not None and by != line.get("entry"):
+    if by is not None and by != line.get("entry") and (by != WORKER or name == "wake"):
         line["by"] = by
     if answer is not None:
         line["answer"] = written(answer)
@@ -88,7 +88,7 @@ def _noting(name: str, parameters: tuple[str, ...]) -> Callable[..., Any]:
             if isinstance(value, Entry):
                 arguments[parameter] = value.id
         entry = tuple([getattr(args[0], field) for field in ENTRY_FIELDS]) if new else None
-        by = self._stepping()
+        by = self._caller()
         try:
             answer = method(self._scheduler, *args, **named)
         except SchedulerError as error:

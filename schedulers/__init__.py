@@ -17,12 +17,22 @@ from coro_rt.schedulers.registry import POLICIES, get_policy
 from coro_rt.schedulers.scheduler import Scheduler
 from coro_rt.schedulers.simulation import simulate
 from coro_rt.schedulers.strict import Strict
-from coro_rt.schedulers.workload import Change, Milestone, Predict, Run, Wait, Workload, WorkloadJob
+from coro_rt.schedulers.workload import (
+    Change,
+    DeviceTiming,
+    Milestone,
+    Predict,
+    Run,
+    Wait,
+    Workload,
+    WorkloadJob,
+)
 
 __all__ = [
     "POLICIES",
     "Change",
     "DeadlockError",
+    "DeviceTiming",
     "Dynamic",
     "Ejection",
     "Entry",

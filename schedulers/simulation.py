@@ -3,7 +3,7 @@
 A discrete-event simulation: a heap of times, and what happens then. Each device is driven as a worker drives
 it: what it was granted runs until its step is over, its slice is over, or somebody should go before it; then
 the service is booked and the scheduler asked again. What is modelled is only how soon a job gives way when
-it is asked: after a time that each device has. Switches take no time.
+it is asked, and how exactly it keeps its slice: each device has a timing. Switches take no time.
 
 Deterministic: the same workload and policy give the same outcome, to the last bit. A job that runs alone
 takes one event, not one for each slice, so that a quiet day costs little more than its arrivals.
@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from heapq import heappop, heappush
+from itertools import cycle
 from math import inf
 
 from coro_rt.schedulers.ejection import Ejection
@@ -22,7 +23,7 @@ from coro_rt.schedulers.errors import SchedulerError
 from coro_rt.schedulers.outcome import JobOutcome, Outcome, Span
 from coro_rt.schedulers.registry import PolicyLike
 from coro_rt.schedulers.scheduler import Scheduler
-from coro_rt.schedulers.workload import Change, Milestone, Run, Wait, Workload, WorkloadJob
+from coro_rt.schedulers.workload import Change, DeviceTiming, Milestone, Run, Wait, Workload, WorkloadJob
 
 REPORT_EVERY = 4096  # events between two reports of progress
 _NEAR = 1e-9  # seconds: sums of the same pieces, worked out in another order
@@ -129,11 +130,23 @@ class _Live:
 class _Device:
     """One device: who runs there, and until when if nothing comes between."""
 
-    __slots__ = ("alone", "asking", "began_s", "give_way_s", "name", "piece_s", "plan", "running", "since_s")
+    __slots__ = (
+        "alone",
+        "asking",
+        "began_s",
+        "give_way_s",
+        "name",
+        "overrun_s",
+        "piece_s",
+        "plan",
+        "running",
+        "since_s",
+    )
 
-    def __init__(self, name: str, give_way_s: float) -> None:
+    def __init__(self, name: str, timing: DeviceTiming) -> None:
         self.name = name
-        self.give_way_s = give_way_s
+        self.give_way_s = cycle(timing.give_way_s)
+        self.overrun_s = cycle(timing.overrun_s)
         self.running: _Live | None = None
         self.since_s = 0.0  # it has been running
         self.began_s = 0.0  # the piece under way
@@ -155,7 +168,7 @@ class _Simulation:
         )
         self._policy = self._scheduler.policy.name
         self._ejected: str | None = None
-        self._devices = {name: _Device(name, give_way_s) for name, give_way_s in workload.devices.items()}
+        self._devices = {name: _Device(name, timing) for name, timing in workload.devices.items()}
         self._live = [_Live(number, job) for number, job in enumerate(workload.jobs)]
         self._now = 0.0
         self._order = 0
@@ -232,7 +245,7 @@ class _Simulation:
             gives_way = scheduler.set_qos(entry, now, qos=change.qos, deadline=change.deadline_s)
             if gives_way:
                 device = self._devices[live.job.device]
-                self._give_way(device, device.give_way_s)
+                self._give_way(device, next(device.give_way_s))
         if not change.cancel or entry.state is State.RUNNING:
             return
         if entry.started:
@@ -273,7 +286,7 @@ class _Simulation:
         if device.running is not None:
             if gives_way or device.alone or at_once:
                 device.alone = False
-                self._give_way(device, 0.0 if at_once else device.give_way_s)
+                self._give_way(device, 0.0 if at_once else next(device.give_way_s))
         elif not device.asking:
             device.asking = True
             self._at(self._now, partial(self._next, device))  # after all that comes at this moment
@@ -309,7 +322,7 @@ class _Simulation:
         device.piece_s = max(0.0, live.target_s - live.served_s)
         device.alone = not self._scheduler.ready(device.name)
         if not device.alone:
-            device.piece_s = min(device.piece_s, slice_s)
+            device.piece_s = min(device.piece_s, slice_s + next(device.overrun_s))
         self._plan(device, live)
 
     def _plan(self, device: _Device, live: _Live) -> None:

@@ -10,16 +10,23 @@ a task that asks again as soon as it has its answer asks at the recorded times, 
 from __future__ import annotations
 
 from math import inf
-from statistics import median
 from typing import Any
 
 from coro_rt.schedulers.outcome import JobOutcome, Outcome, Span
 from coro_rt.schedulers.qos import QoS
-from coro_rt.schedulers.workload import Change, Milestone, Predict, Run, Step, Wait, Workload, WorkloadJob
+from coro_rt.schedulers.workload import (
+    Change,
+    DeviceTiming,
+    Milestone,
+    Predict,
+    Run,
+    Step,
+    Wait,
+    Workload,
+    WorkloadJob,
+)
 from coro_rt.trace.calls import WORKER, Call
 from coro_rt.trace.reader import Trace
-
-GIVE_WAY_S = 0.0002  # where a trace does not show how long it takes: nobody had to
 
 
 class _Job:
@@ -68,8 +75,15 @@ class _Device:
         self.since = 0.0
         self.slice_s = 0.0
         self.used_s = 0.0
+        self.broken = False  # somebody was woken within the slice, as will be when it is simulated
         self.asked_at: float | None = None  # whoever runs should give way, since then
         self.delays: list[float] = []  # how long that took
+        self.overruns: list[float] = []  # by how much slices were too long where another job's turn came
+
+    def timing(self) -> DeviceTiming:
+        """What a trace does not show is left as it is by default."""
+        usual = DeviceTiming()
+        return DeviceTiming(tuple(self.delays) or usual.give_way_s, tuple(self.overruns) or usual.overrun_s)
 
 
 class Recorded:
@@ -96,10 +110,7 @@ class Recorded:
         self.complete = trace.complete
         self.workload = Workload(
             jobs=tuple(self._workload_job(job) for job in self._jobs.values()),
-            devices={
-                name: median(device.delays) if device.delays else GIVE_WAY_S
-                for name, device in self._devices.items()
-            },
+            devices={name: device.timing() for name, device in self._devices.items()},
             shares=header.shares,
             background_share=header.background_share,
             max_wait_s=header.max_wait_s,
@@ -170,12 +181,15 @@ class Recorded:
         self._decisions += 1
         slice_over = device.used_s >= device.slice_s
         if call.answer is not None:
-            self._preemptions += not slice_over
+            if not slice_over:
+                self._preemptions += 1
+            elif not device.broken:
+                device.overruns.append(device.used_s - device.slice_s)
             self._left(call, device, job, now)
             job.ready_since = now
             self._granted(call, device, now)
         elif slice_over:
-            device.used_s = 0.0
+            device.used_s, device.broken = 0.0, False
 
     def _granted(self, call: Call, device: _Device, now: float) -> None:
         if call.answer is None:
@@ -190,6 +204,7 @@ class Recorded:
         job.booked = now
         job.started = min(job.started, now)
         device.running, device.since, device.slice_s, device.used_s = job, now, slice_s, 0.0
+        device.broken = False
         self._switches += device.last is not job
         device.last = job
 
@@ -238,7 +253,9 @@ class Recorded:
     def _asks(self, device: _Device, call: Call, now: float) -> None:
         """If the host asks the running job to give way, this is when. A job's own step, and a worker that
         wakes a sleeper, are about to decide anyway."""
-        if call.by is None and call.answer is True and device.asked_at is None:
+        if call.by is not None:
+            device.broken = True
+        elif call.answer is True and device.asked_at is None:
             device.asked_at = now
 
     def _device(self, call: Call, name: str) -> _Device:

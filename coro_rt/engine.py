@@ -10,6 +10,8 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio.abc
@@ -31,7 +33,7 @@ from coro_rt.traps import join_outcome
 from coro_rt.worker import Worker
 
 if TYPE_CHECKING:
-    from coro_rt.trace.writer import TraceWriter
+    from coro_rt.trace.recorder import Recorder
 
 logger = logging.getLogger("coro_rt")
 
@@ -78,20 +80,24 @@ class Engine:
         self.clock = clock
         self.lock = threading.Lock()
         self._deciding = Deciding(self)
-        self._settings: dict[str, Any] = {
+        settings: dict[str, Any] = {
             "devices": [device.name for device in devices],
             "shares": dict(shares or {}),
             "background_share": background_share,
             "max_wait_s": max_wait_s,
         }
-        self.scheduler = Scheduler(policy, **self._settings, on_ejected=self._ejected)
-        self._trace: TraceWriter | None = None
-        if record is not None:
-            from coro_rt.trace.recorder import recorded  # here: most runtimes never need it
-            from coro_rt.trace.writer import TraceWriter
+        self._recorder: Recorder | None = None
+        # `timer`, not `clock`: whatever the jobs' time is, a policy takes real time.
+        make = partial(Scheduler, policy, **settings)
+        if record is None:
+            self.scheduler = make(on_ejected=self._ejected, timer=perf_counter)
+        else:
+            from coro_rt.trace.recorder import Recorder  # here: most runtimes never need it
 
-            self._trace = TraceWriter(record)
-            self.scheduler = recorded(self.scheduler, self._trace, self)
+            self._recorder = Recorder(
+                make, settings, record, engine=self, on_ejected=self._ejected, timer=perf_counter
+            )
+            self.scheduler = cast(Scheduler, self._recorder)
         self.workers = {device.name: Worker(self, device) for device in devices}
         self.admission = Admission(max_jobs)
         self._raise_when_full = raise_when_full
@@ -165,6 +171,8 @@ class Engine:
             self._submit_locked(job)
             self.admission.enter()
             assert job.parent is not None
+            if job.parent.children is None:
+                job.parent.children = {}
             job.parent.children[job] = None
 
     def _check_open(self, job: Job[Any]) -> None:
@@ -238,17 +246,17 @@ class Engine:
         self.jobs_done += 1
         if job.outlet is not None:
             job.outlet.end_locked(job.error)
-        for waiter in job.waiters:
+        for waiter in job.waiters or ():
             self.after(waiter.deliver)
-        job.waiters.clear()
+        job.waiters = None
         parent = job.parent
         if parent is not None:
             parent.past += job.ledger
             if job.error is None or isinstance(job.error, Cancelled):
-                parent.children.pop(job, None)  # a failed one stays, until somebody gets its error
-        for joiner in job.joiners:
+                parent.forget_child(job)  # a failed one stays, until somebody gets its error
+        for joiner in job.joiners or ():
             self.wake_locked(joiner, *join_outcome(job))
-        job.joiners.clear()
+        job.joiners = None
         self._admit_next(self.admission.release())
         if self._empty is not None and not self.jobs:
             self.after(self._empty.deliver)
@@ -263,6 +271,8 @@ class Engine:
         with self.lock:
             if job.state is State.DONE:
                 return False
+            if job.waiters is None:
+                job.waiters = []
             job.waiters.append(waiter)
             return True
 
@@ -288,6 +298,9 @@ class Engine:
         """Another policy."""
         with self.deciding():
             self.scheduler.set_policy(policy, self.clock())
+            for worker in self.workers.values():
+                if worker.idle and self.scheduler.ready(worker.name):  # the last one put them off
+                    self._made_ready(worker, gives_way=False)
 
     @protected
     def explain(self, job: Job[Any]) -> Explanation:
@@ -300,10 +313,8 @@ class Engine:
     def start_workers(self) -> None:
         """Start the recording, the devices and the workers' threads. Raises what a device raises, and
         OSError for a trace that cannot be written."""
-        if self._trace is not None:
-            from coro_rt.trace.recorder import header
-
-            self._trace.open(header(self.scheduler, self._settings, self.clock()))
+        if self._recorder is not None:
+            self._recorder.open(self.clock())
         for worker in self.workers.values():
             worker.start()
 
@@ -327,8 +338,8 @@ class Engine:
             for worker in self.workers.values():
                 worker.stop()
         finally:
-            if self._trace is not None:
-                self._trace.close()
+            if self._recorder is not None:
+                self._recorder.close()
 
     def worker_failed(self, worker: Worker, failure: BaseException) -> None:
         """A worker's thread ends by an error of ours or of its device: its jobs end with DeviceError.
@@ -355,6 +366,8 @@ class Engine:
             for job in orphans:
                 if job.state is State.RUNNING:
                     self._fail_locked(job, failure)
+                elif job.state is State.READY:
+                    self.scheduler.expedite(job.entry, self.clock())  # also if the policy puts it off
             while (grant := self.scheduler.next(worker.name, self.clock())) is not None:
                 self._fail_locked(cast(JobEntry, grant.entry).job, failure)
 
@@ -366,8 +379,9 @@ class Engine:
     def _ejected(self, ejection: Ejection) -> None:
         self.after(
             lambda: logger.warning(
-                "policy %r was replaced by 'dynamic': its %s for %r failed: %s",
+                "policy %r was replaced by 'dynamic' at %.3f s: its %s for %r failed: %s",
                 ejection.policy,
+                ejection.now,
                 ejection.hook,
                 ejection.entry.name,
                 ejection.reason,

@@ -65,9 +65,12 @@ def explain(entry: Entry, queue: ReadyQueue, policy: str, now: float) -> Explana
         reason = entry.turn.value
     elif entry.state is State.READY:
         picked = queue.pick(now)
-        assert picked is not None
-        ahead = _ahead(entry, picked[0], queue)
-        if picked[0] is entry:
+        ahead = [] if picked is None else _ahead(entry, picked[0], queue)
+        if entry.deferred:
+            reason = "the policy puts it off"
+        elif picked is None:
+            reason = "nobody is next"
+        elif picked[0] is entry:
             reason = f"it is next, because {picked[1].value}"
         else:
             reason = f"{picked[0].name} is next, because {picked[1].value}"

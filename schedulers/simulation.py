@@ -306,6 +306,13 @@ class _Simulation:
         grant = self._scheduler.next(device.name, now)
         if grant is not None:
             self._take_up(device, grant, now)
+        elif (resumes_at := self._scheduler.resumes_at(device.name)) < inf:
+            self._at(resumes_at, partial(self._resume, device, device.plan))
+
+    def _resume(self, device: _Device, plan: int, now: float) -> None:
+        """Somebody was put off until now."""
+        if plan == device.plan and not device.asking:
+            self._next(device, now)
 
     def _take_up(self, device: _Device, grant: Grant, now: float) -> None:
         device.running = live = self._live[grant.entry.id]

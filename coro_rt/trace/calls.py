@@ -38,7 +38,7 @@ CALLS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """Every public call that changes something, and its parameters in their order."""
 
-ASKING = frozenset({"ready", "explain", "policy"})
+ASKING = frozenset({"ready", "explain", "policy", "resumes_at"})
 """Public, but they change nothing, so they are not written down."""
 
 OPTIONAL = frozenset({"on", "qos", "deadline"})
@@ -68,6 +68,7 @@ class Call:
     answer: Any = None  # as written: the decision
     by: int | str | None = None  # the entry whose step made the call, if not the entry's own; or WORKER
     entry: Mapping[str, Any] = field(default_factory=dict)  # of a submit: ENTRY_FIELDS
+    slow: int | None = None  # the policy was ejected, as this one of its calls had taken too long
 
 
 def written(value: Any) -> Any:

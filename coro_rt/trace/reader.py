@@ -131,7 +131,10 @@ class Trace:
         for reference in [None if by == WORKER else by, *(arguments.get(parameter) for parameter in ENTRIES)]:
             if reference is not None and reference not in known:
                 raise self.error(number, f"{name} is about entry {reference!r}, which was never submitted")
-        return Call(number, name, arguments, read.get("answer"), by, entry)
+        slow = read.get("slow")
+        if slow is not None and (isinstance(slow, bool) or not isinstance(slow, int) or slow < 1):
+            raise self.error(number, f"'slow' is the number of a call of the policy, from 1 on, not {slow!r}")
+        return Call(number, name, arguments, read.get("answer"), by, entry, slow)
 
     def _value(self, number: int, parameter: str, value: Any) -> Any:
         """A value of a parameter, as the scheduler takes it."""

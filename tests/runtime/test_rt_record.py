@@ -15,7 +15,7 @@ from rt_tools import opened, simulated
 
 import coro_rt
 from coro_rt import QoS, TraceFileError
-from coro_rt.schedulers import Scheduler, simulate
+from coro_rt.schedulers import POLICIES, Scheduler, simulate
 from coro_rt.testing import SimDevice, sim_work
 from coro_rt.trace import writer
 from coro_rt.trace.calls import ASKING, CALLS
@@ -91,7 +91,7 @@ def test_every_public_call_of_the_scheduler_is_in_the_table_with_its_parameters(
     assert dict(CALLS) == found
 
 
-@pytest.mark.parametrize("policy", ["fifo", "strict", "fair", "dynamic"])
+@pytest.mark.parametrize("policy", POLICIES)
 async def test_a_replay_decides_exactly_as_recorded(tmp_path: Path, policy: str) -> None:
     path = tmp_path / "trace.jsonl"
     await record(path, policy=policy)
@@ -142,6 +142,49 @@ class Longest(coro_rt.Policy):
 
     def key(self, job: object, now: float) -> float:
         return -job.predicted_seconds_left  # type: ignore[attr-defined, no-any-return]
+
+
+class Sluggish(coro_rt.Policy):
+    """First come, first served, but for one call that takes far too long."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.took = 0.0
+
+    def key(self, job: object, now: float) -> float:
+        self.calls += 1
+        if self.calls == 50:
+            self.took += 1.0
+        return job.submitted_at  # type: ignore[attr-defined, no-any-return]
+
+
+class Erratic(Sluggish):
+    """The same, but that one call raises."""
+
+    def key(self, job: object, now: float) -> float:
+        self.calls += 1
+        if self.calls == 50:
+            raise ValueError("no")
+        return job.submitted_at  # type: ignore[attr-defined, no-any-return]
+
+
+@pytest.mark.parametrize("policy", [Sluggish, Erratic])
+async def test_a_policy_that_was_ejected_is_ejected_at_the_same_place_in_a_replay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: type[Sluggish]
+) -> None:
+    path = tmp_path / "trace.jsonl"
+    used = policy()
+    monkeypatch.setattr("coro_rt.engine.perf_counter", lambda: used.took)
+    async with simulated(record=path, policy=used) as (runtime, _):
+        await runtime.run(users, 1)
+        assert runtime._engine.scheduler.policy.name == "dynamic"
+    assert [line["slow"] for line in lines(path) if "slow" in line] == [1] * (policy is Sluggish)
+    assert not replay(Trace(path), policy)
+    if policy is Sluggish:
+        read = lines(path)
+        for line in read:
+            line.pop("slow", None)
+        assert replay(Trace(write(path, read)), policy)
 
 
 async def test_a_change_of_policy_is_replayed(tmp_path: Path) -> None:

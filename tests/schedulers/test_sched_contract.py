@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 from sched_sim import Simulation, give_way
 
 import coro_rt.schedulers as schedulers
-from coro_rt.schedulers import POLICIES, DeadlockError, Entry, Policy, QoS, Scheduler, SchedulerError, State
+from coro_rt.schedulers import (
+    POLICIES,
+    DeadlockError,
+    Entry,
+    Policy,
+    PowerSave,
+    QoS,
+    Scheduler,
+    SchedulerError,
+    State,
+)
 
 
 class LastComeFirst(Policy):
@@ -70,7 +80,7 @@ def test_every_job_gets_exactly_its_work_and_the_same_workload_gives_the_same_de
 @every_policy
 def test_an_expedited_entry_goes_before_everything_once(policy: type[Policy]) -> None:
     scheduler = Scheduler(policy)
-    low = Entry(0, qos=QoS.BACKGROUND)
+    low = Entry(0, qos=QoS.UTILITY)
     scheduler.submit(low, 0.0)
     others = [Entry(i, qos=QoS.USER_INTERACTIVE) for i in range(1, 5)]
     running = _grant(scheduler, 0.0)
@@ -239,7 +249,9 @@ def test_what_a_user_gets_wrong_is_a_scheduler_error_that_says_so() -> None:
         ("tenant 'a'", lambda: Scheduler(shares={"a": 0.0})),
         ("background_share", lambda: Scheduler(background_share=1.0)),
         ("max_wait_s", lambda: Scheduler(max_wait_s=0.0)),
-        ("no policy 'fare'; known are dynamic, fair, fifo, strict", lambda: Scheduler("fare")),
+        ("policy_budget_s", lambda: Scheduler(policy_budget_s=0.0)),
+        ("window_s", lambda: PowerSave(window_s=0.0)),
+        ("no policy 'fare'; known are dynamic, edf, eevdf, fair, fifo, ", lambda: Scheduler("fare")),
     ]:
         with pytest.raises(SchedulerError, match=wrong):
             call()

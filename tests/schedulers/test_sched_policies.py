@@ -119,7 +119,8 @@ def test_a_policy_that_is_bad_from_the_start_is_ejected_when_it_is_set_while_job
 
 
 def test_a_policy_comes_from_a_name_a_class_an_object_or_a_path() -> None:
-    assert set(POLICIES) == {"fifo", "strict", "fair", "dynamic"}
+    names = ["dynamic", "fair", "eevdf", "strict", "fifo", "mlfq", "edf", "laxity", "powersave"]
+    assert list(POLICIES) == names
     assert all(isinstance(get_policy(name), cls) for name, cls in POLICIES.items())
     policy = ShortestFirst()
     assert get_policy(policy) is policy
@@ -131,7 +132,7 @@ def test_a_policy_comes_from_a_name_a_class_an_object_or_a_path() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ("", "known are dynamic, fair, fifo, strict"),
+        ("", "known are dynamic, edf, eevdf, fair, fifo, laxity, mlfq, powersave, strict"),
         ("no.such.module:Policy", "cannot load"),
         ("coro_rt.schedulers:Nothing", "cannot load"),
         (":", "cannot load"),

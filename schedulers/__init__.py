@@ -9,7 +9,7 @@ from coro_rt.schedulers.eevdf import Eevdf
 from coro_rt.schedulers.ejection import Ejection
 from coro_rt.schedulers.entry import Entry, Grant, State
 from coro_rt.schedulers.errors import DeadlockError, SchedulerError
-from coro_rt.schedulers.explanation import Explanation
+from coro_rt.schedulers.explanation import Explanation, Known, Ran
 from coro_rt.schedulers.fair import Fair
 from coro_rt.schedulers.fifo import Fifo
 from coro_rt.schedulers.laxity import Laxity
@@ -48,6 +48,7 @@ __all__ = [
     "Fifo",
     "Grant",
     "JobOutcome",
+    "Known",
     "Laxity",
     "Milestone",
     "Mlfq",
@@ -56,6 +57,7 @@ __all__ = [
     "PowerSave",
     "Predict",
     "QoS",
+    "Ran",
     "Run",
     "Scheduler",
     "SchedulerError",

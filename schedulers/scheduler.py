@@ -21,12 +21,13 @@ from coro_rt.schedulers.dynamic import Dynamic
 from coro_rt.schedulers.ejection import Ejection, Stopwatch, TooSlow, key_kind
 from coro_rt.schedulers.entry import Entry, Grant, State, Turn
 from coro_rt.schedulers.errors import SchedulerError
-from coro_rt.schedulers.explanation import Explanation, explain
+from coro_rt.schedulers.explanation import Explanation, Known, explain
 from coro_rt.schedulers.inheritance import check_circle, inherit, inherit_keys, link, release, unlink
 from coro_rt.schedulers.policy import Policy
 from coro_rt.schedulers.qos import QoS
 from coro_rt.schedulers.ready import ReadyQueue
 from coro_rt.schedulers.registry import POLICIES, PolicyLike, get_policy
+from coro_rt.schedulers.upcoming import upcoming
 
 # Looking up a member of an Enum takes as long as a call, so these are named once.
 _READY, _RUNNING = State.READY, State.RUNNING
@@ -291,9 +292,19 @@ class Scheduler:
         """Changes the policy; every entry gets a new key. SchedulerError, and no change, for no policy."""
         self._adopt(get_policy(policy), now)
 
-    def explain(self, entry: Entry, now: float) -> Explanation:
-        """Why an entry waits or runs, and who goes before it."""
-        return explain(entry, self._queue(entry.device), self._policy.name, now)
+    def explain(self, entry: Entry, now: float, known: Known = Known()) -> Explanation:  # noqa: B008 (frozen)
+        """Why an entry waits or runs, who goes before it, and, as far as it is known, who ran instead."""
+        queue = self._queue(entry.device)
+        return explain(entry, queue, policy=self._policy.name, slice_s=self._slice_s, now=now, known=known)
+
+    def running(self, device: str) -> Entry | None:
+        """Who has a device."""
+        return self._queue(device).running
+
+    def upcoming(self, device: str, now: float, limit: int) -> list[Entry]:
+        """At most `limit` ready entries of a device in the order in which they would be granted, in bounded
+        time: see upcoming.py."""
+        return upcoming(self._queue(device), now, slice_s=self._slice_s, limit=limit)
 
     # Transitions.
 
@@ -340,7 +351,9 @@ class Scheduler:
         if self._judges and queue.turn is _OVERDUE and queue.only_lane is not None:
             self._judge(queue, entry, now)
         entry.state = _RUNNING
-        entry.started = True
+        if not entry.started:
+            entry.started = True
+            entry.started_at = now
         entry.waited_s += now - entry.ready_since
         entry.ready_since = now
         if queue.last is not entry:

@@ -29,7 +29,7 @@ class Starving(Policy):
 
 
 @pytest.mark.parametrize("policy", [policy for policy in POLICIES.values() if policy.bounded])
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(workload=arrivals, max_wait_s=st.sampled_from([0.2, 1.0, inf]))
 def test_every_wait_under_a_bounded_policy_is_within_its_formula(
     policy: type[Policy], workload: list[tuple[float, float, QoS]], max_wait_s: float
@@ -89,7 +89,7 @@ def test_background_gets_its_share_under_full_interactive_load(
 
 
 @pytest.mark.parametrize("policy", [name for name in POLICIES if POLICIES[name].guarantees_background])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     others=st.lists(
         st.tuples(st.floats(0, 0.5), st.sampled_from([0.001, 0.05, inf]), st.sampled_from(QoS)), max_size=20
@@ -110,7 +110,7 @@ def test_background_gets_its_share_whatever_else_there_is(
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     crowds=st.tuples(*[st.lists(st.sampled_from(QoS), min_size=1, max_size=20)] * 2),
     work=st.sampled_from([0.003, 0.05, inf]),

@@ -93,10 +93,10 @@ def _run(control, code, preempt, ops, count, ws, state, end_ns, threads):  # typ
     at, unit = load_i64(state + STATE_OP), load_i64(state + STATE_UNIT)
     while at < count:
         op = ops + at * OP_BYTES
-        units = units_of(op, state)
+        units = units_of(op, ws, state)
         outcome = np.int64(0)
         if unit < units:
-            cost = unit_cost_ns(op, state, ws) + 1
+            cost = unit_cost_ns(op, ws, state) + 1
             chunk = max(_CHUNK_NS // cost, 1)
             worth_it = threads > 1 and units - unit > 1 and (units - unit) * cost > _HELP_NS
             if worth_it and now_ns() >= load_i64(control + _ALONE_UNTIL_NS):

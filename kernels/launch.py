@@ -210,7 +210,7 @@ def attention_whole(q: Floats, k: Floats, v: Floats, *, gang: Gang | None = None
 
     def build(program: Program, kv: KVShape) -> None:
         program.rope_kv(kv, 0, heads, still, halves=False, qkv=Buffer.QKV)
-        program.attend_whole(kv, 0, heads, qkv=Buffer.QKV, out=Buffer.ATTENDED, qout=Buffer.QATTENDED)
+        program.attend(kv, 0, heads, qkv=Buffer.QKV, out=Buffer.ATTENDED, qout=Buffer.QATTENDED, whole=True)
 
     workspace = _with_cache(q, k, v, build, gang, texts=[count])
     return workspace.floats(Buffer.ATTENDED)[:, : heads * size].reshape(q.shape).copy()
@@ -308,7 +308,7 @@ def _with_cache(
     def fill(workspace: Workspace) -> None:
         workspace.floats(Buffer.QKV)[:, : row.shape[1]] = row
 
-    widths = {"qkv": row.shape[1], "attended": heads * size}
+    widths = {"qkv": row.shape[1], "attended": heads * size, "heads": heads}
     return _run(count, lambda program: build(program, kv), fill, gang, table=table, texts=texts, **widths)
 
 

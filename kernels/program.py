@@ -11,15 +11,16 @@ that may be done in any order by any thread:
     MATMUL      16 output rows                   int8 (or float32) rows → float32 rows, set or added
     BIAS        a row                            float32 row, added to in place
     ROPE_KV     a row                            query, key, value → query turned, key and value in the cache
-    ATTEND      a row and a query head           query, cache → float32 head, and int8 blocks
+    ATTEND      some rows and a KV head          queries, cache → float32 heads, and int8 blocks; or, of a
+                (and a split of positions)       few rows with long contexts, parts of them
+    FOLD        a row and a query head           parts → float32 head, and int8 blocks
     GATE        a row                            gate | up → float32 row, and int8 row
     SUMMARY     a row of logits                  logits → best token, log-sum-exp
     LAYER_NORM  a row                            float32 row → float32 row, and int8 row
-    ATTEND_WHOLE  a row and a query head         query, its whole text in the cache → as ATTEND
     GELU        a row                            float32 row → float32 row, and int8 row
     POOL        a text                           its rows → one row of length 1
 
-The last four are for encoders: several texts lie in one step behind each other, and a row sees its whole
+The last three are for encoders: several texts lie in one step behind each other, and a row sees its whole
 text.
 
 Operations marked `tail` work on the last rows only, those whose logits are wanted.
@@ -33,8 +34,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import activations, embed, matmul
-from .attention import attend
+from . import activations, attention, embed, matmul
+from .attention import ROWS, SPLIT, call_attend, clear, finish, fold
 from .bias import add_row
 from .embed import call_fetch, scale_row
 from .formats import BLOCK, Bytes, Floats
@@ -62,8 +63,8 @@ class Op(IntEnum):
     GATE = 5
     SUMMARY = 6
     BIAS = 7
-    LAYER_NORM = 8
-    ATTEND_WHOLE = 9
+    FOLD = 8
+    LAYER_NORM = 9
     GELU = 10
     POOL = 11
 
@@ -89,6 +90,7 @@ class Buffer(IntEnum):
     LENGTHS = 15  # int32, one per token: how many positions its text has
     SPANS = 16  # int32 first row and count, one pair per text
     POOLED = 17  # float32, one row per text
+    PARTS = 18  # parts of the first rows' queries, by head and split: see `attention`
 
 
 class Field(IntEnum):
@@ -122,7 +124,9 @@ class Field(IntEnum):
     KV_BITS = 25
     SHIFT = 26  # address of what is added to the input first
     SHIFT_STRIDE = 27  # bytes from one position's to the next; 0: the same for all
-    COUNT = 28
+    LENGTHS = 28  # the buffer that says how many positions a row sees …
+    PLUS = 29  # … less so many
+    COUNT = 30
 
 
 class State(IntEnum):
@@ -138,7 +142,7 @@ class State(IntEnum):
 
 # numba sees plain integers
 _EMBED, _NORM, _MATMUL, _ROPE_KV, _ATTEND, _GATE, _SUMMARY, _BIAS = (int(op) for op in list(Op)[:8])
-_LAYER_NORM, _ATTEND_WHOLE, _GELU, _POOL = (int(op) for op in list(Op)[8:])
+_FOLD, _LAYER_NORM, _GELU, _POOL = (int(op) for op in list(Op)[8:])
 _F = {f.name: int(f) * 8 for f in Field}
 _OP, _UNITS, _IN, _OUT, _QOUT = (_F[n] for n in ("OP", "UNITS", "IN", "OUT", "QOUT"))
 _COLUMNS, _WEIGHT, _GROUP_BYTES = (_F[n] for n in ("COLUMNS", "WEIGHT", "GROUP_BYTES"))
@@ -148,14 +152,15 @@ _HEADS, _KV_HEADS, _HEAD_SIZE, _LAYER_OFFSET = (
 )
 _TABLE, _HALF, _HALVES, _NUMBERS = (_F[n] for n in ("TABLE", "HALF", "HALVES", "NUMBERS"))
 _Q_NORM, _K_NORM, _WINDOW, _ACTIVATION = (_F[n] for n in ("Q_NORM", "K_NORM", "WINDOW", "ACTIVATION"))
-_KV_BITS, part_bytes = _F["KV_BITS"], inline(head_bytes)
+_KV_BITS, page_part, part_bytes = _F["KV_BITS"], inline(head_bytes), inline(attention.part_bytes)
+_LENGTHS, _PLUS = _F["LENGTHS"], _F["PLUS"]
 _SHIFT, _SHIFT_STRIDE = _F["SHIFT"], _F["SHIFT_STRIDE"]
 OP_BYTES = int(Field.COUNT) * 8
 EVERYTHING = 2**31  # a window that hides nothing
 _TOKENS, _POSITIONS, _PAGES, _SCRATCH = (
     int(b) * 16 for b in (Buffer.TOKENS, Buffer.POSITIONS, Buffer.PAGES, Buffer.SCRATCH)
 )
-_LENGTHS, _SPANS = int(Buffer.LENGTHS) * 16, int(Buffer.SPANS) * 16
+_SPANS, _PARTS = int(Buffer.SPANS) * 16, int(Buffer.PARTS) * 16
 STATE_LONGEST = int(State.LONGEST) * 8
 STATE_OP, STATE_UNIT, STATE_ROWS, STATE_TAIL = (int(s) * 8 for s in list(State)[:4])
 
@@ -270,18 +275,24 @@ class Program:
         qout: Buffer | None,
         window: int = 0,
         scale: float | None = None,
+        whole: bool = False,
     ) -> None:
         """`window`: how many positions a query sees, its own included; 0 for all. `scale` of the scores:
-        default 1/sqrt(head size).
+        default 1/sqrt(head size). `whole`: a row sees its whole text (`begin_texts`), else what is before it.
         """
         scale = kv.head_size**-0.5 if scale is None else scale
         assert heads % kv.heads == 0, (heads, kv)
         assert qout is None or kv.head_size % BLOCK == 0, kv
+        common = {
+            "OUT": out, "QOUT": -1 if qout is None else qout, "HEADS": heads, "KV_HEADS": kv.heads,
+            "HEAD_SIZE": kv.head_size, "COLUMNS": heads * kv.head_size, "WINDOW": window or EVERYTHING,
+            "LENGTHS": Buffer.LENGTHS if whole else Buffer.POSITIONS, "PLUS": 0 if whole else 1,
+        }  # fmt: skip
         self._add(
-            Op.ATTEND, IN=qkv, OUT=out, QOUT=-1 if qout is None else qout, UNITS=heads, HEADS=heads,
-            KV_HEADS=kv.heads, HEAD_SIZE=kv.head_size, KV_BITS=kv.bits, LAYER_OFFSET=layer * kv.layer_bytes,
-            COLUMNS=heads * kv.head_size, NUMBERS=self._number(scale), WINDOW=window or EVERYTHING,
+            Op.ATTEND, IN=qkv, CALL=attention.address(kv.bits), KV_BITS=kv.bits, NUMBERS=self._number(scale),
+            LAYER_OFFSET=layer * kv.layer_bytes, **common,
         )  # fmt: skip
+        self._add(Op.FOLD, IN=Buffer.PARTS, **common)
 
     def gate(
         self,
@@ -314,13 +325,6 @@ class Program:
             WEIGHT=self._address(np.stack([weight, bias]).astype(np.float32)), NUMBERS=self._number(eps),
             SHIFT=self._address(shift), SHIFT_STRIDE=columns * 4 if shift.ndim == 2 else 0,
         )  # fmt: skip
-
-    def attend_whole(
-        self, kv: KVShape, layer: int, heads: int, *, qkv: Buffer, out: Buffer, qout: Buffer | None
-    ) -> None:
-        """As `attend`, but every row sees its whole text."""
-        self.attend(kv, layer, heads, qkv=qkv, out=out, qout=qout)
-        self._rows[-1][Field.OP] = Op.ATTEND_WHOLE
 
     def gelu(self, shift: Floats, *, source: Buffer, out: Buffer, qout: Buffer | None) -> None:
         """GELU of `source` plus `shift`, float32 [columns]."""
@@ -370,10 +374,12 @@ class Widths:
     gated: int
     vocabulary: int
     context: int
+    heads: int = 1  # of queries
     pooled: int = 0
 
     def row_bytes(self) -> dict[Buffer, int]:
         pad = 16  # matrices write whole groups of 16 rows
+        size, splits = self.attended // self.heads, -(-self.context // SPLIT)
         return {
             Buffer.TOKENS: 4, Buffer.POSITIONS: 4, Buffer.PAGES: 8,
             Buffer.HIDDEN: align_up((self.hidden + pad) * 4), Buffer.NORMED: align_up((self.hidden + pad) *
@@ -382,12 +388,25 @@ class Widths:
             activations.row_bytes(self.attended), Buffer.GATE_UP: align_up((2 * self.gated + pad) * 4),
             Buffer.GATED: align_up((self.gated + pad) * 4), Buffer.QGATED: activations.row_bytes(self.gated),
             Buffer.LOGITS: align_up((self.vocabulary + pad) * 4), Buffer.SUMMARY: 16, Buffer.SCRATCH:
-            align_up((self.context + 64) * 4), Buffer.LENGTHS: 4, Buffer.SPANS: 8,
+            attention.scratch_bytes(self.heads, size), Buffer.LENGTHS: 4, Buffer.SPANS: 8,
             Buffer.POOLED: align_up(self.pooled * 4),
+            Buffer.PARTS: self.heads * splits * int(attention.part_bytes(size)),
         }  # fmt: skip
 
 
 _PER_TAIL = (Buffer.LOGITS, Buffer.SUMMARY, Buffer.SPANS, Buffer.POOLED)
+
+FEW = 8
+"""Rows of a step whose long contexts are shared out by split: with more rows there is enough to share."""
+
+
+def _count(buffer: Buffer, rows: int, tail: int, threads: int) -> int:
+    """How many rows of a buffer a workspace has."""
+    if buffer is Buffer.SCRATCH:
+        return threads
+    if buffer is Buffer.PARTS:
+        return min(rows, FEW)
+    return tail if buffer in _PER_TAIL else rows
 
 
 class Workspace:
@@ -403,8 +422,7 @@ class Workspace:
         self._arrays: dict[Buffer, Bytes] = {}
         self._row_pages: list[NDArray[np.int64]] = []
         for buffer, row_bytes in widths.row_bytes().items():
-            count = threads if buffer is Buffer.SCRATCH else tail if buffer in _PER_TAIL else rows
-            array = aligned_zeros(row_bytes * max(count, 1))
+            array = aligned_zeros(row_bytes * max(_count(buffer, rows, tail, threads), 1))
             self._arrays[buffer] = array
             self.table[buffer] = array.ctypes.data, row_bytes
         self._vocabulary = widths.vocabulary
@@ -413,10 +431,10 @@ class Workspace:
     @staticmethod
     def nbytes_of(widths: Widths, *, rows: int, tail: int, threads: int) -> int:
         """Bytes that such a workspace will take."""
-        sizes = widths.row_bytes()
-        per_tail = sum(sizes.pop(buffer) for buffer in _PER_TAIL)
-        per_thread = sizes.pop(Buffer.SCRATCH)
-        return rows * sum(sizes.values()) + tail * per_tail + threads * per_thread
+        return sum(
+            row_bytes * _count(buffer, rows, tail, threads)
+            for buffer, row_bytes in widths.row_bytes().items()
+        )
 
     def begin(
         self,
@@ -487,8 +505,26 @@ class Workspace:
         return best, self.array(Buffer.SUMMARY).view(np.float32).reshape(-1, 4)[:count, 2]
 
 
+@inline
+def _reach(op, ws, rows):  # type: ignore[no-untyped-def]
+    """How many positions the row sees that sees most, were there no window."""
+    lengths, longest = load_i64(ws + load_i64(op + _LENGTHS) * 16), 0
+    for t in range(rows):
+        longest = max(longest, load_i32(lengths + t * 4))
+    return longest + load_i64(op + _PLUS)
+
+
+@inline
+def _splits(op, ws, rows):  # type: ignore[no-untyped-def]
+    """Into how many splits the positions of ATTEND are shared out; 0: a unit has them all."""
+    if rows > FEW:
+        return 0
+    reach = _reach(op, ws, rows)
+    return 0 if reach <= SPLIT else (reach + SPLIT - 1) // SPLIT
+
+
 @entry
-def units_of(op, state):  # type: ignore[no-untyped-def]
+def units_of(op, ws, state):  # type: ignore[no-untyped-def]
     """How many units an operation has in this step."""
     rows = load_i64(state + STATE_TAIL) if load_i64(op + _TAIL) != 0 else load_i64(state + STATE_ROWS)
     if rows == 0:
@@ -496,28 +532,44 @@ def units_of(op, state):  # type: ignore[no-untyped-def]
     kind = load_i64(op + _OP)
     if kind == _MATMUL:
         return load_i64(op + _UNITS)
-    if kind in (_ATTEND, _ATTEND_WHOLE):
-        return rows * load_i64(op + _UNITS)
+    if kind == _ATTEND:
+        splits = _splits(op, ws, rows)
+        return load_i64(op + _KV_HEADS) * (rows * splits if splits > 0 else (rows + ROWS - 1) // ROWS)
+    if kind == _FOLD and _splits(op, ws, rows) == 0:
+        return 0
     return rows
 
 
 @entry
-def unit_cost_ns(op, state, ws):  # type: ignore[no-untyped-def]
+def unit_cost_ns(op, ws, state):  # type: ignore[no-untyped-def]
     """A guess of a unit's time, to cut operations into chunks of about equal time. Need not be good."""
     rows = load_i64(state + STATE_TAIL) if load_i64(op + _TAIL) != 0 else load_i64(state + STATE_ROWS)
     kind = load_i64(op + _OP)
     if kind == _MATMUL:
         return load_i64(op + _GROUP_BYTES) // 16 + load_i64(op + _COLUMNS) * 16 * rows // 128
     if kind == _ATTEND:
-        last = min(load_i32(load_i64(ws + _POSITIONS) + (rows - 1) * 4), load_i64(op + _WINDOW))
-        return 100 + last * load_i64(op + _HEAD_SIZE) // 12
+        seen = min(_reach(op, ws, min(rows, FEW)), load_i64(op + _WINDOW))
+        queries = load_i64(op + _HEADS) // load_i64(op + _KV_HEADS)
+        if rows > FEW:
+            queries *= ROWS
+        elif seen > SPLIT:
+            seen = SPLIT
+        return 100 + seen * queries * load_i64(op + _HEAD_SIZE) // 40
     if kind == _ROPE_KV:
         return load_i64(op + _HEADS) * load_i64(op + _HEAD_SIZE)
-    if kind == _ATTEND_WHOLE:
-        return 100 + load_i64(state + STATE_LONGEST) * load_i64(op + _HEAD_SIZE) // 12
     if kind == _POOL:
         return load_i64(state + STATE_LONGEST) * load_i64(op + _COLUMNS) // 16
     return load_i64(op + _COLUMNS)
+
+
+@inline
+def _put_head(result, size, out, qout, q_row, columns, head):  # type: ignore[no-untyped-def]
+    """A head's result as float32 at address out, and as int8 blocks of the row at q_row if qout >= 0."""
+    finish(result, size, out)
+    if qout >= 0:
+        for block in range(size // BLOCK):
+            nth = head * (size // BLOCK) + block
+            activations.quantize_block(out + block * BLOCK * 4, q_row, columns, nth)
 
 
 def _run_units(op, ws, state, first, last, thread):  # type: ignore[no-untyped-def]
@@ -561,53 +613,80 @@ def _run_units(op, ws, state, first, last, thread):  # type: ignore[no-untyped-d
             gated_row(x + t * x_stride, up, y + t * y_stride, columns, load_i64(op + _ACTIVATION))
             if qout >= 0:
                 activations.quantize_row(y + t * y_stride, q + t * q_stride, columns)
-    elif kind in (_ROPE_KV, _ATTEND, _ATTEND_WHOLE):
+    elif kind == _ROPE_KV:
         heads, kv_heads, size = load_i64(op + _HEADS), load_i64(op + _KV_HEADS), load_i64(op + _HEAD_SIZE)
-        layer = load_i64(op + _LAYER_OFFSET)
-        bits = load_i64(op + _KV_BITS)
-        part = part_bytes(size, bits)
-        if kind == _ROPE_KV:
-            half, halves = load_i64(op + _HALF), load_i64(op + _HALVES) != 0
-            q_norm, k_norm = load_i64(op + _Q_NORM), load_i64(op + _K_NORM)
-            eps = load_f32(load_i64(op + _NUMBERS))
+        bits, half = load_i64(op + _KV_BITS), load_i64(op + _HALF)
+        halves = load_i64(op + _HALVES) != 0
+        q_norm, k_norm = load_i64(op + _Q_NORM), load_i64(op + _K_NORM)
+        eps = load_f32(load_i64(op + _NUMBERS))
+        for t in range(first, last):
+            position = load_i32(load_i64(ws + _POSITIONS) + t * 4)
+            turns = load_i64(op + _TABLE) + position * half * 8
+            row = x + t * x_stride
+            for head in range(heads + kv_heads):
+                at = row + head * size * 4
+                weight = q_norm if head < heads else k_norm
+                if weight != 0:
+                    norm_row(at, weight, at, size, eps, 0)
+                turn_head(at, turns, half, halves)
+            pages = load_i64(load_i64(ws + _PAGES) + t * 8)
+            page = load_i64(pages + (position // PAGE_POSITIONS) * 8) + load_i64(op + _LAYER_OFFSET)
+            for head in range(kv_heads):
+                key = row + (heads + head) * size * 4
+                value = key + kv_heads * size * 4
+                at = page + head * page_part(size, bits)
+                write_position(at, position % PAGE_POSITIONS, size, bits, key, value)
+    elif kind == _ATTEND or kind == _FOLD:
+        heads, kv_heads, size = load_i64(op + _HEADS), load_i64(op + _KV_HEADS), load_i64(op + _HEAD_SIZE)
+        group, part = heads // kv_heads, part_bytes(size)
+        scratch = load_i64(ws + _SCRATCH) + thread * load_i64(ws + _SCRATCH + 8)
+        plus, window = load_i64(op + _PLUS), load_i64(op + _WINDOW)
+        lengths = load_i64(ws + load_i64(op + _LENGTHS) * 16)
+        splits = _splits(op, ws, rows)
+        parts, parts_stride = load_i64(ws + _PARTS), load_i64(ws + _PARTS + 8)
+        if kind == _FOLD:
             for t in range(first, last):
-                position = load_i32(load_i64(ws + _POSITIONS) + t * 4)
-                turns = load_i64(op + _TABLE) + position * half * 8
-                row = x + t * x_stride
-                for head in range(heads + kv_heads):
-                    at = row + head * size * 4
-                    weight = q_norm if head < heads else k_norm
-                    if weight != 0:
-                        norm_row(at, weight, at, size, eps, 0)
-                    turn_head(at, turns, half, halves)
-                pages = load_i64(load_i64(ws + _PAGES) + t * 8)
-                page = load_i64(pages + (position // PAGE_POSITIONS) * 8) + layer
-                for head in range(kv_heads):
-                    key = row + (heads + head) * size * 4
-                    slot = position % PAGE_POSITIONS
-                    value = key + kv_heads * size * 4
-                    write_position(page + head * part, slot, size, bits, key, value)
-        else:
-            scratch = load_i64(ws + _SCRATCH) + thread * load_i64(ws + _SCRATCH + 8)
-            scale, window = load_f32(load_i64(op + _NUMBERS)), load_i64(op + _WINDOW)
-            for unit in range(first, last):
-                t, head = unit // heads, unit % heads
-                if kind == _ATTEND_WHOLE:
-                    length = load_i32(load_i64(ws + _LENGTHS) + t * 4)
-                else:
-                    length = load_i32(load_i64(ws + _POSITIONS) + t * 4) + 1
-                pages = load_i64(load_i64(ws + _PAGES) + t * 8)
-                offset = layer + head // (heads // kv_heads) * part
-                out = y + t * y_stride + head * size * 4
-                query, begin = x + t * x_stride + head * size * 4, max(length - window, 0)
-                if bits == 8:
-                    attend(query, pages, offset, begin, length, size, 8, scale, scratch, out)
-                else:
-                    attend(query, pages, offset, begin, length, size, 16, scale, scratch, out)
-                if qout >= 0:
-                    for block in range(size // BLOCK):
-                        nth = head * (size // BLOCK) + block
-                        activations.quantize_block(out + block * BLOCK * 4, q + t * q_stride, columns, nth)
+                for head in range(heads):
+                    clear(scratch, size)
+                    for split in range(splits):
+                        fold(scratch, parts + t * parts_stride + (split * heads + head) * part, size)
+                    out = y + t * y_stride + head * size * 4
+                    _put_head(scratch, size, out, qout, q + t * q_stride, columns, head)
+            return
+        code, scale = load_i64(op + _CALL), load_i64(op + _NUMBERS)
+        page_at, bits = load_i64(op + _LAYER_OFFSET), load_i64(op + _KV_BITS)
+        all_pages, rest = load_i64(ws + _PAGES), scratch + ROWS * group * part
+        for unit in range(first, last):
+            if splits > 0:
+                split, head, t = unit % splits, unit // splits % kv_heads, unit // splits // kv_heads
+                offset = page_at + head * page_part(size, bits)
+                results = parts + t * parts_stride + (split * heads + head * group) * part
+                call_attend(
+                    code, scale, load_i64(all_pages + t * 8), offset, size, group,
+                    x + t * x_stride + head * group * size * 4, x_stride, 1, lengths + t * 4, plus, window,
+                    split, split + 1, rest, results,
+                )  # fmt: skip
+                continue
+            head, t = unit % kv_heads, unit // kv_heads * ROWS
+            end, offset = min(t + ROWS, rows), page_at + head * page_part(size, bits)
+            while t < end:  # neighbours of one sequence go together
+                pages, some = load_i64(all_pages + t * 8), 1
+                while t + some < end and load_i64(all_pages + (t + some) * 8) == pages:
+                    some += 1
+                least, reach = np.int64(EVERYTHING), np.int64(0)
+                for row in range(t, t + some):
+                    length = load_i32(lengths + row * 4) + plus
+                    least, reach = min(least, max(length - window, 0)), max(reach, length)
+                call_attend(
+                    code, scale, pages, offset, size, group, x + t * x_stride + head * group * size * 4,
+                    x_stride, some, lengths + t * 4, plus, window, least // SPLIT,
+                    (reach + SPLIT - 1) // SPLIT, rest, scratch,
+                )  # fmt: skip
+                for k in range(some * group):
+                    row, nth = t + k // group, head * group + k % group
+                    out = y + row * y_stride + nth * size * 4
+                    _put_head(scratch + k * part, size, out, qout, q + row * q_stride, columns, nth)
+                t += some
     elif kind == _LAYER_NORM:
         shift, shift_stride = load_i64(op + _SHIFT), load_i64(op + _SHIFT_STRIDE)
         eps = load_f32(load_i64(op + _NUMBERS))

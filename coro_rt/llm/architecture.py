@@ -185,6 +185,7 @@ class Hyperparameters:
             gated=self.feed_forward,
             vocabulary=self.vocabulary,
             context=self.context,
+            heads=self.heads,
         )
 
 

@@ -87,6 +87,7 @@ class Hyperparameters:
             gated=self.feed_forward,
             vocabulary=0,
             context=self.context,
+            heads=self.heads,
             pooled=self.hidden,
         )
 
@@ -134,7 +135,9 @@ def build(file: GGUFFile, sizes: Hyperparameters) -> Program:
         matmul(Buffer.HIDDEN, Buffer.QNORMED, Buffer.QKV, *parts, shape=square)
         program.bias(bias(*parts, size=h.hidden), out=Buffer.QKV)
         program.rope_kv(h.kv, 0, h.heads, still, halves=False, qkv=Buffer.QKV)
-        program.attend_whole(h.kv, 0, h.heads, qkv=Buffer.QKV, out=Buffer.ATTENDED, qout=Buffer.QATTENDED)
+        program.attend(
+            h.kv, 0, h.heads, qkv=Buffer.QKV, out=Buffer.ATTENDED, qout=Buffer.QATTENDED, whole=True
+        )
         output = f"{blk}.attn_output"
         matmul(Buffer.ATTENDED, Buffer.QATTENDED, Buffer.HIDDEN, output, shape=square)
         norm(f"{output}_norm", bias(output, size=h.hidden))

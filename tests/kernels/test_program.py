@@ -19,7 +19,13 @@ from coro_rt.kernels.rope import table
 HIDDEN, HEADS, GATED, VOCABULARY, CONTEXT = 256, 8, 256, 500, 256
 KV = KVShape(layers=2, heads=2, head_size=32)
 WIDTHS = Widths(
-    hidden=HIDDEN, qkv=12 * 32, attended=HIDDEN, gated=GATED, vocabulary=VOCABULARY, context=CONTEXT
+    hidden=HIDDEN,
+    qkv=12 * 32,
+    attended=HIDDEN,
+    gated=GATED,
+    vocabulary=VOCABULARY,
+    context=CONTEXT,
+    heads=HEADS,
 )
 
 

@@ -98,12 +98,11 @@ async def generate(model: Model, request: Request, lender: Lender) -> AsyncGener
         with model.workspace(min(len(prompt) - reused, PREFILL_CHUNK)) as workspace:
             await _read(model, sequence, prompt[reused:], workspace, request.max_tokens)
             for produced in range(1, request.max_tokens + 1):
-                logits = workspace.logits[0]
                 best, log_sum = workspace.summaries
                 # argmax of NaN is no token: the sampler looks, and says so
                 sure = greedy and np.isfinite(log_sum[0])
-                token = int(best[0]) if sure else sampler.sample(logits, history, len(history))
-                logprob = float(logits[token] - log_sum[0])
+                token = int(best[0]) if sure else sampler.sample(workspace.logits[0], history, len(history))
+                logprob = workspace.logprob(0, token)
                 if token in model.tokenizer.eos_ids and not request.ignore_eos:
                     left = text.flush()
                     answer.append(left)

@@ -34,10 +34,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var sums: array<f32, COLUMNS>;
     for (var page = first / 64u; page * 64u < length; page++) {
         let part = page_part(row.table, page, kv_head);
-        let from = max(first, page * 64u) - page * 64u;
+        let begin = max(first, page * 64u) - page * 64u;
         let to = min(length - page * 64u, 64u);
         var score = -3.0e38;
-        if at >= from && at < to {
+        if at >= begin && at < to {
             var two = vec2(0.0);
             for (var i = 0u; i < SIZE / 2u; i++) {
                 two = fma(unpack2x16float(cache[key_at(part, at, i)]), vec2(query[2u * i], query[2u * i + 1u]), two);
@@ -47,7 +47,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         scores[at] = score;
         workgroupBarrier();
         var highest = top;
-        for (var i = from; i < to; i++) {
+        for (var i = begin; i < to; i++) {
             highest = max(highest, scores[i]);
         }
         weights[at] = exp(scores[at] - highest);
@@ -55,14 +55,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let shrink = exp(top - highest);
         top = highest;
         total *= shrink;
-        for (var i = from; i < to; i++) {
+        for (var i = begin; i < to; i++) {
             total += weights[i];
         }
         for (var c = 0u; c < COLUMNS; c++) {
             let column = at + 64u * c;
             if column < SIZE {
                 var sum = sums[c] * shrink;
-                for (var i = from; i < to; i++) {
+                for (var i = begin; i < to; i++) {
                     let two = unpack2x16float(cache[value_at(part, i, column / 2u)]);
                     sum = fma(weights[i], two[column % 2u], sum);
                 }

@@ -143,9 +143,14 @@ class GpuProgram:
 
     def attend(
         self, kv: KVShape, layer: int, heads: int, *, qkv: Buffer, out: Buffer, qout: Buffer | None,
-        window: int = 0, scale: float | None = None,
+        window: int = 0, scale: float | None = None, whole: bool = False,
     ) -> None:  # fmt: skip
-        self._attend(kv, layer, heads, qkv, out, qout, window or EVERYTHING, scale, whole=False)
+        self._add(
+            "attend", (qkv, out, qout), number=kv.head_size**-0.5 if scale is None else scale, heads=heads,
+            kv_heads=kv.heads, head_size=kv.head_size, window=window or EVERYTHING,
+            columns=heads * kv.head_size, layer=self._layer(kv, layer),
+            constants={"SIZE": kv.head_size, "WHOLE": whole}, grid=lambda rows: (heads, rows, 1),
+        )  # fmt: skip
 
     def gate(
         self, columns: int, *, gate_up: Buffer, out: Buffer, qout: Buffer | None,
@@ -166,17 +171,6 @@ class GpuProgram:
         self._add(
             "rows_quantized", (source, None, out), columns=columns,
             grid=lambda rows: (-(-columns // BLOCK // 32), rows, 1),
-        )  # fmt: skip
-
-    def _attend(
-        self, kv: KVShape, layer: int, heads: int, qkv: Buffer, out: Buffer, qout: Buffer | None, window: int,
-        scale: float | None, *, whole: bool,
-    ) -> None:  # fmt: skip
-        self._add(
-            "attend", (qkv, out, qout), number=kv.head_size**-0.5 if scale is None else scale, heads=heads,
-            kv_heads=kv.heads, head_size=kv.head_size, window=window, columns=heads * kv.head_size,
-            layer=self._layer(kv, layer), constants={"SIZE": kv.head_size, "WHOLE": whole},
-            grid=lambda rows: (heads, rows, 1),
         )  # fmt: skip
 
     # Running it

@@ -138,3 +138,17 @@ class GpuWorkspace:
         """(best token, log-sum-exp) of each tail row. Waits."""
         words = self.words(Buffer.SUMMARY)
         return words[:, 0].astype(np.int64), words[:, 1].view(np.float32)
+
+    def release(self) -> None:
+        """Give the device's memory back when nothing submitted needs it any more."""
+        for buffer in (*self._buffers.values(), *self._nothing, self.step_buffer, self._rows):
+            buffer.destroy()
+        self._groups.clear()
+
+    def logprob(self, row: int, token: int) -> float:
+        """The natural logarithm of a token's probability after tail row `row`; of the best one, no logits are
+        read back.
+        """
+        best, log_sums = self.summaries
+        logit = self.words(Buffer.SUMMARY)[row, 2:3].view(np.float32)[0]
+        return float((logit if token == best[row] else self.logits[row, token]) - log_sums[row])

@@ -4,6 +4,7 @@ All by address. The mutex and the condition are the C library's own (POSIX), so 
 in the kernel.
 """
 
+import sys
 import time
 from typing import Any
 
@@ -86,6 +87,14 @@ def now_ns(context: Any, builder: Any) -> Any:
 def yield_cpu(context: Any, builder: Any) -> None:
     """Let the OS run another thread on this core, if one is waiting for it."""
     call_llvm(builder, "sched_yield", _I32)
+
+
+@define(types.int64)
+def current_cpu(context: Any, builder: Any) -> Any:
+    """The number of the core that this thread runs on; -1 where the OS does not say."""
+    if sys.platform != "linux":
+        return ir.Constant(_I64, -1)
+    return builder.sext(call_llvm(builder, "sched_getcpu", _I32), _I64)
 
 
 @define(types.void)

@@ -17,6 +17,9 @@ A helper that loses its core in the middle of a chunk does cost: the leader has 
 again, some milliseconds. So after a long wait the leader works alone for ten times as long: the gang shrinks
 when somebody else wants the cores, loses a tenth to waiting at most, and grows back.
 
+A helper that finds itself on the leader's core, because the OS has nowhere else to put it, can only take time
+from the leader: it goes back to sleep, and the leader works alone for a while.
+
 Helpers spin for a while when there is nothing to claim (the gap between two operations is short), then sleep
 on a condition variable; the leader wakes them when it has work that is worth it.
 """
@@ -35,6 +38,7 @@ from .atomics import (
     atomic_load,
     atomic_store,
     compare_and_swap,
+    current_cpu,
     init_mutex_and_condition,
     lock,
     now_ns,
@@ -72,8 +76,8 @@ class Outcome(IntEnum):
 _TICKET, _FINISHED, _SLOT, _SLEEPERS, _GENERATION, _QUIT, _ALONE, _MUTEX, _CONDITION = (
     i * CACHE_LINE for i in range(9)
 )
-_SLOT_OP, _SLOT_WS, _SLOT_STATE, _SLOT_UNITS, _SLOT_CHUNK = (_SLOT + i * 8 for i in range(5))
-_ALONE_UNTIL_NS = _ALONE  # the leader's own
+_SLOT_OP, _SLOT_WS, _SLOT_STATE, _SLOT_UNITS, _SLOT_CHUNK, _SLOT_CPU = (_SLOT + i * 8 for i in range(6))
+_ALONE_UNTIL_NS = _ALONE  # until then the leader shares nothing
 _CONTROL_BYTES = _CONDITION + CONDITION_BYTES
 assert MUTEX_BYTES <= CACHE_LINE
 
@@ -85,6 +89,7 @@ _SPINS = 8_000  # some 0.2 ms of pauses, then a helper sleeps
 _PATIENCE = 2_000  # pauses that the leader waits for a chunk before it offers its core to whoever has it
 _STALL_NS = 200_000  # a chunk that takes so much longer than the leader's has lost its core
 _ALONE_FACTOR = 10  # how many times the stall: waiting costs at most a tenth
+_CROWDED_NS = 10_000_000  # how long the leader works alone when a helper has been put on its core
 
 
 @entry
@@ -99,7 +104,7 @@ def _run(control, code, preempt, ops, count, ws, state, end_ns, threads):  # typ
             cost = unit_cost_ns(op, ws, state) + 1
             chunk = max(_CHUNK_NS // cost, 1)
             worth_it = threads > 1 and units - unit > 1 and (units - unit) * cost > _HELP_NS
-            if worth_it and now_ns() >= load_i64(control + _ALONE_UNTIL_NS):
+            if worth_it and now_ns() >= atomic_load(control + _ALONE_UNTIL_NS):
                 chunk = max(min(chunk, (units - unit) // (threads * 2)), 1)
                 unit, outcome = _share(control, code, preempt, op, ws, state, unit, units, chunk, end_ns)
             else:
@@ -136,6 +141,7 @@ def _share(control, code, preempt, op, ws, state, unit, units, chunk, end_ns):  
     store_i64(control + _SLOT_STATE, state)
     store_i64(control + _SLOT_UNITS, units)
     store_i64(control + _SLOT_CHUNK, chunk)
+    store_i64(control + _SLOT_CPU, current_cpu())
     atomic_store(control + _FINISHED, unit)
     epoch = (atomic_load(control + _TICKET) >> 32) + 1
     atomic_store(control + _TICKET, (epoch << 32) | unit)
@@ -174,7 +180,7 @@ def _await_chunks(control, claimed):  # type: ignore[no-untyped-def]
             yield_cpu()
     now = now_ns()
     if now - began > _STALL_NS:
-        store_i64(control + _ALONE_UNTIL_NS, now + _ALONE_FACTOR * (now - began))
+        atomic_store(control + _ALONE_UNTIL_NS, now + _ALONE_FACTOR * (now - began))
 
 
 @entry
@@ -185,7 +191,11 @@ def _help(control, code, thread):  # type: ignore[no-untyped-def]
         generation = atomic_load(control + _GENERATION)
         ticket = atomic_load(control + _TICKET)
         claimed = ticket & _UNIT_MASK
-        if claimed != _CLOSED:
+        cpu = current_cpu()
+        crowded = cpu >= 0 and cpu == load_i64(control + _SLOT_CPU)
+        if crowded:
+            atomic_store(control + _ALONE_UNTIL_NS, now_ns() + _CROWDED_NS)
+        elif claimed != _CLOSED:
             op, ws, state = (
                 load_i64(control + _SLOT_OP),
                 load_i64(control + _SLOT_WS),
@@ -200,7 +210,7 @@ def _help(control, code, thread):  # type: ignore[no-untyped-def]
                 spins = 0
                 continue
         spins += 1
-        if spins < _SPINS:
+        if spins < _SPINS and not crowded:
             pause()
             continue
         lock(control + _MUTEX)

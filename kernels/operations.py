@@ -7,6 +7,9 @@ addressed, and matrices are what the program's own `pack` made of them.
 
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .formats import Bytes, Floats, Format
 from .gated import Activation
 from .kv import KVShape
@@ -61,3 +64,20 @@ class Operations(Protocol[M]):
     ) -> None: ...  # fmt: skip
 
     def summary(self, vocabulary: int, *, logits: Buffer, out: Buffer) -> None: ...
+
+
+class Steps(Protocol):
+    """Buffers for steps of a program, as those use it who feed it: see `kernels.program.Workspace`."""
+
+    def begin(
+        self, tokens: NDArray[np.int32], positions: NDArray[np.int32], pages: list[NDArray[np.int64]], *,
+        tail: int,
+    ) -> None: ...  # fmt: skip
+
+    @property
+    def logits(self) -> Floats: ...
+
+    @property
+    def summaries(self) -> tuple[NDArray[np.int64], Floats]: ...
+
+    def logprob(self, row: int, token: int) -> float: ...

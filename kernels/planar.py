@@ -1,15 +1,15 @@
 """Weight matrices as the GPU kernels want them: row after row, codes and scales in planes of their own.
 
-    codes   uint32 [rows][blocks][4 or 8]    a block of 32 columns: word j of 4 has columns 4j … 4j+3 in the low
-                                             nibbles of its bytes and 16+4j … in the high ones; 8-bit codes, as
-                                             signed bytes, take 8 words
-                                             F32, F16, BF16: the values themselves
-    scales  uint32 [rows][…]                 d: float16, two blocks in a word; d and m: a word for each block;
-                                             two levels: for each unit of 256 columns a word of d and m, then
-                                             four words of eight pairs of bytes: the small scale and minimum of
-                                             a block of 32, or the two small scales of its halves
-    upper   uint32 [rows][blocks][1 or 2]    the fifth, or fifth and sixth, bits of the codes: bit j of byte k
-                                             is column 4j+k's, or bits 2(j%4) … of word j//4
+    codes   uint32 [rows][blocks][4 or 8]   a block of 32 columns: word j of 4 has columns 4j … 4j+3 in the
+                                            low nibbles of its bytes and 16+4j … in the high ones; 8-bit
+                                            codes, as signed bytes, take 8 words
+                                            F32, F16, BF16: the values themselves
+    scales  uint32 [rows][…]                d: float16, two blocks in a word; d and m: a word for each block;
+                                            two levels: for each unit of 256 columns a word of d and m, then
+                                            four words of eight pairs of bytes: the small scale and minimum
+                                            of a block of 32, or the two small scales of its halves
+    upper   uint32 [rows][blocks][1 or 2]   the fifth, or fifth and sixth, bits of the codes: bit j of byte k
+                                            is column 4j+k's, or bits 2(j%4) … of word j//4
 
 A thread that takes a block of a row reads 16 bytes of codes, its neighbour the next 16.
 """

@@ -15,9 +15,7 @@ _FOLDER = Path(__file__).parent / "wgsl"
 Constant = bool | int
 
 
-def source(
-    kernel: str, *, form: Format | None = None, packed_dot: bool = True, **constants: Constant
-) -> str:
+def source(kernel: str, *, form: Format | None = None, packed_dot: bool = True, **constants: Constant) -> str:
     """WGSL of a kernel, one of the names in `PARTS`; `form` for those that read weights. Without `packed_dot`
     it does not use `dot4I8Packed`.
     """

@@ -19,7 +19,7 @@ import numpy as np
 from coro_rt.kernel import Kernel
 from coro_rt.kernels.formats import Floats
 from coro_rt.kernels.gang import Outcome
-from coro_rt.kernels.program import Program, Workspace
+from coro_rt.kernels.operations import Steps
 from coro_rt.traps import current_job
 
 from .request import Request
@@ -68,7 +68,8 @@ class Lender(Protocol):
         """A sequence for one job; the job puts the pieces of its text into `answer`."""
 
 
-step: Kernel[[Program, Workspace], None] = Kernel("llm.step")
+step: Kernel[[Any, Steps], None] = Kernel("llm.step")
+"""One step of a model: its program, and a workspace, both of the device's kind."""
 
 
 @step.on("cpu")
@@ -141,7 +142,7 @@ async def score(model: Model, ids: list[int]) -> Floats:
 
 
 async def _read(
-    model: Model, sequence: Sequence, tokens: Tokens[int], workspace: Workspace, to_write: int
+    model: Model, sequence: Sequence, tokens: Tokens[int], workspace: Steps, to_write: int
 ) -> None:
     """Read a prompt, chunk by chunk; logits of its last token only. `to_write` tokens will follow."""
     for start in range(0, len(tokens), PREFILL_CHUNK):
@@ -151,7 +152,7 @@ async def _read(
 
 
 async def _advance(
-    model: Model, sequence: Sequence, tokens: Tokens[int], workspace: Workspace, *, tail: int
+    model: Model, sequence: Sequence, tokens: Tokens[int], workspace: Steps, *, tail: int
 ) -> None:
     """One step: put `tokens` after what the sequence holds."""
     start, entry = len(sequence.tokens), current_job().entry

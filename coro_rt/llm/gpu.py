@@ -19,6 +19,7 @@ from coro_rt.devices.gpu.program import GpuProgram
 from coro_rt.devices.gpu.workspace import GpuWorkspace
 from coro_rt.errors import TemplateError
 from coro_rt.kernels.kv import PAGE_POSITIONS
+from coro_rt.kernels.operations import Steps
 from coro_rt.memory import MemoryBudget
 
 from .architecture import Hyperparameters
@@ -64,7 +65,7 @@ class GpuModel(Model):
         return GpuSequence(self.program.pages, self._budget)
 
     @contextmanager
-    def workspace(self, rows: int, *, every_token: bool = False) -> Iterator[GpuWorkspace]:
+    def workspace(self, rows: int, *, every_token: bool = False) -> Iterator[Steps]:
         """Buffers for steps of up to `rows` tokens, with logits for the last one or for each."""
         shape = {"rows": rows, "tail": rows if every_token else 1}
         nbytes = GpuWorkspace.nbytes_of(self.sizes.widths, **shape)
@@ -104,4 +105,3 @@ class GpuSequence(Sequence):
         while self._numbers:
             self._store.give_back(self._numbers.pop())
         super().release()
-

@@ -28,6 +28,7 @@ from coro_rt.errors import (
 )
 from coro_rt.job import Job
 from coro_rt.kernels.formats import Floats
+from coro_rt.kernels.operations import Steps
 from coro_rt.kernels.program import Program, Workspace
 from coro_rt.memory import MemoryBudget, Reservation
 from coro_rt.stream import Stream
@@ -58,11 +59,13 @@ hold.
 
 
 class Model(Loaded):
-    """What the jobs of one model that generates share: weights, tokenizer, memory."""
+    """What the jobs of one model that generates share: weights, tokenizer, memory. Its program runs on the
+    CPU; other devices have subclasses.
+    """
 
     def __init__(
         self,
-        program: Program,
+        program: Any,
         sizes: Hyperparameters,
         tokenizer: Tokenizer,
         template: ChatTemplate | TemplateError,
@@ -89,7 +92,7 @@ class Model(Loaded):
             sequence.release()
 
     @contextmanager
-    def workspace(self, rows: int, *, every_token: bool = False) -> Iterator[Workspace]:
+    def workspace(self, rows: int, *, every_token: bool = False) -> Iterator[Steps]:
         """Buffers for steps of up to `rows` tokens, with logits for the last one or for each."""
         shape = {"rows": rows, "tail": rows if every_token else 1, "threads": self._threads}
         nbytes = Workspace.nbytes_of(self.sizes.widths, **shape)

@@ -1,4 +1,4 @@
-"""The device `gpu`: WGSL kernels on whatever `wgpu` finds (Vulkan, Metal, DirectX 12). Needs `coro-rt[gpu]`."""
+"""The device `gpu`: WGSL kernels on what `wgpu` finds (Vulkan, Metal, DirectX 12). Needs `coro-rt[gpu]`."""
 
 from .device import GpuDevice
 

@@ -26,7 +26,9 @@ def find(part: str | None = None) -> Any:
     with suppress(RuntimeError):  # somebody else has used wgpu already
         set_instance_extras(backends=["Primary"])
     try:
-        found = [each for each in wgpu.gpu.enumerate_adapters_sync() if each.info["backend_type"] in _BACKENDS]
+        found = [
+            each for each in wgpu.gpu.enumerate_adapters_sync() if each.info["backend_type"] in _BACKENDS
+        ]
     except Exception as error:  # whatever a driver makes of it
         raise DeviceError(f"the GPU's driver could not be asked: {error}") from error
     fitting = [each for each in found if part is None or part.lower() in describe(each).lower()]
@@ -34,8 +36,8 @@ def find(part: str | None = None) -> Any:
         there = f"; there are: {', '.join(map(describe, found))}" if found else ""
         wanted = "" if part is None else f" with {part!r} in its name"
         raise DeviceError(
-            f"no Vulkan, Metal or DirectX 12 adapter{wanted} was found{there}: install your GPU's driver, or a "
-            "software adapter (Debian: apt-get install mesa-vulkan-drivers)"
+            f"no Vulkan, Metal or DirectX 12 adapter{wanted} was found{there}: install your GPU's driver, or "
+            "a software adapter (Debian: apt-get install mesa-vulkan-drivers)"
         )
     return min(fitting, key=lambda each: _BETTER_FIRST.index(each.info["adapter_type"]))
 

@@ -1,8 +1,8 @@
 """The GPU: a worker's thread submits quanta and waits for them; at most two are in flight.
 
-Waiting costs neither the GIL nor a core: the package's own thread blocks in the driver, the worker on an event.
-A quantum is one submission, some operations of a program; `preempt_requested` is read between them. When
-`run` returns, nothing of the step is in flight, so what a job used is booked to that job.
+Waiting costs neither the GIL nor a core: the package's own thread blocks in the driver, the worker on an
+event. A quantum is one submission, some operations of a program; `preempt_requested` is read between them.
+When `run` returns, nothing of the step is in flight, so what a job used is booked to that job.
 """
 
 from __future__ import annotations
@@ -74,10 +74,9 @@ class GpuDevice(Device):
     def detail(self) -> str:
         limits, features = self.adapter.limits, self.adapter.features
         has = [name for name in ("subgroup", "shader-f16", "timestamp-query") if name in features]
-        return (
-            f"{adapters.describe(self.adapter)}; bindings up to "
-            f"{format_bytes(limits['max-storage-buffer-binding-size'])}; {', '.join(has) or 'no extra features'}"
-        )
+        binding = format_bytes(limits["max-storage-buffer-binding-size"])
+        extras = ", ".join(has) or "no extra features"
+        return f"{adapters.describe(self.adapter)}; bindings up to {binding}; {extras}"
 
     @property
     def device(self) -> Any:

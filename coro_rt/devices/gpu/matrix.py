@@ -42,6 +42,11 @@ class GpuMatrix:
             small = np.concatenate([scales.reshape(-1), upper.reshape(-1)])
             self.pieces.append(
                 Piece(
-                    first, len(codes), device.upload(codes), device.upload(small), scales.shape[1], scales.size
+                    first,
+                    len(codes),
+                    device.upload(codes),
+                    device.upload(small),
+                    scales.shape[1],
+                    scales.size,
                 )
             )

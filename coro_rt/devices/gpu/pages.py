@@ -49,7 +49,7 @@ class GpuPages:
         capacity = min(max(2 * self._capacity, _FIRST), most)
         if capacity <= self._capacity:
             raise MemoryBudgetExceeded(
-                f"the device {self._device.name!r} can bind {format_bytes(self._device.max_binding)} at once, "
+                f"the device {self._device.name!r} binds {format_bytes(self._device.max_binding)} at once, "
                 f"which is {most} pages of keys and values, and all are in use"
             )
         device = self._device.device

@@ -1,9 +1,9 @@
 """Compiled kernels and how their arguments are bound.
 
-All kernels share one way to bind: group 0 is the step (what it does, its rows and page tables), group 1 what an
-operation reads and writes in a workspace, group 2 its numbers and weights, group 3 a layer's cache. So groups
-are made once, per workspace and per program, and a dispatch only sets them. Eight storage buffers in all, which
-every adapter has.
+All kernels share one way to bind: group 0 is the step (its rows and page tables), group 1 what an operation
+reads and writes in a workspace, group 2 its numbers and weights, group 3 a layer's cache. So groups are made
+once, per workspace and per program, and a dispatch only sets them. They need seven storage buffers, and every
+adapter has eight.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""A model's step as a list of dispatches: what `kernels.program.Program` is on the CPU, built by the same calls.
+"""A model's step as a list of dispatches: what `kernels.program.Program` is on the CPU, built by the same
+calls.
 
-Everything that does not change from step to step is made here once: pipelines, weights on the device, numbers,
-bind groups. A step then only sets them.
+Everything that does not change from step to step is made here once: pipelines, weights on the device,
+numbers, bind groups. A step then only sets them.
 """
 
 from __future__ import annotations
@@ -24,27 +25,28 @@ from .matrix import GpuMatrix
 from .pages import GpuPages
 from .workspace import GpuWorkspace, row_words
 
-Grid = Callable[[int], tuple[int, int, int]]
-
 TILES = (1, 4, 8, 16)
 """Rows of x that a workgroup of a product may do at once."""
 
+MOST = 65535
+"""Workgroups in one dimension of a dispatch: what is more goes into the third, as `matmul.wgsl` knows."""
+
 _WORKGROUP = 128
 _FIELDS = (
-    "rows", "first", "columns", "x_stride", "y_stride", "q_stride", "offset", "scales_stride", "upper", "heads",
-    "kv_heads", "head_size", "pairs", "window", "shift_stride", "add", "tail", "quantize",
+    "rows", "first", "columns", "x_stride", "y_stride", "q_stride", "offset", "scales_stride", "upper",
+    "heads", "kv_heads", "head_size", "pairs", "window", "shift_stride", "add", "tail", "quantize",
 )  # fmt: skip
 _SLOT = 256  # bytes from one operation's numbers to the next: how uniform bindings are aligned
 
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
-    """One kernel call. `pipelines` and `grid` by the rows that a workgroup does at once (1, but for products).
-    `cost`: bytes of weights, or a guess of what else it reads.
+    """One kernel call. `pipelines` by the rows that a workgroup does at once (1, but for products); `across`:
+    how many workgroups it takes for those. `cost`: bytes of weights, or a guess of what else it reads.
     """
 
     pipelines: dict[int, Any]
-    grid: Callable[[int, int], tuple[int, int, int]]
+    across: int
     operands: tuple[Buffer | None, Buffer | None, Buffer | None]
     group: Any
     tail: bool
@@ -67,7 +69,9 @@ class GpuProgram:
         self._words = row_words(widths)
         self._numbers: list[np.ndarray[Any, Any]] = []
         self._pending: list[Callable[[], Dispatch]] = []
-        self._uploaded: dict[int, tuple[Any, Any]] = {}  # by id: (the array, kept so that its id is; its buffer)
+        self._uploaded: dict[
+            int, tuple[Any, Any]
+        ] = {}  # by id: (the array, kept so that its id is; its buffer)
         self._seconds = 1e-10  # for a unit of cost, as measured
 
     def pack(self, format: Format, *parts: tuple[Bytes, tuple[int, int]]) -> GpuMatrix:
@@ -90,7 +94,7 @@ class GpuProgram:
         for piece in weight.pieces:
             self._add(
                 "embed", (None, out, None), weights=(piece.codes, piece.scales), form=weight.format,
-                grid=lambda rows: (-(-blocks // 32), rows, 1), number=scale, rows=piece.rows,
+                across=-(-blocks // 32), number=scale, rows=piece.rows,
                 first=piece.first, columns=weight.columns, scales_stride=piece.scales_stride,
                 upper=piece.upper,
             )  # fmt: skip
@@ -100,8 +104,8 @@ class GpuProgram:
         add: bool = False, tail: bool = False,
     ) -> None:  # fmt: skip
         self._add(
-            "norm", (source, out, qout), weights=(self._upload(weight),), number=eps, columns=columns, add=add,
-            tail=tail, grid=_a_row_each,
+            "norm", (source, out, qout), weights=(self._upload(weight),), number=eps, columns=columns,
+            add=add, tail=tail,
         )  # fmt: skip
 
     def matmul(
@@ -111,11 +115,11 @@ class GpuProgram:
         share = lanes(weight.columns)
         each = _WORKGROUP // share
         for piece in weight.pieces:
-            groups = -(-piece.rows // each)
             self._add(
                 "matmul", (source, out, None), weights=(piece.codes, piece.scales), form=weight.format,
-                grid=lambda rows, groups=groups: (min(groups, 65535), rows, -(-groups // 65535)), offset=offset,
-                rows=piece.rows, first=piece.first, columns=weight.columns, upper=piece.upper, add=add, tail=tail,
+                across=-(-piece.rows // each), offset=offset,
+                rows=piece.rows, first=piece.first, columns=weight.columns, upper=piece.upper, add=add,
+                tail=tail,
                 scales_stride=piece.scales_stride, x_stride=self._words[source] // 4, tiles=TILES,
                 constants={"LANES": share, "ROWS": each}, cost=piece.codes.size,
             )  # fmt: skip
@@ -124,7 +128,7 @@ class GpuProgram:
         columns = len(values)
         self._add(
             "bias", (None, out, None), weights=(self._upload(values),), columns=columns, tail=tail,
-            grid=lambda rows: (-(-columns // 64), rows, 1),
+            across=-(-columns // 64),
         )  # fmt: skip
 
     def rope_kv(
@@ -137,7 +141,7 @@ class GpuProgram:
         self._add(
             "rope_kv", (None, qkv, None), weights=weights, number=eps, heads=heads, kv_heads=kv.heads,
             head_size=kv.head_size, pairs=turns.shape[1], layer=self._layer(kv, layer),
-            grid=lambda rows: (heads + 2 * kv.heads, rows, 1),
+            across=heads + 2 * kv.heads,
             constants={"SIZE": kv.head_size, "HALVES": halves, "HEAD_NORMS": norms is not None},
         )  # fmt: skip
 
@@ -149,7 +153,7 @@ class GpuProgram:
             "attend", (qkv, out, qout), number=kv.head_size**-0.5 if scale is None else scale, heads=heads,
             kv_heads=kv.heads, head_size=kv.head_size, window=window or EVERYTHING,
             columns=heads * kv.head_size, layer=self._layer(kv, layer),
-            constants={"SIZE": kv.head_size, "WHOLE": whole}, grid=lambda rows: (heads, rows, 1),
+            constants={"SIZE": kv.head_size, "WHOLE": whole}, across=heads,
         )  # fmt: skip
 
     def gate(
@@ -158,19 +162,17 @@ class GpuProgram:
     ) -> None:  # fmt: skip
         self._add(
             "gate", (gate_up, out, qout), columns=columns, constants={"GELU": activation is Activation.GELU},
-            grid=lambda rows: (-(-columns // BLOCK // 32), rows, 1),
+            across=-(-columns // BLOCK // 32),
         )  # fmt: skip
 
     def summary(self, vocabulary: int, *, logits: Buffer, out: Buffer) -> None:
-        self._add(
-            "summary", (logits, None, out), columns=vocabulary, tail=True, grid=_a_row_each, cost=vocabulary * 4
-        )
+        self._add("summary", (logits, None, out), columns=vocabulary, tail=True, cost=vocabulary * 4)
 
     def quantize(self, columns: int, *, source: Buffer, out: Buffer) -> None:
         """Rows as int8, for a product that stands alone."""
         self._add(
             "rows_quantized", (source, None, out), columns=columns,
-            grid=lambda rows: (-(-columns // BLOCK // 32), rows, 1),
+            across=-(-columns // BLOCK // 32),
         )  # fmt: skip
 
     # Running it
@@ -192,7 +194,7 @@ class GpuProgram:
             if each.layer is not None:
                 assert self.pages is not None
                 begun.set_bind_group(3, self.pages.group(each.layer))
-            begun.dispatch_workgroups(*each.grid(rows, tile))
+            begun.dispatch_workgroups(min(each.across, MOST), -(-rows // tile), -(-each.across // MOST))
             count += 1
             cost += each.cost * (1 + rows / 16)
         return count, cost
@@ -221,7 +223,7 @@ class GpuProgram:
         kernel: str,
         operands: tuple[Buffer | None, Buffer | None, Buffer | None],
         *,
-        grid: Grid,
+        across: int = 1,
         weights: Any = (),
         form: Format | None = None,
         constants: dict[str, int | bool] | None = None,
@@ -247,13 +249,6 @@ class GpuProgram:
             nothing = self.device.upload(np.zeros(4, np.uint32))
             buffers = (*weights, nothing, nothing)[:2]
             group = self.device.pipelines.bind(2, (self._slots, at * _SLOT, _SLOT), *buffers)
-            return Dispatch(
-                pipelines, lambda rows, tile: grid(-(-rows // tile)), operands, group, bool(fields.get("tail")),
-                layer, cost,
-            )  # fmt: skip
+            return Dispatch(pipelines, across, operands, group, bool(fields.get("tail")), layer, cost)
 
         self._pending.append(make)
-
-
-def _a_row_each(rows: int) -> tuple[int, int, int]:
-    return 1, rows, 1

@@ -36,8 +36,8 @@ def row_words(widths: Widths) -> dict[Buffer, int]:
 
 
 class GpuWorkspace:
-    """The buffers of one step of up to `rows` tokens, `tail` of them with logits. One step at a time: `begin`,
-    `GpuDevice.run`, then read.
+    """The buffers of one step of up to `rows` tokens, `tail` of them with logits. One step at a time:
+    `begin`, `GpuDevice.run`, then read.
     """
 
     def __init__(self, device: GpuDevice, widths: Widths, *, rows: int, tail: int) -> None:
@@ -73,8 +73,8 @@ class GpuWorkspace:
         *,
         tail: int,
     ) -> None:
-        """Set up a step: token ids, their positions, each token's table of pages (numbers), logits for the last
-        `tail` tokens.
+        """Set up a step: token ids, their positions, each token's table of pages (numbers), logits for the
+        last `tail` tokens.
         """
         count = len(tokens)
         assert 0 < count <= self.rows, (count, self.rows)

@@ -178,10 +178,12 @@ class GpuProgram:
     # Running it
 
     def encode(self, begun: Any, workspace: GpuWorkspace) -> tuple[int, float]:
-        """Put dispatches of about one quantum into a pass that has begun. Gives how many, and their cost."""
+        """Put dispatches of about one quantum, at least one, into a pass that has begun. Gives how many, and
+        their cost.
+        """
         begun.set_bind_group(0, workspace.step_group)
         count, cost, most = 0, 0.0, self.device.quantum_s / self._seconds
-        while workspace.at < len(self.dispatches) and cost < most:
+        while workspace.at < len(self.dispatches) and (count == 0 or cost < most):
             each = self.dispatches[workspace.at]
             workspace.at += 1
             rows = workspace.step_tail if each.tail else workspace.step_rows

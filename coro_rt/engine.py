@@ -18,10 +18,11 @@ from coro_rt.devices.base import Device
 from coro_rt.errors import Cancelled, DeviceError, Overloaded, RuntimeClosed
 from coro_rt.hosts import Host, Waiter, protected
 from coro_rt.job import CancelReason, Job, JobEntry
+from coro_rt.ledger import Ledger
 from coro_rt.parker import Clock
 from coro_rt.schedulers.ejection import Ejection
-from coro_rt.schedulers.entry import State
-from coro_rt.schedulers.explanation import Explanation
+from coro_rt.schedulers.entry import Entry, State
+from coro_rt.schedulers.explanation import Explanation, Known
 from coro_rt.schedulers.qos import QoS
 from coro_rt.schedulers.registry import PolicyLike
 from coro_rt.schedulers.scheduler import Scheduler
@@ -86,9 +87,11 @@ class Engine:
         self._raise_when_full = raise_when_full
         self.jobs: dict[Job[Any], None] = {}  # submitted and not done
         self.jobs_done = 0
+        self.ended = Ledger()  # what the jobs that have ended used
+        self.opened_at = clock()
         self.closing = False
         self._empty: Waiter | None = None  # waits for the last job, while closing
-        self._effects: list[Callable[[], object]] = []
+        self.effects: list[Callable[[], object]] = []  # what is to be done once the lock is free
 
     # Deciding.
 
@@ -98,13 +101,13 @@ class Engine:
 
     def after(self, effect: Callable[[], object]) -> None:
         """Under the lock: have `effect` called when it is released."""
-        self._effects.append(effect)
+        self.effects.append(effect)
 
     def take_effects(self) -> list[Callable[[], object]]:
         """Under the lock: what its holder has to do after releasing it."""
-        effects = self._effects
+        effects = self.effects
         if effects:
-            self._effects = []
+            self.effects = []
         return effects
 
     def _made_ready(self, worker: Worker, *, gives_way: bool) -> None:
@@ -154,6 +157,8 @@ class Engine:
             self._submit_locked(job)
             self.admission.enter()
             assert job.parent is not None
+            if job.parent.children is None:
+                job.parent.children = {}
             job.parent.children[job] = None
 
     def _check_open(self, job: Job[Any]) -> None:
@@ -227,17 +232,19 @@ class Engine:
         self.jobs_done += 1
         if job.outlet is not None:
             job.outlet.end_locked(job.error)
-        for waiter in job.waiters:
+        for waiter in job.waiters or ():
             self.after(waiter.deliver)
-        job.waiters.clear()
+        job.waiters = None
         parent = job.parent
-        if parent is not None:
+        if parent is None:
+            self.ended += job.ledger
+        else:
             parent.past += job.ledger
             if job.error is None or isinstance(job.error, Cancelled):
-                parent.children.pop(job, None)  # a failed one stays, until somebody gets its error
-        for joiner in job.joiners:
+                parent.forget_child(job)  # a failed one stays, until somebody gets its error
+        for joiner in job.joiners or ():
             self.wake_locked(joiner, *join_outcome(job))
-        job.joiners.clear()
+        job.joiners = None
         self._admit_next(self.admission.release())
         if self._empty is not None and not self.jobs:
             self.after(self._empty.deliver)
@@ -252,6 +259,8 @@ class Engine:
         with self.lock:
             if job.state is State.DONE:
                 return False
+            if job.waiters is None:
+                job.waiters = []
             job.waiters.append(waiter)
             return True
 
@@ -274,8 +283,9 @@ class Engine:
     @protected
     def explain(self, job: Job[Any]) -> Explanation:
         """Why a job runs or waits."""
+        known = Known(granted=lambda device: self.workers[device].granted, waiting=_waiting)
         with self.lock:
-            return self.scheduler.explain(job.entry, self.clock())
+            return self.scheduler.explain(job.entry, self.clock(), known)
 
     # The whole.
 
@@ -351,19 +361,31 @@ class Engine:
     def stats(self, *, memory_used: int, memory_budget: int | None) -> Stats:
         """Everything at one moment."""
         with self.lock:
-            states = [job.state for job in self.jobs]
-            cost_s = sum(worker.switching_s for worker in self.workers.values())
-            measured = sum(worker.switches for worker in self.workers.values())
-            return Stats(
-                jobs_ready=states.count(State.READY),
-                jobs_running=states.count(State.RUNNING),
-                jobs_waiting=states.count(State.WAITING),
-                jobs_done=self.jobs_done,
-                switches=self.scheduler.switches,
-                preemptions=self.scheduler.preemptions,
-                decisions=self.scheduler.decisions,
-                switch_cost_s=cost_s / measured if measured else 0.0,
-                device_busy_s={name: worker.busy_s for name, worker in self.workers.items()},
-                memory_used=memory_used,
-                memory_budget=memory_budget,
-            )
+            return self.stats_locked(memory_used=memory_used, memory_budget=memory_budget)
+
+    def stats_locked(self, *, memory_used: int, memory_budget: int | None) -> Stats:
+        """Like `stats`; counts no jobs one by one."""
+        scheduler, workers = self.scheduler, self.workers
+        ready = sum(scheduler.ready(name) for name in workers)
+        running = sum(scheduler.running(name) is not None for name in workers)
+        cost_s = sum(worker.switching_s for worker in workers.values())
+        measured = sum(worker.measured for worker in workers.values())
+        return Stats(
+            jobs_ready=ready,
+            jobs_running=running,
+            jobs_waiting=len(self.jobs) - ready - running,
+            jobs_done=self.jobs_done,
+            switches=scheduler.switches,
+            preemptions=scheduler.preemptions,
+            decisions=scheduler.decisions,
+            switch_cost_s=cost_s / measured if measured else 0.0,
+            device_busy_s={name: worker.busy_s for name, worker in workers.items()},
+            memory_used=memory_used,
+            memory_budget=memory_budget,
+        )
+
+
+def _waiting(entry: Entry) -> tuple[str, float | None]:
+    """Under the lock: what a WAITING entry waits for, and since when."""
+    job = cast(JobEntry, entry).job
+    return ("", None) if job.trap is None else (job.trap.what(), job.parked_at)

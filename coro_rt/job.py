@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, copy_context
 from enum import Enum
 from itertools import count
+from sys import intern
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from coro_rt.errors import HostObjectError
@@ -55,6 +56,7 @@ class Job(Generic[T]):
     The exception that ended it is raised there as it is; JobCancelled if it was cancelled.
     """
 
+    # Thousands wait at a time: the containers are made when something is put into them.
     __slots__ = (
         "__weakref__",
         "cancelled",
@@ -72,8 +74,10 @@ class Job(Generic[T]):
         "launch",
         "outlet",
         "parent",
+        "parked_at",
         "past",
         "quanta",
+        "task",
         "trap",
         "urgency",
         "value",
@@ -92,6 +96,7 @@ class Job(Generic[T]):
         urgency: Urgency,
         qos: QoS,
         deadline: float,
+        task: str = "",
         parent: Job[Any] | None = None,
         predicted_s: float = 0.0,
     ) -> None:
@@ -111,7 +116,8 @@ class Job(Generic[T]):
         )
         self.entry.job = self  # until it is DONE
         self.parent = parent
-        self.children: dict[Job[Any], None] = {}  # unfinished, or failed and not yet asked for
+        self.task: str = task if parent is None else parent.task  # the name of the task that asked for it
+        self.children: dict[Job[Any], None] | None = None  # unfinished, or failed and not yet asked for
         self.outlet: Outlet[Any] | None = None  # where it streams to; None unless it came from Runtime.stream
 
         # What the coroutine gets at its next step, and where it stands.
@@ -119,14 +125,15 @@ class Job(Generic[T]):
         self.inbox_error: BaseException | None = None
         self.launch: Launch[Any] | None = None  # suspended half-done, or to be started
         self.trap: Trap | None = None  # what it waits for; set exactly while it is WAITING
+        self.parked_at = 0.0  # since when
 
         self.cancelled: CancelReason | None = None
         self.winding_up = False  # its own code has ended, its children have not; no longer to be cancelled
 
         self.value: Any = None
         self.error: BaseException | None = None
-        self.joiners: dict[Job[Any], None] = {}
-        self.waiters: list[Waiter] = []
+        self.joiners: dict[Job[Any], None] | None = None
+        self.waiters: list[Waiter] | None = None
 
         self.quanta = 0
         self.host_s = 0.0
@@ -146,14 +153,24 @@ class Job(Generic[T]):
     @property
     def ledger(self) -> Ledger:
         """What it and its children have used so far."""
-        entry = self.entry
-        total = self.past + Ledger(
-            entry.served_s, self.host_s, entry.waited_s, entry.switches, self.quanta, self.joules
-        )
-        for child in list(self.children):
+        total = self.spent
+        for child in list(self.children or ()):
             if child.state is not State.DONE:
                 total += child.ledger
         return total
+
+    @property
+    def spent(self) -> Ledger:
+        """Like `ledger`, without the children that have not ended."""
+        entry = self.entry
+        return self.past + Ledger(
+            entry.served_s, self.host_s, entry.waited_s, entry.switches, self.quanta, self.joules
+        )
+
+    def forget_child(self, child: Job[Any]) -> None:
+        """A child has ended, or its error is somebody else's."""
+        if self.children is not None:
+            self.children.pop(child, None)
 
     def cancel(self) -> None:
         """Have it end: Cancelled is raised at its `await`, and at each further one. From any thread; returns
@@ -203,7 +220,7 @@ def make_coroutine(
 def function_name(fn: Any) -> str:
     """The name to show for a function; also for a partial or an object with `__call__`."""
     name: str | None = getattr(fn, "__qualname__", None)
-    return name.rpartition("<locals>.")[2] if name else type(fn).__name__
+    return intern(name.rpartition("<locals>.")[2]) if name else type(fn).__name__
 
 
 # What asyncio, trio, sniffio and anyio say when their functions are called in a worker's thread.

@@ -36,6 +36,10 @@ class Trap:
 
     on: Entry | None = None  # the entry that is waited for, which inherits urgency
 
+    def what(self) -> str:
+        """What is waited for, in a few words for people; "" leaves it open."""
+        return ""
+
     def arrive(self, job: Job[Any]) -> bool:
         """Under the lock. True: nothing to wait for (the answer is in `job.inbox`). False: registered; to be
         woken."""
@@ -76,13 +80,13 @@ class Checkpoint(Trap):
         return True
 
 
-_CHECKPOINT = Checkpoint()
+CHECKPOINT = Checkpoint()
 
 
 def checkpoint() -> Awaitable[None]:
     """`await checkpoint()`: a point where the worker may switch to another job, and where Cancelled is
     raised."""
-    return _CHECKPOINT
+    return CHECKPOINT
 
 
 class Sleep(Trap):
@@ -94,6 +98,9 @@ class Sleep(Trap):
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.job: Job[Any] | None = None  # None: not registered, or undone
+
+    def what(self) -> str:
+        return f"the end of sleep({self.seconds:g})"
 
     def arrive(self, job: Job[Any]) -> bool:
         if self.seconds <= 0:
@@ -124,6 +131,9 @@ class Join(Trap):
         self.other = other
         self.on = other.entry
 
+    def what(self) -> str:
+        return "a result"
+
     def arrive(self, job: Job[Any]) -> bool:
         if self.other.state is State.DONE:
             job.inbox, job.inbox_error = join_outcome(self.other)
@@ -131,10 +141,13 @@ class Join(Trap):
         if self.other.engine is not job.engine:
             job.inbox_error = WrongContext(f"{self.other.name} belongs to another runtime than {job.name}")
             return True
+        if self.other.joiners is None:
+            self.other.joiners = {}
         self.other.joiners[job] = None
         return False
 
     def leave(self, job: Job[Any]) -> bool:
+        assert self.other.joiners is not None
         del self.other.joiners[job]
         return True
 
@@ -142,7 +155,7 @@ class Join(Trap):
 def join_outcome(job: Job[Any]) -> tuple[Any, BaseException | None]:
     """Under the lock: what an ended job's joiner gets, its value or an exception to raise."""
     if job.parent is not None:
-        job.parent.children.pop(job, None)  # its error is not the parent's to take over any more
+        job.parent.forget_child(job)  # its error is not the parent's to take over any more
     if isinstance(job.error, Cancelled):
         reason = CancelReason.HAND if job.cancelled is None else job.cancelled
         return None, JobCancelled(f"{job.name} has no result: {reason.value}")

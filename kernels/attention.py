@@ -1,6 +1,6 @@
 """Attention over a cache of KV pages: softmax(q·K * scale) · V, causal, in a window or over a whole text.
 
-Positions are taken in splits of 256, cut at fixed places, so that a query's result does not depend on how its
+Positions are taken in splits of 128, cut at fixed places, so that a query's result does not depend on how its
 prompt was cut into chunks or who works on it. A split gives a *part*: the weighted sum of V, the largest
 score and the sum of the weights; parts are folded together in the order of their positions (online softmax,
 Milakov and Gimelshein, 2018). A long context's splits can so be shared out among threads when there are few
@@ -20,6 +20,7 @@ from .formats import Floats
 from .isa import choose
 from .jit import indirect_call, native
 from .kv import PAGE_POSITIONS
+from .kv import head_bytes as _head_bytes
 from .memory import align_up
 from .simd import (
     each,
@@ -41,8 +42,10 @@ from .simd import (
     vstore_f32,
 )
 
-SPLIT = 256
-"""Positions of a part: four pages. K and V of one head stay in the first-level cache while queries use them."""
+SPLIT = 128
+"""Positions of a part: K and V of one head, and the next K, stay in the first-level cache while queries use
+them.
+"""
 
 ROWS = 4
 """Rows that go together in a long step."""
@@ -93,7 +96,7 @@ def error_bound(q: Floats, k: Floats, v: Floats, *, scale: float | None = None) 
     return float((score + 8) * np.abs(v).max() * np.finfo(np.float32).eps * 8)
 
 
-def part_bytes(size):  # type: ignore[no-untyped-def]
+def part_bytes(size: Any) -> Any:
     """Bytes of a part: float32 [size] weighted sum of V, [16] largest score, [16] sum of the weights."""
     return (size + 32) * 4
 
@@ -104,8 +107,10 @@ def scratch_bytes(heads: int, size: int) -> int:
     return align_up(TOGETHER * SPLIT * 4 + int((TOGETHER + queries) * part_bytes(size)) + queries * size * 4)
 
 
-_part_bytes = inline(part_bytes)
+_part_bytes, head_bytes = inline(part_bytes), inline(_head_bytes)
 _LEAST = np.float32(-3.0e38)  # below any score
+EVERYTHING = 2**31
+"""A window that hides nothing."""
 
 
 @inline
@@ -192,12 +197,12 @@ def finish(result, size, out):  # type: ignore[no-untyped-def]
 
 
 def _make_piece(count: int) -> Any:
-    zeros, fma_each, add_each, store_each = each(count)
+    zeros, loads, fma_each, add_each, store_each = each(count)
 
     @inline
     def piece(  # type: ignore[no-untyped-def]
-        queries, nth, group, lengths, plus, window, low, high, reach, pages, offset, size, bits, scale, weights,
-        parts,
+        queries, nth, group, lengths, plus, window, low, high, reach, pages, offset, size, bits, scale,
+        weights, parts,
     ):  # fmt: skip
         """Parts of `count` queries, which see something of low … high-1, from queries[nth] on."""
         width = bits // 8
@@ -210,13 +215,13 @@ def _make_piece(count: int) -> Any:
             ahead = page + v_offset + start % PAGE_POSITIONS * row_bytes  # as many bytes of V, for later
             a = b = c = d = zeros()
             for i in range(0, size, 4):
-                at = k + i * 16 * width
+                at, x = k + i * 16 * width, query + i * 4
                 prefetch(ahead + i * 16 * width)
                 prefetch(ahead + i * 16 * width + 64)
-                a = fma_each(_load(at, bits), query + i * 4, size * 4, a)
-                b = fma_each(_load(at + 16 * width, bits), query + i * 4 + 4, size * 4, b)
-                c = fma_each(_load(at + 32 * width, bits), query + i * 4 + 8, size * 4, c)
-                d = fma_each(_load(at + 48 * width, bits), query + i * 4 + 12, size * 4, d)
+                a = fma_each(_load(at, bits), loads(x, size * 4), a)
+                b = fma_each(_load(at + 16 * width, bits), loads(x + 4, size * 4), b)
+                c = fma_each(_load(at + 32 * width, bits), loads(x + 8, size * 4), c)
+                d = fma_each(_load(at + 48 * width, bits), loads(x + 12, size * 4), d)
             store_each(weights + start % SPLIT * 4, SPLIT * 4, add_each(add_each(a, b), add_each(c, d)))
         for j in range(count):
             mine, part = weights + j * SPLIT * 4, parts + j * _part_bytes(size)
@@ -232,17 +237,20 @@ def _make_piece(count: int) -> Any:
             for start in range(low, high, 16):
                 page = load_i64(pages + start // PAGE_POSITIONS * 8)
                 v = page + v_offset + start % PAGE_POSITIONS * row_bytes + column * width
-                after = start + SPLIT if start + SPLIT < reach else start  # the next split's keys
+                # the next split's keys, and after the last those of the next head, which is next in the page
+                last = start + SPLIT >= reach
+                after = start % SPLIT if last else start + SPLIT
                 ahead = load_i64(pages + after // PAGE_POSITIONS * 8) + offset
                 ahead += after % PAGE_POSITIONS * row_bytes + column * width
+                ahead += head_bytes(size, bits) if last else 0
                 for slot in range(16):
-                    w = weights + (start % SPLIT + slot) * 4
                     prefetch(ahead + slot * row_bytes)
                     prefetch(ahead + slot * row_bytes + 64)
-                    a = fma_each(_load(v, bits), w, SPLIT * 4, a)
-                    b = fma_each(_load(v + 16 * width, bits), w, SPLIT * 4, b)
-                    c = fma_each(_load(v + 32 * width, bits), w, SPLIT * 4, c)
-                    d = fma_each(_load(v + 48 * width, bits), w, SPLIT * 4, d)
+                    w = loads(weights + (start % SPLIT + slot) * 4, SPLIT * 4)
+                    a = fma_each(_load(v, bits), w, a)
+                    b = fma_each(_load(v + 16 * width, bits), w, b)
+                    c = fma_each(_load(v + 32 * width, bits), w, c)
+                    d = fma_each(_load(v + 48 * width, bits), w, d)
                     v += row_bytes
             out = parts + column * 4
             store_each(out, _part_bytes(size), a)
@@ -256,7 +264,8 @@ def _make_piece(count: int) -> Any:
                 page = load_i64(pages + start // PAGE_POSITIONS * 8)
                 v = page + v_offset + start % PAGE_POSITIONS * row_bytes + column * width
                 for slot in range(16):
-                    a = fma_each(_load(v, bits), weights + (start % SPLIT + slot) * 4, SPLIT * 4, a)
+                    w = loads(weights + (start % SPLIT + slot) * 4, SPLIT * 4)
+                    a = fma_each(_load(v, bits), w, a)
                     v += row_bytes
             store_each(parts + column * 4, _part_bytes(size), a)
             column += 16
@@ -269,8 +278,8 @@ _one, _two, _three, _four = (_make_piece(count) for count in range(1, 5))
 
 def _make(bits: int, together: int) -> Any:
     def attend(  # type: ignore[no-untyped-def]
-        scale_at, pages, offset, size, group, x, x_stride, rows, lengths, plus, window, first_split, last_split,
-        scratch, results,
+        scale_at, pages, offset, size, group, x, x_stride, rows, lengths, plus, window, first_split,
+        last_split, scratch, results,
     ):  # fmt: skip
         """The results of rows * group queries over splits first_split … last_split-1.
 
@@ -290,7 +299,7 @@ def _make(bits: int, together: int) -> Any:
             nth = 0
             while nth < count:
                 some = min(count - nth, together)
-                low, reach = np.int64(2**31), np.int64(0)
+                low, reach = EVERYTHING, 0
                 for k in range(nth, nth + some):
                     length = load_i32(lengths + k // group * 4) + plus
                     low, reach = min(low, max(length - window, 0)), max(reach, length)

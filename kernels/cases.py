@@ -126,6 +126,7 @@ def cases() -> Iterator[Case]:
         (130, 4, 2, 96),
         (65, 2, 1, 128),
         (70, 2, 1, 256),
+        (300, 7, 1, 32),
     ]:
         q, k, v = normal(count, heads, size), normal(count, kv_heads, size), normal(count, kv_heads, size)
         for bits in (16, 8):

@@ -431,16 +431,19 @@ def high_nibbles(context: Any, builder: Any, a: Any) -> Any:
     return builder.lshr(a, ir.Constant(u8x64.llvm, [4] * 64))
 
 
-def each(count: int) -> tuple[Any, Any, Any, Any]:
-    """(zeros, fma_each, add_each, store_each): the same for tuples of `count` vectors at once.
+def each(count: int) -> tuple[Any, Any, Any, Any, Any]:
+    """(zeros, loads, fma_each, add_each, store_each): the same for tuples of `count` vectors at once.
 
-    fma_each(v, address, step, sums): to the j-th sum is added v * the float32 at address + j * step.
-    store_each(address, step, vectors): the j-th goes to address + j * step.
+    loads(address, step): the j-th has the float32 at address + j * step in all lanes. fma_each(v, factors,
+    sums): to the j-th sum is added v * the j-th factor. store_each(address, step, vectors).
     """
-    many = types.UniTuple(f32x16, count)
+    many: Any = types.UniTuple(f32x16, count)  # type: ignore[no-untyped-call]
 
     def pack(context: Any, builder: Any, vectors: list[Any]) -> Any:
         return context.make_tuple(builder, many, vectors)
+
+    def unpack(builder: Any, *tuples: Any) -> list[list[Any]]:
+        return [[builder.extract_value(vectors, j) for vectors in tuples] for j in range(count)]
 
     def at(builder: Any, address: Any, step: Any, j: int) -> Any:
         return builder.add(address, builder.mul(step, ir.Constant(_I64, j)))
@@ -449,28 +452,27 @@ def each(count: int) -> tuple[Any, Any, Any, Any]:
     def zeros(context: Any, builder: Any) -> Any:
         return pack(context, builder, [ir.Constant(f32x16.llvm, [0.0] * 16)] * count)
 
-    @define(many, f32x16, types.int64, types.int64, many)
-    def fma_each(context: Any, builder: Any, v: Any, address: Any, step: Any, sums: Any) -> Any:
-        factors = [
-            splat(builder, load(builder, at(builder, address, step, j), _F32, 4), 16) for j in range(count)
-        ]
-        added = [
-            call_llvm(builder, "llvm.fma.v16f32", f32x16.llvm, v, factor, builder.extract_value(sums, j))
-            for j, factor in enumerate(factors)
-        ]
+    @define(many, types.int64, types.int64)
+    def loads(context: Any, builder: Any, address: Any, step: Any) -> Any:
+        values = [load(builder, at(builder, address, step, j), _F32, 4) for j in range(count)]
+        return pack(context, builder, [splat(builder, value, 16) for value in values])
+
+    @define(many, f32x16, many, many)
+    def fma_each(context: Any, builder: Any, v: Any, factors: Any, sums: Any) -> Any:
+        pairs = unpack(builder, factors, sums)
+        added = [call_llvm(builder, "llvm.fma.v16f32", f32x16.llvm, v, x, y) for x, y in pairs]
         return pack(context, builder, added)
 
     @define(many, many, many)
     def add_each(context: Any, builder: Any, a: Any, b: Any) -> Any:
-        pairs = [(builder.extract_value(a, j), builder.extract_value(b, j)) for j in range(count)]
-        return pack(context, builder, [builder.fadd(x, y) for x, y in pairs])
+        return pack(context, builder, [builder.fadd(x, y) for x, y in unpack(builder, a, b)])
 
     @define(types.void, types.int64, types.int64, many)
     def store_each(context: Any, builder: Any, address: Any, step: Any, vectors: Any) -> None:
-        for j in range(count):
-            store(builder, at(builder, address, step, j), builder.extract_value(vectors, j), 4)
+        for j, (vector,) in enumerate(unpack(builder, vectors)):
+            store(builder, at(builder, address, step, j), vector, 4)
 
-    return zeros, fma_each, add_each, store_each
+    return zeros, loads, fma_each, add_each, store_each
 
 
 inline = numba.njit(nogil=True, forceinline=True, error_model="numpy")

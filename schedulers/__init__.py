@@ -7,7 +7,7 @@ from coro_rt.schedulers.dynamic import Dynamic
 from coro_rt.schedulers.ejection import Ejection
 from coro_rt.schedulers.entry import Entry, Grant, State
 from coro_rt.schedulers.errors import DeadlockError, SchedulerError
-from coro_rt.schedulers.explanation import Explanation
+from coro_rt.schedulers.explanation import Explanation, Known, Ran
 from coro_rt.schedulers.fair import Fair
 from coro_rt.schedulers.fifo import Fifo
 from coro_rt.schedulers.policy import Policy
@@ -26,8 +26,10 @@ __all__ = [
     "Fair",
     "Fifo",
     "Grant",
+    "Known",
     "Policy",
     "QoS",
+    "Ran",
     "Scheduler",
     "SchedulerError",
     "State",

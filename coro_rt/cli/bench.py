@@ -10,7 +10,7 @@ import click
 from coro_rt import CoroRtError
 from coro_rt.cli.loop import run_async
 from coro_rt.cli.opened import fetch
-from coro_rt.cli.options import DEFAULT_MODEL, Command, with_json
+from coro_rt.cli.options import DEFAULT_MODEL, Command, with_json, with_monitor
 from coro_rt.cli.output import Output
 from coro_rt.llm.catalog import CATALOG, resolve
 
@@ -69,6 +69,7 @@ def _model(command: Command) -> Command:
             show_default=True, metavar="FILE",
             help="The Python that has the compiled one.",
         ),
+        with_monitor,
     ]  # fmt: skip
     for option in reversed(options):
         command = option(command)
@@ -128,10 +129,11 @@ def kernels(
 @_common
 def decode(
     model: str, peer: str | None, peer_python: Path, contexts: tuple[int, ...], tokens: int,
-    batch: int | None, beside_busy: bool, threads: tuple[int, ...], repeat: int, output: Output,
+    batch: int | None, beside_busy: bool, monitor: bool | None, threads: tuple[int, ...], repeat: int,
+    output: Output,
 ) -> None:  # fmt: skip
     """Tokens per second that a model writes, after prompts of some lengths."""
-    more = {"batch": batch or 0, "beside_busy": beside_busy}
+    more = {"batch": batch or 0, "beside_busy": beside_busy, "monitor": monitor}
     _measure(model, threads, contexts, tokens, repeat, peer, peer_python, output, more)
 
 
@@ -143,11 +145,11 @@ def decode(
 )  # fmt: skip
 @_common
 def prefill(
-    model: str, peer: str | None, peer_python: Path, contexts: tuple[int, ...], threads: tuple[int, ...],
-    repeat: int, output: Output,
+    model: str, peer: str | None, peer_python: Path, contexts: tuple[int, ...], monitor: bool | None,
+    threads: tuple[int, ...], repeat: int, output: Output,
 ) -> None:  # fmt: skip
     """Tokens per second of a prompt that a model reads, until the first token of its answer."""
-    _measure(model, threads, contexts, 0, repeat, peer, peer_python, output, {})
+    _measure(model, threads, contexts, 0, repeat, peer, peer_python, output, {"monitor": monitor})
 
 
 def _measure(

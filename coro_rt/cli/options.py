@@ -29,6 +29,7 @@ class Settings:
     model: str
     policy: str
     threads: int | None
+    monitor: bool | None
     backend: str
     max_tokens: int
     temperature: float
@@ -81,10 +82,19 @@ with_json = click.option(
     "--json",
     "output",
     metavar="FILE",
+    is_flag=False,
+    flag_value="-",
     callback=_json,
-    help="Write the result as JSON; '-': to standard output.",
+    help="Write the result as JSON; '-', or no FILE: to standard output.",
 )
 """Gives the command its `output`."""
+
+
+with_monitor = click.option(
+    "--monitor/--no-monitor", default=None,
+    help="Whether `coro-rt top` may look into it.  [default: as CORO_RT_MONITOR says, 1 or 0]",
+)  # fmt: skip
+"""Gives the command its `monitor`, for `open_runtime`."""
 
 
 def with_model(*, max_tokens: int) -> Callable[[Command], Command]:
@@ -118,6 +128,7 @@ def with_model(*, max_tokens: int) -> Callable[[Command], Command]:
             "--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True, metavar="N",
             help="The same seed gives the same answer.",
         ),
+        with_monitor,
     ]  # fmt: skip
 
     def decorate(command: Command) -> Command:

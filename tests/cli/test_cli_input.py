@@ -9,7 +9,7 @@ import pytest
 
 from coro_rt.schedulers.registry import POLICIES
 
-COMMANDS = ["demo", "chat", "complete", "pull", "models", "quantize", "devices"]
+COMMANDS = ["demo", "chat", "complete", "pull", "models", "quantize", "devices", "top"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -29,7 +29,8 @@ def test_the_help_lists_the_commands(coro_rt_cli, arguments):
 
 @pytest.mark.parametrize("command", ["demo", "chat", "complete"])
 @pytest.mark.parametrize(
-    "option", ["--model", "--policy", "--threads", "--backend", "--max-tokens", "--temperature", "--seed"]
+    "option",
+    ["--model", "--policy", "--threads", "--backend", "--max-tokens", "--temperature", "--seed", "--monitor"],
 )
 def test_the_commands_that_run_a_model_share_their_options(coro_rt_cli, command, option):
     assert f"{option} " in coro_rt_cli(command, "--help").out

@@ -17,7 +17,6 @@ from coro_rt.schedulers import (
     QoS,
     Scheduler,
     SchedulerError,
-    State,
     get_policy,
 )
 
@@ -193,13 +192,13 @@ def test_a_waiting_job_can_become_urgent() -> None:
     scheduler.submit(first, 0.0)
     scheduler.submit(second, 0.0)
     assert scheduler.next("cpu", 0.0) is not None
-    scheduler.ran(first, 0.0001, 0.0001)
-    assert not scheduler.should_yield(first, 0.0001)
+    assert scheduler.turn(first, 0.0001, 0.0001) is None
     assert scheduler.set_qos(second, 0.0001, qos=QoS.USER_INTERACTIVE)
-    assert scheduler.should_yield(first, 0.0001)
     assert not scheduler.set_qos(second, 0.0001, qos=QoS.BACKGROUND)
     assert scheduler.set_qos(second, 0.0001, deadline=0.01)
-    assert scheduler.should_yield(first, 0.0001)
+    grant = scheduler.turn(first, 0.0, 0.0001)
+    assert grant is not None
+    assert grant.entry is second
 
 
 def test_a_running_job_that_becomes_less_urgent_gives_way() -> None:
@@ -210,32 +209,6 @@ def test_a_running_job_that_becomes_less_urgent_gives_way() -> None:
     assert scheduler.next("cpu", 0.0) is not None
     assert not scheduler.set_qos(first, 0.0)
     assert scheduler.set_qos(first, 0.0, qos=QoS.BACKGROUND)
-    assert scheduler.should_yield(first, 0.0)
-
-
-def test_explain_says_why_in_a_sentence() -> None:
-    scheduler = Scheduler("dynamic")
-    jobs = [Entry(i, name=f"mail {i}", qos=QoS.UTILITY) for i in range(6)]
-    chat = Entry(9, name="chat", qos=QoS.USER_INTERACTIVE)
-    assert str(scheduler.explain(chat, 0.0)) == "chat (USER_INTERACTIVE) is new."
-    for job in jobs:
-        scheduler.submit(job, 0.0)
-    assert scheduler.next("cpu", 0.0) is not None
-    scheduler.submit(chat, 0.5)
-    assert str(scheduler.explain(jobs[5], 1.0)) == (
-        "mail 5 (UTILITY) is ready for cpu since 1.000 s under dynamic: "
-        "chat is next, because the policy put it first; "
-        "mail 0 runs; before it: chat, mail 1, mail 2 and 2 more."
-    )
-    explanation = scheduler.explain(jobs[5], 1.0)
-    assert explanation.ahead == ("chat", "mail 1", "mail 2", "mail 3", "mail 4")
-    assert explanation.state is State.READY
-    assert "it is next, because it had waited longer than max_wait_s" in str(scheduler.explain(jobs[1], 20.0))
-    assert str(scheduler.explain(jobs[0], 1.0)) == (
-        "mail 0 (UTILITY) is running on cpu under dynamic: the policy put it first."
-    )
-    scheduler.park(jobs[0], 1.0, on=chat)
-    assert str(scheduler.explain(jobs[0], 1.0)) == "mail 0 (UTILITY) is waiting for chat."
-    scheduler.expedite(jobs[5], 1.0)
-    assert "chat (USER_INTERACTIVE) is ready" in str(scheduler.explain(chat, 1.0))
-    assert scheduler.explain(chat, 1.0).ahead == ("mail 5",)
+    grant = scheduler.turn(first, 0.0, 0.0)
+    assert grant is not None
+    assert grant.entry is second

@@ -35,7 +35,10 @@ from .tokenizer import Tokenizer
 @step.on("gpu")
 def _step_on_gpu(device: GpuDevice, launch: Any, slice_s: float) -> bool:
     program, workspace = launch.args
-    return device.run(program, workspace, slice_s=slice_s)
+    before = device.counts.busy_s
+    done = device.run(program, workspace, slice_s=slice_s)
+    launch.measured_s = device.counts.busy_s - before
+    return done
 
 
 def load(

@@ -34,7 +34,7 @@ def test_without_the_package_asking_for_it_says_how_to_install_it(monkeypatch: p
 def test_without_an_adapter_asking_for_it_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
     wgpu = pytest.importorskip("wgpu")
     pytest.importorskip("wgpu.backends.wgpu_native")  # which makes wgpu.gpu what it is
-    monkeypatch.setattr(wgpu.gpu, "enumerate_adapters_sync", lambda: [])
+    monkeypatch.setattr(wgpu.gpu, "enumerate_adapters_sync", list)
     with pytest.raises(DeviceError, match="apt-get install mesa-vulkan-drivers"):
         GpuDevice().start()
 

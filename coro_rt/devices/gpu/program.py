@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from coro_rt.kernels.attention import EVERYTHING
 from coro_rt.kernels.formats import BLOCK, Bytes, Floats, Format
 from coro_rt.kernels.gated import Activation
 from coro_rt.kernels.kv import KVShape
 from coro_rt.kernels.planar import PlanarMatrix
-from coro_rt.kernels.program import EVERYTHING, Buffer, Widths
+from coro_rt.kernels.program import Buffer, Widths
 from coro_rt.kernels.shaders import lanes
 
 from .device import GpuDevice

@@ -28,8 +28,8 @@ QUANTUM_S = 0.001  # what a call of a function over a range aims at: half of the
 class Launch(Trap, Generic[T]):
     """One request to run a kernel. `await` it in a job, once; gives `result`.
 
-    `state` is the implementation's, kept while the launch is suspended; None at the first call. A device that
-    has a clock of its own says in `measured_s` how long it has worked in a call; None: as long as the call took.
+    `state` is the implementation's, kept while the launch is suspended; None at the first call. A device with
+    a clock of its own says in `measured_s` how long it has worked in a call; None: as long as the call took.
     """
 
     __slots__ = ("args", "kernel", "measured_s", "result", "state")

@@ -4,10 +4,10 @@ python benchmarks/gpu.py [--small] [MODEL.gguf]
 
 Products have the shapes of a model of 1.5 billion parameters. Each is a program of many matrices, together
 larger than caches are, run as one submission and timed by the device's time stamps, so neither the host nor
-larger than caches are, run as one submission and timed by the device's time stamps, so neither the host nor
-1 GiB. Few rows are bound by the bytes of the weights, many by the products. With a model's file, its rates of
-reading and of writing, by the clock, all overheads included. `--small`: 16 MiB of everything, for software
-adapters.
+the gaps between submissions count; of five runs, the median. The limit is what a kernel reaches that only
+reads 1 GiB. Few rows are bound by the bytes of the weights, many by the products. With a model's file, its
+rates of reading and of writing, by the clock, all overheads included. `--small`: 16 MiB of everything, for
+software adapters.
 """
 
 from __future__ import annotations

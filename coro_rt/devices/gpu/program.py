@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,19 @@ _FIELDS = (
 _SLOT = 256  # bytes from one operation's numbers to the next: how uniform bindings are aligned
 
 
+class When(Enum):
+    """In which steps a dispatch is made."""
+
+    ALWAYS = 0
+    TOGETHER = 1  # a workgroup attends to all positions
+    SPLIT = 2  # each has a split of them, the third dimension
+    FOLDED = 3  # as SPLIT, behind it
+
+
+Operands = tuple[Buffer | None, Buffer | None, Buffer | None]
+"""What a kernel binds as x, y and q."""
+
+
 @dataclass(frozen=True, slots=True)
 class Dispatch:
     """One kernel call. `pipelines` by the rows that a workgroup does at once (1, but for products); `across`:
@@ -48,9 +62,10 @@ class Dispatch:
 
     pipelines: dict[int, Any]
     across: int
-    operands: tuple[Buffer | None, Buffer | None, Buffer | None]
+    operands: Operands
     group: Any
     tail: bool
+    when: When
     layer: int | None
     cost: int
 
@@ -148,14 +163,21 @@ class GpuProgram:
 
     def attend(
         self, kv: KVShape, layer: int, heads: int, *, qkv: Buffer, out: Buffer, qout: Buffer | None,
-        window: int = 0, scale: float | None = None, whole: bool = False,
+        window: int = 0, scale: float | None = None,
     ) -> None:  # fmt: skip
-        self._add(
-            "attend", (qkv, out, qout), number=kv.head_size**-0.5 if scale is None else scale, heads=heads,
-            kv_heads=kv.heads, head_size=kv.head_size, window=window or EVERYTHING,
-            columns=heads * kv.head_size, layer=self._layer(kv, layer),
-            constants={"SIZE": kv.head_size, "WHOLE": whole}, across=heads,
-        )  # fmt: skip
+        """As for the CPU. A few rows with long contexts are shared out by split, with the same result."""
+
+        def add(kernel: str, operands: Operands, when: When, layer: int | None, **constants: bool) -> None:
+            self._add(
+                kernel, operands, number=kv.head_size**-0.5 if scale is None else scale, heads=heads,
+                kv_heads=kv.heads, head_size=kv.head_size, window=window or EVERYTHING, when=when,
+                layer=layer, columns=heads * kv.head_size, constants={"SIZE": kv.head_size} | constants, across=heads,
+            )  # fmt: skip
+
+        layer = self._layer(kv, layer)
+        add("attend", (qkv, out, qout), When.TOGETHER, layer, ALONE=False)
+        add("attend", (qkv, Buffer.PARTS, None), When.SPLIT, layer, ALONE=True)
+        add("fold", (Buffer.PARTS, out, qout), When.FOLDED, None)
 
     def gate(
         self, columns: int, *, gate_up: Buffer, out: Buffer, qout: Buffer | None,
@@ -188,8 +210,13 @@ class GpuProgram:
             each = self.dispatches[workspace.at]
             workspace.at += 1
             rows = workspace.step_tail if each.tail else workspace.step_rows
-            if rows == 0:
+            if (
+                rows == 0
+                or each.when is (When.TOGETHER if workspace.splits else When.SPLIT)
+                or (each.when is When.FOLDED and not workspace.splits)
+            ):
                 continue
+            deep = workspace.splits if each.when is When.SPLIT else -(-each.across // MOST)
             tile = tile_for(rows) if len(each.pipelines) > 1 else 1
             begun.set_pipeline(each.pipelines[tile])
             begun.set_bind_group(1, workspace.group(*each.operands))
@@ -197,7 +224,7 @@ class GpuProgram:
             if each.layer is not None:
                 assert self.pages is not None
                 begun.set_bind_group(3, self.pages.group(each.layer))
-            begun.dispatch_workgroups(min(each.across, MOST), -(-rows // tile), -(-each.across // MOST))
+            begun.dispatch_workgroups(min(each.across, MOST), -(-rows // tile), deep)
             count += 1
             cost += each.cost * (1 + rows / 16)
         return count, cost
@@ -224,7 +251,7 @@ class GpuProgram:
     def _add(
         self,
         kernel: str,
-        operands: tuple[Buffer | None, Buffer | None, Buffer | None],
+        operands: Operands,
         *,
         across: int = 1,
         weights: Any = (),
@@ -232,6 +259,7 @@ class GpuProgram:
         constants: dict[str, int | bool] | None = None,
         tiles: tuple[int, ...] = (),
         layer: int | None = None,
+        when: When = When.ALWAYS,
         cost: int = 16384,
         number: float = 0.0,
         **fields: int,
@@ -252,6 +280,6 @@ class GpuProgram:
             nothing = self.device.upload(np.zeros(4, np.uint32))
             buffers = (*weights, nothing, nothing)[:2]
             group = self.device.pipelines.bind(2, (self._slots, at * _SLOT, _SLOT), *buffers)
-            return Dispatch(pipelines, across, operands, group, bool(fields.get("tail")), layer, cost)
+            return Dispatch(pipelines, across, operands, group, bool(fields.get("tail")), when, layer, cost)
 
         self._pending.append(make)

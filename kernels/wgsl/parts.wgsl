@@ -1,0 +1,62 @@
+// Attention in splits of positions: what a part of them gives, and how parts are put together, in order. One
+// workgroup goes through all splits, or each has its own and `fold.wgsl` puts them together: the same sums.
+
+const SPLIT = 256u; // positions: four pages
+const COLUMNS = (SIZE + 63u) / 64u; // of V, each of 64 threads
+
+struct Part {
+    top: f32, // the highest score
+    total: f32, // of the exponentials, relative to it
+    sums: array<f32, COLUMNS>, // of the rows of V
+}
+
+var<workgroup> result: array<f32, SIZE>;
+
+fn nothing_yet() -> Part {
+    var part: Part;
+    part.top = -3.0e38;
+    return part;
+}
+
+fn with_part(before: Part, next: Part) -> Part {
+    var sum: Part;
+    sum.top = max(before.top, next.top);
+    let old = exp(before.top - sum.top);
+    let new_ = exp(next.top - sum.top);
+    sum.total = fma(before.total, old, next.total * new_);
+    for (var c = 0u; c < COLUMNS; c++) {
+        sum.sums[c] = fma(before.sums[c], old, next.sums[c] * new_);
+    }
+    return sum;
+}
+
+// The head's result into y, and as int8.
+fn put_head(sum: Part, t: u32, head: u32, at: u32) {
+    for (var c = 0u; c < COLUMNS; c++) {
+        let column = at + 64u * c;
+        if column < SIZE {
+            let value = sum.sums[c] / sum.total;
+            result[column] = value;
+            y[t * op.y_stride + head * SIZE + column] = value;
+        }
+    }
+    if op.quantize != 0u {
+        workgroupBarrier();
+        if at < SIZE / 32u {
+            for (var i = 0u; i < 32u; i++) {
+                block_values[i] = result[at * 32u + i];
+            }
+            put_block(t, head * (SIZE / 32u) + at);
+        }
+    }
+}
+
+// Positions that row t sees: from the first to before the last.
+fn seen(t: u32) -> vec2<u32> {
+    let length = row_of(t).position + 1u;
+    return vec2(length - min(length, op.window), length);
+}
+
+fn part_at(t: u32, head: u32, split: u32, stride: u32) -> u32 {
+    return t * stride + (split * op.heads + head) * (SIZE + 2u);
+}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from coro_rt.devices.base import Device
-from coro_rt.errors import DeviceError
+from coro_rt.errors import DeviceError, MemoryBudgetExceeded
 from coro_rt.memory import format_bytes
 
 from . import adapter as adapters
@@ -128,14 +128,21 @@ class GpuDevice(Device):
     # Memory
 
     def buffer(self, nbytes: int) -> Any:
-        """A buffer of zeros on the device, a whole number of 16 bytes."""
+        """A buffer of zeros on the device, a whole number of 16 bytes. Raises MemoryBudgetExceeded when the
+        device has no room for it.
+        """
         import wgpu
 
         usage = wgpu.BufferUsage
-        return self.device.create_buffer(
-            size=-(-max(nbytes, 1) // 16) * 16,
-            usage=usage.STORAGE | usage.UNIFORM | usage.COPY_DST | usage.COPY_SRC,
-        )
+        try:
+            return self.device.create_buffer(
+                size=-(-max(nbytes, 1) // 16) * 16,
+                usage=usage.STORAGE | usage.UNIFORM | usage.COPY_DST | usage.COPY_SRC,
+            )
+        except wgpu.GPUOutOfMemoryError as error:
+            raise MemoryBudgetExceeded(
+                f"the device {self.name!r} has no {format_bytes(nbytes)} left: close what is not needed there"
+            ) from error
 
     def upload(self, array: np.ndarray[Any, Any]) -> Any:
         """A buffer with what an array holds; it is on the device before anything that is submitted later."""

@@ -171,7 +171,8 @@ class GpuProgram:
             self._add(
                 kernel, operands, number=kv.head_size**-0.5 if scale is None else scale, heads=heads,
                 kv_heads=kv.heads, head_size=kv.head_size, window=window or EVERYTHING, when=when,
-                layer=layer, columns=heads * kv.head_size, constants={"SIZE": kv.head_size} | constants, across=heads,
+                layer=layer, columns=heads * kv.head_size, constants={"SIZE": kv.head_size} | constants,
+                across=heads,
             )  # fmt: skip
 
         layer = self._layer(kv, layer)

@@ -63,6 +63,9 @@ class GpuModel(Model):
 
     program: GpuProgram
 
+    def release(self) -> None:
+        self.program.release()
+
     def new_sequence(self) -> GpuSequence:
         assert self.program.pages is not None
         return GpuSequence(self.program.pages, self._budget)

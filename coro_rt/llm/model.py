@@ -188,11 +188,12 @@ class LLM:
         if self._model is None:
             return
         self._model.closed = True
-        jobs, self._model = list(self._model.jobs), None
+        model, self._model = self._model, None
         try:
-            if jobs:
+            if jobs := list(model.jobs):
                 await self._runtime.run(_end, jobs)
         finally:
+            model.release()
             self._weights.release()
 
     async def __aenter__(self) -> Self:

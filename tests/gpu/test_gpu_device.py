@@ -13,7 +13,7 @@ import pytest
 from coro_rt import open_runtime
 from coro_rt.devices import available
 from coro_rt.devices.gpu import GpuDevice, adapter
-from coro_rt.errors import DeviceError, KernelError
+from coro_rt.errors import DeviceError, KernelError, MemoryBudgetExceeded
 from coro_rt.kernel import Kernel, kernel
 
 
@@ -96,6 +96,22 @@ async def test_jobs_launch_kernels_of_their_own_on_it() -> None:
     values = np.arange(100, dtype=np.float32)
     async with open_runtime(devices=["cpu", "gpu"]) as runtime:
         assert np.array_equal(await runtime.run(job, values, device="gpu"), values * 2)
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("gpu")
+def test_a_device_without_room_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    wgpu = pytest.importorskip("wgpu")
+    device = GpuDevice()
+    device.start()
+
+    def full(**_: object) -> None:
+        raise wgpu.GPUOutOfMemoryError("no")
+
+    monkeypatch.setattr(device.device, "create_buffer", full)
+    with pytest.raises(MemoryBudgetExceeded, match="the device 'gpu' has no 1 MiB left"):
+        device.buffer(2**20)
+    device.close()
 
 
 @pytest.mark.gpu

@@ -98,6 +98,35 @@ async def test_cancelled_halfway_it_gives_everything_back(tiny_path: Path) -> No
 
 
 @pytest.mark.anyio
+async def test_closed_it_leaves_nothing_on_the_device(
+    tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    native = pytest.importorskip("wgpu.backends.wgpu_native")
+    made: list[Any] = []
+    destroyed: list[Any] = []
+    make, destroy = GpuDevice.buffer, native.GPUBuffer.destroy
+
+    def making(device: GpuDevice, nbytes: int) -> Any:
+        made.append(make(device, nbytes))
+        return made[-1]
+
+    def destroying(buffer: Any) -> None:
+        destroyed.append(buffer)
+        destroy(buffer)
+
+    monkeypatch.setattr(GpuDevice, "buffer", making)
+    monkeypatch.setattr(native.GPUBuffer, "destroy", destroying)
+    async with open_runtime(devices=["gpu"]) as runtime:
+        async with await runtime.load_model(tiny_path) as llm:
+            await ids(llm, list(range(200)), max_tokens=20)
+            left = llm.generate("hello", max_tokens=100, ignore_eos=True)
+            await anext(left)
+        assert {id(buffer) for buffer in made} <= {id(buffer) for buffer in destroyed}
+        await left.aclose()
+    assert len(made) > 50
+
+
+@pytest.mark.anyio
 async def test_weights_are_reserved_before_they_are_uploaded(tiny_path: Path) -> None:
     async with open_runtime(devices=["gpu"], memory="100 KiB") as runtime:
         with pytest.raises(MemoryBudgetExceeded):

@@ -40,6 +40,13 @@ class GpuPages:
     def give_back(self, page: int) -> None:
         self._free.append(page)
 
+    def release(self) -> None:
+        """Give all pages' memory back, at once. Nobody may use them any more."""
+        for buffer in self._buffers:
+            buffer.destroy()
+        self._buffers.clear()
+        self._groups.clear()
+
     def group(self, layer: int) -> Any:
         """The bind group of a layer's pages; asked for anew at every dispatch, because pages may move."""
         return self._groups[layer]
@@ -59,6 +66,8 @@ class GpuPages:
             for old, new in zip(self._buffers, buffers, strict=True):
                 encoder.copy_buffer_to_buffer(old, 0, new, 0, self._capacity * self._layer_bytes)
             device.queue.submit([encoder.finish()])
+            for old in self._buffers:
+                old.destroy()
         self._buffers = buffers
         self._groups = [self._device.pipelines.bind(3, buffer) for buffer in buffers]
         self._free += range(capacity - 1, self._capacity - 1, -1)

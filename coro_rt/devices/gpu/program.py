@@ -86,8 +86,10 @@ class GpuProgram:
         self._numbers: list[np.ndarray[Any, Any]] = []
         self._pending: list[Callable[[], Dispatch]] = []
         self._uploaded: dict[
-            int, tuple[Any, Any]
-        ] = {}  # by id: (the array, kept so that its id is; its buffer)
+            int, tuple[Floats, Any]
+        ] = {}  # by id: an array, kept as long as its id, its buffer
+        self._nothing = device.buffer(16)
+        self._buffers: dict[int, Any] = {}  # by id: all that its dispatches read
         self._seconds = 1e-10  # for a unit of cost, as measured
 
     def pack(self, format: Format, *parts: tuple[Bytes, tuple[int, int]]) -> GpuMatrix:
@@ -101,7 +103,17 @@ class GpuProgram:
         self._slots = self.device.upload(slots)
         self.dispatches = [make() for make in self._pending]
         self._pending.clear()
+        self._uploaded.clear()
         return self
+
+    def release(self) -> None:
+        """Give weights and pages back, at once. No step may follow."""
+        for buffer in (*self._buffers.values(), self._slots, self._nothing):
+            buffer.destroy()
+        self._buffers.clear()
+        self.dispatches.clear()
+        if self.pages is not None:
+            self.pages.release()
 
     # The operations
 
@@ -278,8 +290,8 @@ class GpuProgram:
             pipelines = {1: get(kernel, form=form, **(constants or {}))}
 
         def make() -> Dispatch:
-            nothing = self.device.upload(np.zeros(4, np.uint32))
-            buffers = (*weights, nothing, nothing)[:2]
+            self._buffers.update((id(buffer), buffer) for buffer in weights)
+            buffers = (*weights, self._nothing, self._nothing)[:2]
             group = self.device.pipelines.bind(2, (self._slots, at * _SLOT, _SLOT), *buffers)
             return Dispatch(pipelines, across, operands, group, bool(fields.get("tail")), when, layer, cost)
 

@@ -81,8 +81,8 @@ class GpuWorkspace:
 
     def begin(
         self,
-        tokens: NDArray[np.int32],
-        positions: NDArray[np.int32],
+        tokens: NDArray[np.int32] | list[int],
+        positions: NDArray[np.int32] | list[int],
         pages: list[NDArray[np.int64]],
         *,
         tail: int,
@@ -108,7 +108,7 @@ class GpuWorkspace:
         self._device.write(self._rows, np.concatenate([rows.reshape(-1), *parts]))
         self._device.write(self.step_buffer, np.array([count, tail, 0, 0], np.uint32))
         self.at, self.step_rows, self.step_tail = 0, count, tail
-        reach = int(positions.max()) + 1
+        reach = int(np.max(positions)) + 1
         self.splits = -(-reach // SPLIT) if count <= FEW and reach > SPLIT else 0
         self._read.clear()
 

@@ -139,6 +139,21 @@ def test_rows_of_different_sequences_do_not_touch_each_other(run: Run) -> None:
     assert np.array_equal(got, want[[70, 9]])
 
 
+def test_rows_may_be_sent_elsewhere_before_they_are_computed_and_in_between(run: Run) -> None:
+    want = run.logits(TOKENS)
+    kept, left, nowhere = run.new_table(), run.new_table(), run.new_table()
+    run.step(TOKENS[:70], range(70), [kept] * 70)
+    run.step(TOKENS[:9], range(9), [left] * 9)
+    workspace = GpuWorkspace(run.device, run.sizes.widths, rows=4, tail=4)
+    workspace.begin([5, 6, 7, TOKENS[70]], [0, 1, 2, 70], [left] * 3 + [kept], tail=4)
+    workspace.redirect([0, 1], nowhere)
+    workspace.redirect([2], nowhere)
+    while not run.device.run(run.program, workspace, slice_s=0.0):
+        workspace.redirect([0, 1, 2], nowhere)
+    assert np.array_equal(workspace.logits[3], want[70])
+    assert np.array_equal(run.step(TOKENS[9:12], range(9, 12), [left] * 3), want[9:12])
+
+
 def test_pages_keep_what_they_hold_when_there_come_more(run: Run) -> None:
     want = run.logits(TOKENS, [80])
     table = run.new_table()

@@ -66,7 +66,10 @@ class GpuWorkspace:
             buffer: device.buffer(words * 4 * _count(buffer, rows, tail))
             for buffer, words in self._words.items()
         }
-        self.step_buffer, self._rows = device.buffer(16), device.buffer(rows * (4 + self._pages) * 4)
+        self.step_buffer, self._rows = (
+            device.buffer(16),
+            device.buffer((rows * (4 + self._pages) + self._pages) * 4),
+        )
         self._nothing = [device.buffer(16) for _ in range(3)]
         self._groups: dict[tuple[Buffer | None, ...], Any] = {}
         self.step_group = device.pipelines.bind(0, self.step_buffer, self._rows)
@@ -77,7 +80,7 @@ class GpuWorkspace:
         """Bytes that such a workspace will take on the device."""
         pages = -(-widths.context // PAGE_POSITIONS)
         words = sum(each * _count(buffer, rows, tail) for buffer, each in row_words(widths).items())
-        return 4 * (words + rows * (4 + pages))
+        return 4 * (words + rows * (4 + pages) + pages)
 
     def begin(
         self,
@@ -106,11 +109,21 @@ class GpuWorkspace:
                 at += len(table)
             rows[t, 2] = tables[id(table)]
         self._device.write(self._rows, np.concatenate([rows.reshape(-1), *parts]))
+        self._row_words, self._end = rows, at
         self._device.write(self.step_buffer, np.array([count, tail, 0, 0], np.uint32))
         self.at, self.step_rows, self.step_tail = 0, count, tail
         reach = int(np.max(positions)) + 1
         self.splits = -(-reach // SPLIT) if count <= FEW and reach > SPLIT else 0
         self._read.clear()
+
+    def redirect(self, rows: list[int], table: NDArray[np.int64]) -> None:
+        """Between two pieces of a step: these rows read and write other pages from now on. They go on to be
+        computed, and mean nothing any more.
+        """
+        # behind the tables of the step, which has no room for a second one: the same table each time
+        self._device.write(self._rows, table[: self._pages].astype(np.uint32), self._end * 4)
+        self._row_words[rows, 2] = self._end
+        self._device.write(self._rows, self._row_words)
 
     def group(self, x: Buffer | None, y: Buffer | None, q: Buffer | None) -> Any:
         """The bind group of what an operation reads and writes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Tokens
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -288,23 +288,37 @@ def _load(
                 f"{path}: {tokenizer.vocab_size} tokens in the vocabulary, embeddings for {sizes.vocabulary}"
             )
         template = _template(file)
-        weights = runtime.memory.reserve(nbytes(file, sizes, length), f"the model {path.name}")
-        common = sizes, tokenizer, template, length
-        model: Model
-        try:
-            if isinstance(device, CpuDevice):
-                program = Program()
-                build(file, sizes, length, program)
-                threads = device.gang.threads  # made here at the latest: compiling is not to delay a job
-                model = Model(program, *common, threads, runtime.memory, path.stem)
-            else:
-                from .gpu import load  # here: it needs an extra
+        load: Callable[..., Model]
+        if device.kind == "gpu":
+            from . import gpu  # here: it needs an extra
 
-                model = load(device, file, *common, runtime.memory, path.stem)
+            needed, load = gpu.nbytes(file, sizes, length), gpu.load
+        else:
+            needed, load = nbytes(file, sizes, length), _load_on_cpu
+        weights = runtime.memory.reserve(needed, f"the model {path.name}")
+        try:
+            model = load(device, file, sizes, tokenizer, template, length, runtime.memory, path.stem)
         except BaseException:
             weights.release()
             raise
     loaded.append(LLM(runtime, model, weights, device.name))
+
+
+def _load_on_cpu(
+    device: Device,
+    file: GGUFFile,
+    sizes: Hyperparameters,
+    tokenizer: Tokenizer,
+    template: ChatTemplate | TemplateError,
+    context: int,
+    budget: MemoryBudget,
+    name: str,
+) -> Model:
+    assert isinstance(device, CpuDevice), device
+    program = Program()
+    build(file, sizes, context, program)
+    threads = device.gang.threads  # made here at the latest: compiling is not to delay a job
+    return Model(program, sizes, tokenizer, template, context, threads, budget, name)
 
 
 def _load_encoder(runtime: Runtime, device: CpuDevice, file: GGUFFile, context: int | None) -> LLM:

@@ -12,14 +12,17 @@ from tiny import TINIES, Tiny, TinyGemma3, TinyPhi3, TinyQwen2, TinyQwen3
 
 from coro_rt.devices.gpu import GpuDevice
 from coro_rt.devices.gpu.device import IN_FLIGHT
+from coro_rt.devices.gpu.pages import ALWAYS, GpuPages
 from coro_rt.devices.gpu.pipelines import Pipelines
 from coro_rt.devices.gpu.program import GpuProgram, When
 from coro_rt.devices.gpu.workspace import FEW, SPLIT, GpuWorkspace
+from coro_rt.errors import MemoryBudgetExceeded
 from coro_rt.kernels.formats import Format
-from coro_rt.kernels.kv import PAGE_POSITIONS
+from coro_rt.kernels.kv import PAGE_POSITIONS, KVShape
 from coro_rt.llm.architecture import Hyperparameters
 from coro_rt.llm.build import build
 from coro_rt.llm.gguf_file import open_gguf
+from coro_rt.memory import MemoryBudget
 
 pytestmark = pytest.mark.gpu
 
@@ -158,11 +161,31 @@ def test_pages_keep_what_they_hold_when_there_come_more(run: Run) -> None:
     want = run.logits(TOKENS, [80])
     table = run.new_table()
     run.step(TOKENS[:80], range(80), [table] * 80)
-    before = run.program.pages
-    assert before is not None
-    taken = [before.take() for _ in range(100)]
+    pages = run.program.pages
+    assert pages is not None
+    taken = [pages.take() for _ in range(100)]
     assert len({*taken, *table, *run.table}) == 100 + len(table) + len(run.table)
     assert np.array_equal(run.step(TOKENS[80:], range(80, 90), [table] * 10), want[80:])
+
+
+def test_more_pages_are_reserved_while_there_are_more(gpu: GpuDevice) -> None:
+    shape = KVShape(layers=3, heads=2, head_size=32)
+    size = shape.page_bytes
+    budget = MemoryBudget(60 * size)
+    pages = GpuPages(gpu, shape, budget)
+    taken = [pages.take() for _ in range(ALWAYS)]
+    assert budget.used == 0  # whoever made it has reserved these
+    taken += [pages.take() for _ in range(ALWAYS + 1)]  # which doubles them twice
+    assert budget.used == 3 * ALWAYS * size
+    with pytest.raises(MemoryBudgetExceeded):
+        while True:
+            taken.append(pages.take())
+    assert len(set(taken)) == len(taken) == budget.used // size + ALWAYS == 36
+    for page in taken:
+        pages.give_back(page)
+    assert budget.used == 0
+    assert pages.take() < ALWAYS
+    pages.release()
 
 
 def test_a_step_that_gives_way_after_each_quantum_goes_on_where_it_was(run: Run, tiny_path: Path) -> None:

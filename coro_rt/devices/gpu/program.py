@@ -21,6 +21,7 @@ from coro_rt.kernels.kv import KVShape
 from coro_rt.kernels.planar import PlanarMatrix
 from coro_rt.kernels.program import Buffer, Widths
 from coro_rt.kernels.shaders import lanes
+from coro_rt.memory import MemoryBudget
 
 from .device import GpuDevice
 from .matrix import GpuMatrix
@@ -76,12 +77,16 @@ def tile_for(rows: int) -> int:
 
 
 class GpuProgram:
-    """Append with the methods, then `finish`; read-only afterwards. `pages`: the cache that it writes."""
+    """Append with the methods, then `finish`; read-only afterwards. `pages`: the cache that it writes.
 
-    def __init__(self, device: GpuDevice, widths: Widths) -> None:
+    Weights, and the few pages that are always there, are reserved by whoever makes it; more pages in `budget`.
+    """
+
+    def __init__(self, device: GpuDevice, widths: Widths, budget: MemoryBudget | None = None) -> None:
         self.device, self.widths = device, widths
         self.dispatches: list[Dispatch] = []
         self.pages: GpuPages | None = None
+        self._budget = budget
         self._words = row_words(widths)
         self._numbers: list[np.ndarray[Any, Any]] = []
         self._pending: list[Callable[[], Dispatch]] = []
@@ -251,7 +256,7 @@ class GpuProgram:
 
     def _layer(self, kv: KVShape, layer: int) -> int:
         if self.pages is None:
-            self.pages = GpuPages(self.device, kv)
+            self.pages = GpuPages(self.device, kv, self._budget)
         assert self.pages.shape == kv, (self.pages.shape, kv)
         return layer
 

@@ -1,5 +1,5 @@
 // Attention of a query head of a row by a workgroup of 64 threads, page by page with a running maximum
-// (Milakov and Gimelshein, 2018): a thread scores a position of the page, then sums up some columns of V.
+// (Milakov and Gimelshein, 2018): a thread scores a position of the page, then sums up some pairs of columns of V.
 // Constants: SIZE of a head; ALONE: a workgroup has one split, and y gets its part.
 //
 // The order of every sum depends on the position alone.
@@ -10,6 +10,7 @@
 var<workgroup> query: array<f32, SIZE>;
 var<workgroup> scores: array<f32, 64>;
 var<workgroup> weights: array<f32, 64>;
+var<workgroup> shares: array<vec2<f32>, 64>;
 
 fn part_of(first: u32, length: u32, table: u32, kv_head: u32, at: u32) -> Part {
     var own = nothing_yet();
@@ -39,17 +40,26 @@ fn part_of(first: u32, length: u32, table: u32, kv_head: u32, at: u32) -> Part {
         for (var i = begin; i < end; i++) {
             own.total += weights[i];
         }
-        for (var c = 0u; c < COLUMNS; c++) {
-            let column = at + 64u * c;
-            if column < SIZE {
+        for (var c = 0u; c < EACH; c++) {
+            let pair = at % (64u / SHARES) + 64u * c;
+            if pair < PAIRS {
                 var sum = own.sums[c] * shrink;
-                for (var i = begin; i < end; i++) {
-                    let two = unpack2x16float(cache[value_at(part, i, column / 2u)]);
-                    sum = fma(weights[i], two[column % 2u], sum);
+                for (var i = at / (64u / SHARES); i < end; i += SHARES) {
+                    if i >= begin {
+                        sum = fma(vec2(weights[i]), unpack2x16float(cache[value_at(part, i, pair)]), sum);
+                    }
                 }
                 own.sums[c] = sum;
             }
         }
+    }
+    if SHARES > 1u {
+        shares[at] = own.sums[0];
+        workgroupBarrier();
+        for (var share = 1u; share < SHARES; share++) {
+            own.sums[0] += shares[at % (64u / SHARES) + share * (64u / SHARES)];
+        }
+        workgroupBarrier();
     }
     return own;
 }
@@ -76,9 +86,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 y[out] = own.top;
                 y[out + 1u] = own.total;
             }
-            for (var c = 0u; c < COLUMNS; c++) {
-                if at + 64u * c < SIZE {
-                    y[out + 2u + at + 64u * c] = own.sums[c];
+            for (var c = 0u; c < EACH; c++) {
+                let pair = at + 64u * c;
+                if pair < PAIRS {
+                    y[out + 2u + 2u * pair] = own.sums[c].x;
+                    y[out + 3u + 2u * pair] = own.sums[c].y;
                 }
             }
         }

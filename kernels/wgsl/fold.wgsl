@@ -12,9 +12,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         var part: Part;
         part.top = x[out];
         part.total = x[out + 1u];
-        for (var c = 0u; c < COLUMNS; c++) {
-            if at + 64u * c < SIZE {
-                part.sums[c] = x[out + 2u + at + 64u * c];
+        for (var c = 0u; c < EACH; c++) {
+            let pair = at + 64u * c;
+            if pair < PAIRS {
+                part.sums[c] = vec2(x[out + 2u + 2u * pair], x[out + 3u + 2u * pair]);
             }
         }
         sum = with_part(sum, part);

@@ -2,12 +2,14 @@
 // workgroup goes through all splits, or each has its own and `fold.wgsl` puts them together: the same sums.
 
 const SPLIT = 256u; // positions: four pages
-const COLUMNS = (SIZE + 63u) / 64u; // of V, each of 64 threads
+const PAIRS = SIZE / 2u; // of columns of V: a word each
+const EACH = (PAIRS + 63u) / 64u; // pairs that a thread sums up
+const SHARES = max(64u / PAIRS, 1u); // of positions, if there are fewer pairs than threads
 
 struct Part {
     top: f32, // the highest score
     total: f32, // of the exponentials, relative to it
-    sums: array<f32, COLUMNS>, // of the rows of V
+    sums: array<vec2<f32>, EACH>, // of the rows of V; of the first share's threads
 }
 
 var<workgroup> result: array<f32, SIZE>;
@@ -24,20 +26,23 @@ fn with_part(before: Part, next: Part) -> Part {
     let old = exp(before.top - sum.top);
     let new_ = exp(next.top - sum.top);
     sum.total = fma(before.total, old, next.total * new_);
-    for (var c = 0u; c < COLUMNS; c++) {
-        sum.sums[c] = fma(before.sums[c], old, next.sums[c] * new_);
+    for (var c = 0u; c < EACH; c++) {
+        sum.sums[c] = fma(before.sums[c], vec2(old), next.sums[c] * new_);
     }
     return sum;
 }
 
 // The head's result into y, and as int8.
 fn put_head(sum: Part, t: u32, head: u32, at: u32) {
-    for (var c = 0u; c < COLUMNS; c++) {
-        let column = at + 64u * c;
-        if column < SIZE {
+    for (var c = 0u; c < EACH; c++) {
+        let pair = at + 64u * c;
+        if pair < PAIRS {
             let value = sum.sums[c] / sum.total;
-            result[column] = value;
-            y[t * op.y_stride + head * SIZE + column] = value;
+            let out = t * op.y_stride + head * SIZE + 2u * pair;
+            result[2u * pair] = value.x;
+            result[2u * pair + 1u] = value.y;
+            y[out] = value.x;
+            y[out + 1u] = value.y;
         }
     }
     if op.quantize != 0u {

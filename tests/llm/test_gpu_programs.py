@@ -178,8 +178,7 @@ def test_more_pages_are_reserved_while_there_are_more(gpu: GpuDevice) -> None:
     taken += [pages.take() for _ in range(ALWAYS + 1)]  # which doubles them twice
     assert budget.used == 3 * ALWAYS * size
     with pytest.raises(MemoryBudgetExceeded):
-        while True:
-            taken.append(pages.take())
+        taken.extend(iter(pages.take, None))
     assert len(set(taken)) == len(taken) == budget.used // size + ALWAYS == 36
     for page in taken:
         pages.give_back(page)

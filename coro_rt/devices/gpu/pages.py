@@ -41,7 +41,7 @@ class GpuPages:
         self._groups: list[Any] = []
 
     def take(self) -> int:
-        """The number of a page that nobody has. Raises MemoryBudgetExceeded when there is no room for more."""
+        """The number of a page that nobody has. Raises MemoryBudgetExceeded if there is no room for more."""
         with self._lock:
             if not self._free:
                 self._grow()

@@ -90,9 +90,8 @@ class GpuProgram:
         self._words = row_words(widths)
         self._numbers: list[np.ndarray[Any, Any]] = []
         self._pending: list[Callable[[], Dispatch]] = []
-        self._uploaded: dict[
-            int, tuple[Floats, Any]
-        ] = {}  # by id: an array, kept as long as its id, its buffer
+        # by id: an array, kept for its id, and its buffer
+        self._uploaded: dict[int, tuple[Floats, Any]] = {}
         self._nothing = device.buffer(16)
         self._buffers: dict[int, Any] = {}  # by id: all that its dispatches read
         self._seconds = 1e-10  # for a unit of cost, as measured

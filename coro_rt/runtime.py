@@ -223,7 +223,9 @@ class open_runtime:
 
     However the block is left: all jobs are cancelled and waited for, all threads are joined.
 
-    - `policy`: "dynamic", "fair", "strict", "fifo", a `Policy` of your own, or a path "package.module:Class"
+    - `policy`: "dynamic", "fair", "eevdf", "strict", "fifo", "mlfq", "edf", "laxity", "powersave", the name
+      of an installed one (entry points in the group "coro_rt.policies"), a `Policy` of your own, or a path
+      "package.module:Class"
     - `devices`: names or Device objects, ["cpu"] if None; jobs go to the first unless they say otherwise
     - `threads`: how many the CPU's kernels use; by default what affinity and the cgroup's quota allow
     - `memory`: the budget of models and their caches, in bytes or like "1GiB"; None: unlimited

@@ -79,8 +79,8 @@ def tile_for(rows: int) -> int:
 class GpuProgram:
     """Append with the methods, then `finish`; read-only afterwards. `pages`: the cache that it writes.
 
-    Weights, and the few pages that are always there, are reserved by whoever makes it; more pages are reserved
-    in `budget`.
+    Weights, and the few pages that are always there, are reserved by whoever makes it; more pages in
+    `budget`.
     """
 
     def __init__(self, device: GpuDevice, widths: Widths, budget: MemoryBudget | None = None) -> None:

@@ -16,7 +16,7 @@ from coro_rt.devices.gpu.pages import ALWAYS, GpuPages
 from coro_rt.devices.gpu.pipelines import Pipelines
 from coro_rt.devices.gpu.program import GpuProgram, When
 from coro_rt.devices.gpu.workspace import FEW, SPLIT, GpuWorkspace
-from coro_rt.errors import MemoryBudgetExceeded
+from coro_rt.errors import DeviceError, MemoryBudgetExceeded
 from coro_rt.kernels.formats import Format
 from coro_rt.kernels.kv import PAGE_POSITIONS, KVShape
 from coro_rt.llm.architecture import Hyperparameters
@@ -208,6 +208,25 @@ def test_a_step_that_gives_way_after_each_quantum_goes_on_where_it_was(run: Run,
         assert device.counts.dispatches == device.counts.submissions == other.dispatches
     finally:
         device.close()
+
+
+def test_a_step_that_fails_is_a_device_error_and_can_be_begun_again(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    want = run.logits(TOKENS[:5])
+    encode = run.program.encode
+
+    def broken(begun: Any, workspace: GpuWorkspace) -> Any:
+        if workspace.at:
+            raise RuntimeError("lost")
+        return encode(begun, workspace)
+
+    monkeypatch.setattr(run.device, "quantum_s", 0.0)
+    monkeypatch.setattr(run.program, "encode", broken)
+    with pytest.raises(DeviceError, match="'gpu' has failed in a step: lost"):
+        run.logits(TOKENS[:5])
+    monkeypatch.undo()
+    assert np.array_equal(run.logits(TOKENS[:5]), want)
 
 
 def test_matrices_in_pieces_give_the_same_bits(gpu: GpuDevice, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -176,10 +177,20 @@ class GpuDevice(Device):
         """Go on with the step that `workspace.begin` set up; True when it is done, False if it gave way.
 
         It stops submitting when it is asked to give way or `slice_s` is over, and waits for what it has
-        submitted.
+        submitted. Raises DeviceError if the device fails; the step can be begun again then, not gone on with.
         """
-        end = time.perf_counter() + slice_s
         in_flight: deque[_Submission] = deque()
+        try:
+            return self._run(program, workspace, time.perf_counter() + slice_s, in_flight)
+        except Exception as error:
+            for submission in in_flight:
+                with suppress(Exception):
+                    submission.promise.sync_wait()
+            raise DeviceError(f"the device {self.name!r} has failed in a step: {error}") from error
+
+    def _run(
+        self, program: GpuProgram, workspace: GpuWorkspace, end: float, in_flight: deque[_Submission]
+    ) -> bool:
         idle_since = 0.0
         while True:
             in_flight.append(self._submit(program, workspace))

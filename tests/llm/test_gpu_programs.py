@@ -210,6 +210,21 @@ def test_a_step_that_gives_way_after_each_quantum_goes_on_where_it_was(run: Run,
         device.close()
 
 
+def test_quanta_are_as_long_as_submissions_before_have_shown(run: Run) -> None:
+    counts, dispatches = run.device.counts, run.dispatches
+
+    def submissions(seconds: float) -> int:
+        for _ in range(200):
+            run.program.learn(1e6, seconds)
+        before = counts.submissions
+        run.logits(TOKENS[:5])
+        return counts.submissions - before
+
+    assert submissions(1e-9) == 1
+    assert submissions(1e6) == dispatches
+    assert submissions(1e-9) == 1
+
+
 def test_a_step_that_fails_is_a_device_error_and_can_be_begun_again(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -227,7 +227,8 @@ class GpuDevice(Device):
         seconds = now - max(submission.since, idle_since)
         if self._timer is not None:
             begin, end = np.frombuffer(submission.fence.read_mapped(), np.uint64)
-            seconds = float(end - begin) * 1e-9
+            if end > begin:  # else the driver's clock is of no use
+                seconds = float(end - begin) * 1e-9
         submission.fence.unmap()
         self._fences.append(submission.fence)
         self.counts.busy_s += seconds

@@ -248,9 +248,12 @@ class GpuProgram:
         return count, cost
 
     def learn(self, cost: float, seconds: float) -> None:
-        """What a submission of this cost took: the next ones are made to last a quantum."""
+        """What a submission of this cost took: the next ones are made to last a quantum.
+
+        One that took long for another reason (a driver may compile at the first use) counts only in part.
+        """
         if cost > 0:
-            self._seconds += 0.2 * (seconds / cost - self._seconds)
+            self._seconds += 0.2 * (min(seconds / cost, 8 * self._seconds) - self._seconds)
 
     # Recording
 

@@ -456,8 +456,8 @@ class Workspace:
 
     def begin(
         self,
-        tokens: NDArray[np.int32],
-        positions: NDArray[np.int32],
+        tokens: NDArray[np.int32] | list[int],
+        positions: NDArray[np.int32] | list[int],
         pages: list[NDArray[np.int64]],
         *,
         tail: int,
@@ -488,6 +488,14 @@ class Workspace:
                 assert ends.dtype == np.int32
                 self.state[State.ENDS], self.state[State.END_COUNT] = ends.ctypes.data, len(ends)
         self._ends = ends  # kept alive
+
+    def redirect(self, rows: list[int], table: NDArray[np.int64]) -> None:
+        """Between two pieces of a step: these rows read and write other pages from now on. They go on to be
+        computed, and mean nothing any more.
+        """
+        self.array(Buffer.PAGES).view(np.int64)[rows] = table.ctypes.data
+        for row in rows:
+            self._row_pages[row] = table
 
     def begin_texts(
         self,
@@ -548,6 +556,9 @@ class Workspace:
         count = int(self.state[State.TAIL])
         best = self.array(Buffer.SUMMARY).view(np.int64).reshape(-1, 2)[:count, 0]
         return best, self.array(Buffer.SUMMARY).view(np.float32).reshape(-1, 4)[:count, 2]
+
+    def release(self) -> None:
+        """Its memory goes with it."""
 
     def logprob(self, row: int, token: int) -> float:
         """The natural logarithm of a token's probability after tail row `row`."""

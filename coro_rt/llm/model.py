@@ -48,6 +48,7 @@ from .sequence import Sequence
 from .template import ChatTemplate
 from .tokenizer import Tokenizer
 from .wordpiece import WordPiece
+from .workspaces import Workspaces
 
 if TYPE_CHECKING:
     from coro_rt.runtime import Runtime
@@ -76,9 +77,10 @@ class Model(Loaded):
     ) -> None:
         super().__init__(context, threads, budget, name)
         self.program, self.sizes, self.tokenizer, self.template = program, sizes, tokenizer, template
+        self.workspaces = Workspaces(sizes.widths, sizes.kv, threads, budget)
 
     def new_sequence(self) -> Sequence:
-        return Sequence(self.sizes.kv, self._budget)
+        return Sequence(self.sizes.kv, self._budget, self.workspaces.clear)
 
     @contextmanager
     def lend(self, answer: list[str]) -> Iterator[Sequence]:
@@ -92,12 +94,24 @@ class Model(Loaded):
             sequence.release()
 
     @contextmanager
-    def workspace(self, rows: int, *, every_token: bool = False) -> Iterator[Steps]:
-        """Buffers for steps of up to `rows` tokens, with logits for the last one or for each."""
-        shape = {"rows": rows, "tail": rows if every_token else 1, "threads": self._threads}
+    def logits(self, *, wanted: bool) -> Iterator[Floats | None]:
+        """For a job that draws: room for one row of logits."""
+        if not wanted:
+            yield None
+            return
+        with self._budget.reserve(self.sizes.vocabulary * 4, "a row of logits"):
+            yield np.empty(self.sizes.vocabulary, np.float32)
+
+    @contextmanager
+    def workspace(self, rows: int) -> Iterator[Steps]:
+        """A job's own buffers, for steps of up to `rows` tokens with logits for each."""
+        shape = {"rows": rows, "tail": rows, "threads": self._threads}
         nbytes = Workspace.nbytes_of(self.sizes.widths, **shape)
         with self._budget.reserve(nbytes, f"a step of {rows} tokens"):
             yield Workspace(self.sizes.widths, **shape)
+
+    def idle(self) -> None:
+        self.workspaces.clear()
 
 
 class LLM:
@@ -141,7 +155,8 @@ class LLM:
         request = make_request(
             model, prompt_ids(model, prompt), max_tokens, sampling, stop, ignore_eos=ignore_eos
         )
-        return self._runtime.stream(generate, model, request, _lender or model, device=self._device)
+        args = (model, request, _lender or model)
+        return Stream(self._runtime, generate, args, device=self._device, batch=model.pace)
 
     def chat(self, messages: str | Tokens[Message], **options: Any) -> Stream[Token]:
         """Stream the answer to a question, or to a list of {"role": ..., "content": ...}. Options as for

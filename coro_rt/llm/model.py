@@ -45,6 +45,7 @@ from .sampling import SamplingParams
 from .sequence import Sequence
 from .template import ChatTemplate
 from .tokenizer import Tokenizer
+from .turnaround import Turnaround
 from .wordpiece import WordPiece
 from .workspaces import Workspaces
 
@@ -74,6 +75,8 @@ class Model(Loaded):
         super().__init__(context, threads, budget, name)
         self.program, self.sizes, self.tokenizer, self.template = program, sizes, tokenizer, template
         self.workspaces = Workspaces(sizes.widths, sizes.kv, threads, budget)
+        self.turnaround = Turnaround()
+        self.ends = np.array(sorted(tokenizer.eos_ids), np.int32)
 
     def new_sequence(self) -> Sequence:
         return Sequence(self.sizes.kv, self._budget, self.workspaces.clear)

@@ -27,7 +27,7 @@ from coro_rt.errors import (
 )
 from coro_rt.job import Job
 from coro_rt.kernels.formats import Floats
-from coro_rt.kernels.program import Program, Workspace
+from coro_rt.kernels.program import LONGEST_BURST, Program, Workspace
 from coro_rt.memory import MemoryBudget, Reservation
 from coro_rt.stream import Stream
 
@@ -154,7 +154,9 @@ class LLM:
         request = make_request(
             model, prompt_ids(model, prompt), max_tokens, sampling, stop, ignore_eos=ignore_eos
         )
-        return self._runtime.stream(generate, model, request, _lender or model, device=self._device)
+        return self._runtime.stream(
+            generate, model, request, _lender or model, buffer=LONGEST_BURST, device=self._device
+        )
 
     def chat(self, messages: str | Tokens[Message], **options: Any) -> Stream[Token]:
         """Stream the answer to a question, or to a list of {"role": ..., "content": ...}. Options as for

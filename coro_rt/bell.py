@@ -15,12 +15,10 @@ class Bell:
     """One may ring and one may listen at the same time. Open until nobody has it any more."""
 
     def __init__(self) -> None:
-        if hasattr(os, "eventfd"):
-            self._heard = self._rung = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        else:
-            self._heard, self._rung = os.pipe()
-            os.set_blocking(self._heard, False)
-            os.set_blocking(self._rung, False)
+        # not an eventfd: Linux lets a pipe's reader run where the writer is about to sleep, in half the time
+        self._heard, self._rung = os.pipe()
+        os.set_blocking(self._heard, False)
+        os.set_blocking(self._rung, False)
         library = ctypes.PyDLL(None)  # keeps the lock
         self._write = library.write
         self._read = library.read
@@ -33,10 +31,10 @@ class Bell:
     def ring(self, *, keep_lock: bool) -> None:
         """From any thread, any number of times; never blocks."""
         if keep_lock:
-            self._write(self._rung, _ONE, 8)
+            self._write(self._rung, b"!", 1)
         else:
             with suppress(BlockingIOError):  # it rings already
-                os.write(self._rung, _ONE)
+                os.write(self._rung, b"!")
 
     def silence(self) -> None:
         """Before looking for what it was rung for."""
@@ -45,8 +43,4 @@ class Bell:
     def __del__(self) -> None:
         with suppress(OSError, AttributeError):
             os.close(self._heard)
-            if self._rung != self._heard:
-                os.close(self._rung)
-
-
-_ONE = (1).to_bytes(8, "little")
+            os.close(self._rung)

@@ -2,8 +2,8 @@
 
 Python's own calls let go of the interpreter's lock around a write. That is right for a thread that has
 nothing else to do: the loop finds the lock free. But a worker that goes on would have to wait for it again,
-up to `sys.getswitchinterval()` where the host's thread is busy, with every token. It rings with the lock held,
-which takes less than a microsecond.
+up to `sys.getswitchinterval()` where the host's thread is busy, with every token. So it rings with the lock
+held, which takes less than a microsecond.
 """
 
 import ctypes

@@ -310,6 +310,7 @@ class open_runtime:
         except BaseException:
             self._close_monitor()
             engine.stop_workers()
+            host.close()
             raise
         self._engine = engine
         self._clock_token = runtime_clock.set(engine.clock)
@@ -332,6 +333,7 @@ class open_runtime:
         # Its tasks' errors went to their jobs. Without the block's exception it adds none of its own, and
         # wraps nothing.
         await engine.host_tasks.__aexit__(None, None, None)
+        engine.host.close()
         if interrupted is not None and exc is None:
             interrupted()
 

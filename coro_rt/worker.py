@@ -216,8 +216,11 @@ class Worker:
             lock.release()
         if took > LONG_STEP_S and launch is None:
             _note_long_step(job, took)
-        for effect in effects:
-            effect()
+        if effects:
+            engine.host.goes_on = following is not None
+            for effect in effects:
+                effect()
+            engine.host.goes_on = False
         return following
 
     def _step(self, job: Job[Any]) -> Any:

@@ -519,14 +519,22 @@ class Workspace:
         spans[:, 1] = lengths if pooled is None else np.minimum(lengths, pooled)
         self.state[State.LONGEST] = max(lengths)
 
+    def end_burst(self) -> None:
+        """Between two pieces of a burst: it is over with the step under way."""
+        self.state[State.BURST] = min(self.state[State.BURST], self.state[State.MADE] + 1)
+
     @property
-    def made(self) -> tuple[NDArray[np.int32], Floats]:
-        """(tokens, their log-probabilities), [rows, n] each: what a burst made. Of each row all but the last
-        have been read, too.
+    def burst_steps(self) -> int:
+        """How many steps of a burst are done; 0 if this is none."""
+        return int(self.state[State.MADE])
+
+    def made(self, row: int) -> list[tuple[int, float]]:
+        """What a burst made for a row: tokens with their log-probabilities. All but the last have been read,
+        too.
         """
-        count, made = int(self.state[State.TAIL]), int(self.state[State.MADE])
-        words = self.array(Buffer.MADE).view(np.int32).reshape(-1, LONGEST_BURST, 2)[:count, :made]
-        return words[..., 0], words[..., 1].view(np.float32)
+        words = self.array(Buffer.MADE).view(np.int32).reshape(-1, LONGEST_BURST, 2)
+        words = words[row, : self.burst_steps]
+        return list(zip(words[:, 0].tolist(), words[:, 1].view(np.float32).tolist(), strict=True))
 
     @property
     def done_ns(self) -> int:

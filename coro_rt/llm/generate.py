@@ -8,6 +8,7 @@ holds (pages, buffers) it gives back in `finally`.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -82,14 +83,14 @@ async def generate(model: Model, request: Request, lender: Lender) -> AsyncGener
         reused = sequence.keep_prefix(prompt)
         outlet.usage = Usage(len(prompt), 0, reused)
         found = await _put(model, sequence, prompt[reused:], request.max_tokens, logits)
+        chosen = deque(found.chosen)
         for produced in range(1, request.max_tokens + 1):
+            token, logprob = chosen.popleft()
             if logits is not None:
                 token = sampler.sample(logits, history, len(history))
                 logprob = float(logits[token] - found.log_sum)
-            else:
-                token, logprob = found.best, found.logprob
-                if not math.isfinite(logprob):  # the best of NaN is no token
-                    raise ModelError(f"the logits at position {len(history)} are not numbers")
+            elif not math.isfinite(logprob):  # the best of NaN is no token
+                raise ModelError(f"the logits at position {len(history)} are not numbers")
             if token in model.tokenizer.eos_ids and not request.ignore_eos:
                 left = text.flush()
                 answer.append(left)
@@ -108,7 +109,9 @@ async def generate(model: Model, request: Request, lender: Lender) -> AsyncGener
             yield Token(token, released, logprob)
             if last or text.stopped:
                 return
-            found = await _put(model, sequence, [token], request.max_tokens - produced, logits)
+            if not chosen:
+                found = await _put(model, sequence, [token], request.max_tokens - produced, logits)
+                chosen.extend(found.chosen)
 
 
 async def score(model: Model, ids: list[int]) -> Floats:
@@ -143,9 +146,12 @@ async def _put(
         chunk = tokens[at : at + CHUNK]
         left = len(tokens) - at
         current_job().predict(model.pace.left_s(left if left > 1 else 0, to_write))
-        sequence.make_room(len(sequence.tokens) + len(chunk))
-        done = await advance(Part(model, sequence, chunk, left == len(chunk), logits))
+        length = len(sequence.tokens) + len(chunk)
+        sequence.make_room(length)
+        more = 0 if logits is not None else min(to_write - 1, model.context - length)
+        done = await advance(Part(model, sequence, chunk, left == len(chunk), logits, more))
         sequence.tokens.extend(chunk[: done.taken])
         at += done.taken
         if at == len(tokens):
+            sequence.tokens.extend(token for token, _ in done.chosen[:-1])
             return done

@@ -48,6 +48,8 @@ def _step_on_gpu(device: GpuDevice, launch: Any, slice_s: float) -> bool:
 class GpuStep(ModelStep):
     """The rows of several sequences, in the device's buffers."""
 
+    bursts = False
+
     def go(self, device: GpuDevice, program: GpuProgram, workspace: GpuWorkspace, slice_s: float) -> bool:
         before = device.counts.busy_s
         done = device.run(program, workspace, slice_s=slice_s)

@@ -29,7 +29,7 @@ from coro_rt.errors import (
 from coro_rt.job import Job
 from coro_rt.kernels.formats import Floats
 from coro_rt.kernels.operations import Steps
-from coro_rt.kernels.program import Program, Workspace
+from coro_rt.kernels.program import LONGEST_BURST, Program, Workspace
 from coro_rt.memory import MemoryBudget, Reservation
 from coro_rt.stream import Stream
 
@@ -47,6 +47,7 @@ from .sampling import SamplingParams
 from .sequence import Sequence
 from .template import ChatTemplate
 from .tokenizer import Tokenizer
+from .turnaround import Turnaround
 from .wordpiece import WordPiece
 from .workspaces import Workspaces
 
@@ -78,6 +79,8 @@ class Model(Loaded):
         super().__init__(context, threads, budget, name)
         self.program, self.sizes, self.tokenizer, self.template = program, sizes, tokenizer, template
         self.workspaces = Workspaces(sizes.widths, sizes.kv, threads, budget)
+        self.turnaround = Turnaround()
+        self.ends = np.array(sorted(tokenizer.eos_ids), np.int32)
 
     def new_sequence(self) -> Sequence:
         return Sequence(self.sizes.kv, self._budget, self.workspaces.clear)
@@ -155,8 +158,10 @@ class LLM:
         request = make_request(
             model, prompt_ids(model, prompt), max_tokens, sampling, stop, ignore_eos=ignore_eos
         )
-        args = (model, request, _lender or model)
-        return Stream(self._runtime, generate, args, device=self._device, batch=model.pace)
+        return Stream(
+            self._runtime, generate, (model, request, _lender or model), buffer=LONGEST_BURST,
+            device=self._device, batch=model.pace,
+        )  # fmt: skip
 
     def chat(self, messages: str | Tokens[Message], **options: Any) -> Stream[Token]:
         """Stream the answer to a question, or to a list of {"role": ..., "content": ...}. Options as for

@@ -166,7 +166,7 @@ async def test_a_conversation_reads_only_what_is_new(runtime: Runtime, llm: LLM)
 
 async def test_a_conversation_answers_one_question_at_a_time(llm: LLM) -> None:
     with llm.conversation() as conversation:
-        async with conversation.ask("hello", max_tokens=50, ignore_eos=True) as first:
+        async with conversation.ask("hello", max_tokens=100, ignore_eos=True) as first:
             await first.__anext__()
             with pytest.raises(CoroRtError, match="answering a question already"):
                 async with conversation.ask("hello") as second:

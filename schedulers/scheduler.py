@@ -413,8 +413,8 @@ class Scheduler:
         queue.grant(entry, turn)
         if begins:
             self._board(queue, entry, now)
-        elif turn is _COMPANION:
-            queue.turn = _POLICY  # it gives way as anybody does
+        elif turn is _COMPANION and entry.aboard:
+            queue.turn = _POLICY  # to end a launch it gives way like anybody; to bring one it keeps a slice
         return self._granted(queue, entry, now)
 
     def _granted(self, queue: ReadyQueue, entry: Entry, now: float) -> Grant:

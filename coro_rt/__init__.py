@@ -31,6 +31,7 @@ from coro_rt.errors import (
     SamplingError,
     SchedulerError,
     TemplateError,
+    TraceFileError,
     UnsupportedModel,
     WrongContext,
 )
@@ -93,6 +94,7 @@ __all__ = [
     "Stats",
     "Stream",
     "TemplateError",
+    "TraceFileError",
     "UnsupportedModel",
     "WrongContext",
     "__version__",

@@ -103,15 +103,16 @@ class Runtime:
         """Load a language model or an encoder: a name from the catalogue, or the path of a GGUF file.
 
         `context=` is for how many tokens it is loaded; by default what the file says, up to 32,768.
-        `kv_bits=8` keeps keys and values in int8, half the memory. With `prefix_reuse=False` each prompt is
-        read anew; else what begins like another prompt that is in memory is not. Close the model, or use it
-        with `async with`; it is closed with the runtime at the latest.
+        `kv_bits=8` keeps keys and values in int8, half the memory. `device=` is the name of the open device
+        that it runs on, by default the first that models run on ("cpu" or "gpu"). With `prefix_reuse=False`
+        each prompt is read anew; else what begins like another prompt that is in memory is not. Close the
+        model, or use it with `async with`; it is closed with the runtime at the latest.
 
         If the memory budget is spent, it waits for it while jobs are using what it needs. A model that
         neither a job nor an open conversation uses may be unloaded for others; its next use loads it again.
 
         Raises ModelNotFound, ModelFileError, UnsupportedModel, MemoryBudgetExceeded, ContextOverflow;
-        DeviceError if no CPU is open.
+        DeviceError if no such device is open.
         """
         # beside the loop: importing it takes half a second the first time
         module = await anyio.to_thread.run_sync(import_module, "coro_rt.llm.model")
@@ -245,12 +246,15 @@ class open_runtime:
     - `max_wait_s`: who has been ready for longer than this goes next
     - `max_jobs`, `on_full`: when there are that many, asking for one more waits (the most urgent come in
       first) or raises Overloaded
+    - `record`: a file to write a trace to, of what the scheduler is asked and decides (docs/traces.md);
+      compressed if it ends in ".gz"
     - `monitor`: whether `coro-rt top`, run by the same user, may look into it; None: as the environment
       variable CORO_RT_MONITOR says, 1 or 0. A Unix socket and a thread that sleeps until asked
     - `clock`: gives seconds, never less than before; `coro_rt.testing.VirtualClock` is one
 
     Raises DeviceError for a device that there is not, SchedulerError for a policy or share that cannot be
-    taken, MonitorError if it cannot be watched although that is asked for.
+    taken, MonitorError if it cannot be watched although that is asked for, OSError for a trace that cannot be
+    written.
     """
 
     def __init__(
@@ -266,6 +270,7 @@ class open_runtime:
         max_wait_s: float = 10.0,
         max_jobs: int = 100_000,
         on_full: Literal["wait", "raise"] = "wait",
+        record: str | os.PathLike[str] | None = None,
         monitor: bool | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -297,6 +302,7 @@ class open_runtime:
             max_wait_s=max_wait_s,
             max_jobs=max_jobs,
             raise_when_full=on_full == "raise",
+            record=record,
             clock=clock or time.perf_counter,
         )
         self._engine: Engine | None = None
@@ -321,6 +327,7 @@ class open_runtime:
         except BaseException:
             self._close_monitor()
             engine.stop_workers()
+            host.close()
             raise
         self._engine, self._residency = engine, residency
         self._clock_token = runtime_clock.set(engine.clock)
@@ -344,6 +351,7 @@ class open_runtime:
         # Its tasks' errors went to their jobs. Without the block's exception it adds none of its own, and
         # wraps nothing.
         await engine.host_tasks.__aexit__(None, None, None)
+        engine.host.close()
         if interrupted is not None and exc is None:
             interrupted()
 

@@ -216,8 +216,11 @@ class Worker:
             lock.release()
         if took > LONG_STEP_S and launch is None:
             _note_long_step(job, took)
-        for effect in effects:
-            effect()
+        if effects:
+            engine.host.goes_on = following is not None
+            for effect in effects:
+                effect()
+            engine.host.goes_on = False
         return following
 
     def _step(self, job: Job[Any]) -> Any:
@@ -264,12 +267,13 @@ class Worker:
         else:
             if done:
                 job.inbox = launch.result
-        joules = (clock() - began) * device.watts
+        seconds = clock() - began if launch.measured_s is None else launch.measured_s
         if joint is None:
             job.quanta += 1
-            job.joules += joules
+            job.kernel_s += seconds
+            job.joules += seconds * device.watts
         else:
-            _share_out(joules, joint)
+            _share_out(seconds, device.watts, joint)
             if done:
                 joint.end()
         return None if done else launch
@@ -362,12 +366,14 @@ class Worker:
             self._scheduler.leave(job.entry, now)
 
 
-def _share_out(joules: float, joint: Joint) -> None:
-    """Books a quantum of a launch to all who run in it: energy by their rows, like time."""
+def _share_out(seconds: float, watts: float, joint: Joint) -> None:
+    """Books a quantum of a launch to all who run in it: time and energy, by their rows."""
     rows = sum(launch.granted for launch in joint.members)
     for launch in joint.members:
-        launch.job.quanta += 1
-        launch.job.joules += joules * launch.granted / rows
+        job, share = launch.job, seconds * launch.granted / rows
+        job.quanta += 1
+        job.kernel_s += share
+        job.joules += share * watts
 
 
 def _note_long_step(job: Job[Any], seconds: float) -> None:

@@ -41,7 +41,7 @@ from . import activations, attention, embed, matmul
 from .attention import EVERYTHING, ROWS, SPLIT, call_attend, clear, finish, fold
 from .bias import add_row
 from .embed import call_fetch, scale_row
-from .formats import BLOCK, Bytes, Floats
+from .formats import BLOCK, Bytes, Floats, Format
 from .gated import Activation, gated_row
 from .gelu import gelu_row
 from .jit import entry, indirect_call, native
@@ -183,6 +183,10 @@ class Program:
         self._rows: list[NDArray[np.int64]] = []
         self._keep: list[Any] = []  # what the table's addresses point into
         self.table: NDArray[np.int64] = np.zeros((0, Field.COUNT), np.int64)
+
+    def pack(self, format: Format, *parts: tuple[Bytes, tuple[int, int]]) -> PackedMatrix:
+        """Stack matrices (raw bytes, shape) of one format on top of each other; see `PackedMatrix.pack`."""
+        return PackedMatrix.pack(format, *parts)
 
     def finish(self) -> "Program":
         self.table = np.ascontiguousarray(np.stack(self._rows))
@@ -515,14 +519,22 @@ class Workspace:
         spans[:, 1] = lengths if pooled is None else np.minimum(lengths, pooled)
         self.state[State.LONGEST] = max(lengths)
 
+    def end_burst(self) -> None:
+        """Between two pieces of a burst: it is over with the step under way."""
+        self.state[State.BURST] = min(self.state[State.BURST], self.state[State.MADE] + 1)
+
     @property
-    def made(self) -> tuple[NDArray[np.int32], Floats]:
-        """(tokens, their log-probabilities), [rows, n] each: what a burst made. Of each row all but the last
-        have been read, too.
+    def burst_steps(self) -> int:
+        """How many steps of a burst are done; 0 if this is none."""
+        return int(self.state[State.MADE])
+
+    def made(self, row: int) -> list[tuple[int, float]]:
+        """What a burst made for a row: tokens with their log-probabilities. All but the last have been read,
+        too.
         """
-        count, made = int(self.state[State.TAIL]), int(self.state[State.MADE])
-        words = self.array(Buffer.MADE).view(np.int32).reshape(-1, LONGEST_BURST, 2)[:count, :made]
-        return words[..., 0], words[..., 1].view(np.float32)
+        words = self.array(Buffer.MADE).view(np.int32).reshape(-1, LONGEST_BURST, 2)
+        words = words[row, : self.burst_steps]
+        return list(zip(words[:, 0].tolist(), words[:, 1].view(np.float32).tolist(), strict=True))
 
     @property
     def done_ns(self) -> int:
@@ -552,6 +564,13 @@ class Workspace:
         count = int(self.state[State.TAIL])
         best = self.array(Buffer.SUMMARY).view(np.int64).reshape(-1, 2)[:count, 0]
         return best, self.array(Buffer.SUMMARY).view(np.float32).reshape(-1, 4)[:count, 2]
+
+    def release(self) -> None:
+        """Its memory goes with it."""
+
+    def logprob(self, row: int, token: int) -> float:
+        """The natural logarithm of a token's probability after tail row `row`."""
+        return float(self.logits[row, token] - self.summaries[1][row])
 
 
 @inline

@@ -341,6 +341,10 @@ class Scheduler:
             return head is not None and self._preempts(queue, head, entry, now)
         return False
 
+    def predict(self, entry: Entry, seconds_left: float, now: float) -> None:
+        """How many device seconds an entry will still take. Counts from its next key."""
+        entry.predicted_seconds_left = seconds_left
+
     def set_policy(self, policy: PolicyLike, now: float) -> None:
         """Changes the policy; every entry gets a new key. SchedulerError, and no change, for no policy."""
         self._adopt(get_policy(policy), now)
@@ -409,8 +413,8 @@ class Scheduler:
         queue.grant(entry, turn)
         if begins:
             self._board(queue, entry, now)
-        elif turn is _COMPANION:
-            queue.turn = _POLICY  # it gives way as anybody does
+        elif turn is _COMPANION and entry.aboard:
+            queue.turn = _POLICY  # to end a launch it gives way like anybody; to bring one it keeps a slice
         return self._granted(queue, entry, now)
 
     def _granted(self, queue: ReadyQueue, entry: Entry, now: float) -> Grant:

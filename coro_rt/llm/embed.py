@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coro_rt.devices.base import Device
 from coro_rt.errors import ContextOverflow
 from coro_rt.kernels.formats import Floats
 from coro_rt.kernels.kv import PAGE_POSITIONS, new_page
-from coro_rt.kernels.program import Workspace
+from coro_rt.kernels.program import Program, Workspace
 from coro_rt.memory.budget import Kind
 from coro_rt.memory.residency import Residency
 from coro_rt.traps import current_job
@@ -40,16 +40,19 @@ class EncoderModel(Loaded):
 
     def __init__(
         self,
+        device: Device,
         file: GGUFFile,
         sizes: bert.Hyperparameters,
         tokenizer: WordPiece,
         context: int,
-        threads: int,
         residency: Residency,
     ) -> None:
-        making, size = partial(bert.build, sizes=sizes), bert.nbytes(file, sizes)
-        super().__init__(file, making, size, sizes.widths, sizes.vocabulary, context, threads, residency)
+        size = bert.nbytes(file, sizes)
+        super().__init__(device, file, size, sizes.widths, sizes.vocabulary, context, residency)
         self.sizes, self.tokenizer = sizes, tokenizer
+
+    def build(self) -> Program:
+        return bert.build(self.file, self.sizes)
 
     @asynccontextmanager
     async def buffers(self, tokens: int, texts: int) -> AsyncIterator[tuple[Workspace, NDArray[np.int64]]]:

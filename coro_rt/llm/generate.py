@@ -8,6 +8,7 @@ holds (pages, buffers) it gives back in `finally`.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -85,14 +86,14 @@ async def generate(model: Model, request: Request, lender: Lender) -> AsyncGener
             # all pages at once: else prompts that are read in turns might each come half-way
             await sequence.make_room(len(prompt), rows=min(len(prompt) - reused, CHUNK), logits=not greedy)
             found = await _put(model, sequence, prompt[reused:], request.max_tokens, logits=not greedy)
+            chosen = deque(found.chosen)
             for produced in range(1, request.max_tokens + 1):
+                token, logprob = chosen.popleft()
                 if not greedy:
                     token = sampler.sample(sequence.logits, history, len(history))
                     logprob = float(sequence.logits[token] - found.log_sum)
-                else:
-                    token, logprob = found.best, found.logprob
-                    if not math.isfinite(logprob):  # the best of NaN is no token
-                        raise ModelError(f"the logits at position {len(history)} are not numbers")
+                elif not math.isfinite(logprob):  # the best of NaN is no token
+                    raise ModelError(f"the logits at position {len(history)} are not numbers")
                 if token in model.tokenizer.eos_ids and not request.ignore_eos:
                     left = text.flush()
                     answer.append(left)
@@ -111,7 +112,10 @@ async def generate(model: Model, request: Request, lender: Lender) -> AsyncGener
                 yield Token(token, released, logprob)
                 if last or text.stopped:
                     return
-                found = await _put(model, sequence, [token], request.max_tokens - produced, logits=not greedy)
+                if not chosen:
+                    left_to_write = request.max_tokens - produced
+                    found = await _put(model, sequence, [token], left_to_write, logits=not greedy)
+                    chosen.extend(found.chosen)
 
 
 async def score(model: Model, ids: list[int]) -> Floats:
@@ -151,11 +155,14 @@ async def _put(
         chunk = tokens[at : at + CHUNK]
         left = len(tokens) - at
         current_job().predict(model.pace.left_s(left if left > 1 else 0, to_write))
-        await sequence.make_room(len(sequence.tokens) + len(chunk), rows=len(chunk), logits=logits)
+        length = len(sequence.tokens) + len(chunk)
+        await sequence.make_room(length, rows=len(chunk), logits=logits)
         row = sequence.logits if logits else None
+        more = 0 if logits else min(to_write - 1, model.context - length)
         with sequence.pinned():
-            done = await advance(Part(model, sequence, chunk, left == len(chunk), row))
+            done = await advance(Part(model, sequence, chunk, left == len(chunk), row, more))
         sequence.extend(chunk[: done.taken])
         at += done.taken
         if at == len(tokens):
+            sequence.extend([token for token, _ in done.chosen[:-1]])
             return done

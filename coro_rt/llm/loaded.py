@@ -7,7 +7,7 @@ most urgently needed first; the loading itself runs in a thread of its own and i
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -15,9 +15,11 @@ from weakref import WeakSet
 
 import anyio.to_thread
 
+from coro_rt.devices.base import Device
+from coro_rt.devices.cpu import CpuDevice
 from coro_rt.errors import RuntimeClosed
 from coro_rt.job import Job
-from coro_rt.kernels.program import Program, Widths, Workspace
+from coro_rt.kernels.program import Widths, Workspace
 from coro_rt.memory.budget import Kind, Reservation
 from coro_rt.memory.residency import Holder, Residency
 from coro_rt.on_host import on_host
@@ -34,30 +36,31 @@ WORD_BYTES = 512
 
 
 class Loaded:
-    """`jobs` are those that work with it now. `build` makes the program, of `nbytes`, from the file, which
-    stays open.
+    """`jobs` are those that work with it now. Its program, of `nbytes`, is made from the file, which stays
+    open. Subclasses have `build`, and other devices than the CPU also programs and workspaces of their own.
     """
 
     def __init__(
         self,
+        device: Device,
         file: GGUFFile,
-        build: Callable[[GGUFFile], Program],
         nbytes: int,
         widths: Widths,
         vocabulary: int,
         context: int,
-        threads: int,
         residency: Residency,
     ) -> None:
         self.context, self.name = context, file.path.stem
+        self.device, self.file = device, file
         self.residency = residency
         self.pace = Pace()
         self.jobs: set[Job[Any]] = set()
         self.conversations: WeakSet[Any] = WeakSet()  # that are open
         self.closed = False
-        self._program: Program | None = None
-        self._file, self._build, self._nbytes = file, build, nbytes
-        self._widths, self._threads = widths, threads
+        self._program: Any = None
+        self._nbytes, self._widths = nbytes, widths
+        # made here at the latest: compiling is not to delay a job
+        self._threads = device.gang.threads if isinstance(device, CpuDevice) else 1
         self._weights: Reservation | None = None
         self._loading: Event | None = None  # set when the job that loads it has done so, or given up
         self._words_bytes = vocabulary * WORD_BYTES
@@ -66,7 +69,7 @@ class Loaded:
         file.forget_metadata()
 
     @property
-    def program(self) -> Program:
+    def program(self) -> Any:
         """For jobs, inside `in_use`."""
         assert self._program is not None, f"{self.name} is not loaded"
         return self._program
@@ -102,14 +105,14 @@ class Loaded:
         self._loading = loading = Event(job)
         try:
             async with self.residency.loading:
-                what = f"the model {self._file.path.name}"
+                what = f"the model {self.file.path.name}"
                 words = 0 if self._words is not None else self._words_bytes
                 weights = await self.residency.room(what, lambda: words + self._nbytes, Kind.WEIGHTS)
                 if words:
                     self._words = weights.split(words, Kind.OTHER)
                 try:
                     # not abandoned on cancel: the thread ends within a second, and then its memory goes
-                    made: list[Program] = []  # not returned: a worker thread keeps its last result alive
+                    made: list[Any] = []  # not returned: a worker thread keeps its last result alive
                     await on_host(partial(anyio.to_thread.run_sync, self._read, made))
                     self._program, self._weights = made.pop(), weights
                 finally:
@@ -119,8 +122,12 @@ class Loaded:
             self._loading = None
             loading.set()
 
-    def _read(self, made: list[Program]) -> None:
-        made.append(self._build(self._file))
+    def _read(self, made: list[Any]) -> None:
+        made.append(self.build())
+
+    def build(self) -> Any:
+        """The program, made from the file. ModelFileError, UnsupportedModel for what it cannot be made of."""
+        raise NotImplementedError
 
     @property
     def kept(self) -> bool:
@@ -132,7 +139,9 @@ class Loaded:
 
     def unload(self) -> None:
         """Give the weights' memory back. No job uses them."""
-        self._program = None
+        program, self._program = self._program, None
+        if hasattr(program, "release"):  # what it has on its device goes now, whoever still knows it
+            program.release()
         weights, self._weights = self._weights, None
         if weights is not None:
             weights.release()
@@ -151,7 +160,7 @@ class Loaded:
         self.unload()
         if self._words is not None:
             self._words.release()
-        self._file.close()
+        self.file.close()
 
     def give_back(self) -> None:
         """It is closed, and its jobs have ended: give all memory back."""
@@ -162,7 +171,7 @@ class Loaded:
         """What `new_workspace` takes."""
         return Workspace.nbytes_of(self._widths, rows=rows, tail=tail, threads=self._threads)
 
-    def new_workspace(self, rows: int, tail: int) -> Workspace:
+    def new_workspace(self, rows: int, tail: int) -> Any:
         """Buffers for steps of up to `rows` tokens, with logits for the last `tail`."""
         return Workspace(self._widths, rows=rows, tail=tail, threads=self._threads)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Tokens
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import anyio.to_thread
 import numpy as np
 
+from coro_rt.devices.base import Device
 from coro_rt.devices.cpu import CpuDevice
 from coro_rt.errors import (
     ContextOverflow,
@@ -28,6 +29,9 @@ from coro_rt.errors import (
 from coro_rt.job import Job
 from coro_rt.kernels.formats import Floats
 from coro_rt.kernels.kv import PAGE_POSITIONS
+from coro_rt.kernels.program import LONGEST_BURST, Program
+from coro_rt.memory.budget import Kind
+from coro_rt.memory.pages import Page
 from coro_rt.memory.prefixes import Prefixes
 from coro_rt.memory.residency import Holder, Residency
 from coro_rt.stream import Stream
@@ -48,6 +52,7 @@ from .sampling import SamplingParams
 from .sequence import Sequence
 from .template import ChatTemplate
 from .tokenizer import Tokenizer
+from .turnaround import Turnaround
 from .wordpiece import WordPiece
 from .workspaces import Workspaces
 
@@ -61,27 +66,45 @@ hold.
 
 
 class Model(Loaded):
-    """What the jobs of one model that generates share."""
+    """What the jobs of one model that generates share. Its program runs on the CPU; other devices have
+    subclasses.
+    """
 
     def __init__(
         self,
+        device: Device,
         file: GGUFFile,
         sizes: Hyperparameters,
         tokenizer: Tokenizer,
         template: ChatTemplate | TemplateError,
         context: int,
-        threads: int,
         residency: Residency,
         *,
         prefix_reuse: bool,
     ) -> None:
-        making = partial(build, sizes=sizes, context=context)
-        size = nbytes(file, sizes, context)
-        words = sizes.vocabulary
-        super().__init__(file, making, size, sizes.widths, words, context, threads, residency)
+        size = self.nbytes_of(file, sizes, context)
+        super().__init__(device, file, size, sizes.widths, sizes.vocabulary, context, residency)
         self.sizes, self.tokenizer, self.template = sizes, tokenizer, template
-        self.workspaces = Workspaces(self, sizes.kv, residency)
+        self.workspaces = Workspaces(self)
         self.prefixes = Prefixes(residency.pages) if prefix_reuse else None
+        self.turnaround = Turnaround()
+        self.ends = np.array(sorted(tokenizer.eos_ids), np.int32)
+
+    @staticmethod
+    def nbytes_of(file: GGUFFile, sizes: Hyperparameters, context: int) -> int:
+        """What `build` takes, to be asked of the memory budget first."""
+        return nbytes(file, sizes, context)
+
+    def build(self) -> Any:
+        program = Program()
+        build(self.file, self.sizes, self.context, program)
+        return program
+
+    def spare_page(self) -> tuple[int, Callable[[], None]]:
+        """A page as tables have it, and how it is given back. Raises MemoryBudgetExceeded."""
+        size, what = self.sizes.kv.page_bytes, "a page of keys and values"
+        page = Page(size, self.residency.budget.reserve(size, what, Kind.PAGES))
+        return page.address, page.drop
 
     def new_sequence(self, *, reuse: bool = True) -> Sequence:
         """`reuse`: its full pages may serve others, and those of others may serve it."""
@@ -168,8 +191,10 @@ class LLM:
             model, prompt_ids(model, prompt), max_tokens, sampling, stop, ignore_eos=ignore_eos
         )
         model.check(len(request.prompt), len(request.prompt) + request.max_tokens - 1)
-        args = (model, request, _lender or model)
-        return Stream(self._runtime, generate, args, device=self._device, batch=model.pace)
+        return Stream(
+            self._runtime, generate, (model, request, _lender or model), buffer=LONGEST_BURST,
+            device=self._device, batch=model.pace,
+        )  # fmt: skip
 
     def chat(self, messages: str | Tokens[Message], **options: Any) -> Stream[Token]:
         """Stream the answer to a question, or to a list of {"role": ..., "content": ...}. Options as for
@@ -268,6 +293,7 @@ async def load_model(
     *,
     context: int | None = None,
     kv_bits: int = 16,
+    device: str | None = None,
     prefix_reuse: bool = True,
 ) -> LLM:
     """Load a model by catalogue name or from a GGUF file; see `Runtime.load_model`."""
@@ -275,25 +301,32 @@ async def load_model(
         raise ValueError(f"context is a number of tokens, at least 1, not {context!r}")
     if kv_bits not in (8, 16):
         raise ValueError(f"keys and values are kept in 16 bits or in 8, not in {kv_bits!r}")
-    device = next((device for device in runtime.devices if isinstance(device, CpuDevice)), None)
-    if device is None:
-        opened = ", ".join(device.name for device in runtime.devices)
-        raise DeviceError(
-            f"models run on the device 'cpu', but open are {opened}: see open_runtime(devices=...)"
-        )
+    chosen = _device(runtime, device)
+    if kv_bits != 16 and chosen.kind == "gpu":
+        raise UnsupportedModel("on a GPU keys and values are kept in 16 bits: leave kv_bits out")
     path = resolve(source)
     found: list[Model | EncoderModel] = []  # not returned: a worker thread keeps its last result alive
     open_file = partial(
-        _open_model, runtime, device, path, context, kv_bits, found, prefix_reuse=prefix_reuse
+        _open_model, runtime, chosen, path, context, kv_bits, found, prefix_reuse=prefix_reuse
     )
     await anyio.to_thread.run_sync(open_file)
     model = found.pop()
     try:
-        await runtime.run(_load, model, device=device.name)
+        await runtime.run(_load, model, device=chosen.name)
     except BaseException:
         model.give_back()
         raise
-    return LLM(runtime, model, device.name)
+    return LLM(runtime, model, chosen.name)
+
+
+def _device(runtime: Runtime, name: str | None) -> Device:
+    """The open device of that name, or the first that models run on. Raises DeviceError."""
+    for device in runtime.devices:
+        if device.kind in ("cpu", "gpu") and name in (None, device.name):
+            return device
+    opened = ", ".join(device.name for device in runtime.devices)
+    wanted = "models run on the devices 'cpu' and 'gpu'" if name is None else f"no model can run on {name!r}"
+    raise DeviceError(f"{wanted}, and open are: {opened}; see open_runtime(devices=...)")
 
 
 async def _load(model: Model | EncoderModel) -> None:
@@ -304,7 +337,7 @@ async def _load(model: Model | EncoderModel) -> None:
 
 def _open_model(
     runtime: Runtime,
-    device: CpuDevice,
+    device: Device,
     path: Path,
     context: int | None,
     kv_bits: int,
@@ -313,24 +346,12 @@ def _open_model(
     prefix_reuse: bool,
 ) -> None:
     """Everything but the weights."""
-    threads, residency = device.gang.threads, runtime._residency
-    file = open_gguf(path)
+    file, residency = open_gguf(path), runtime._residency
     if file.architecture == bert.ARCHITECTURE:
-        found.append(_open_encoder(file, context, threads, residency))
-    else:
-        found.append(_open_generator(file, context, kv_bits, threads, residency, prefix_reuse=prefix_reuse))
-
-
-def _open_generator(
-    file: GGUFFile,
-    context: int | None,
-    kv_bits: int,
-    threads: int,
-    residency: Residency,
-    *,
-    prefix_reuse: bool,
-) -> Model:
-    path = file.path
+        if not isinstance(device, CpuDevice):
+            raise UnsupportedModel(f"{path}: encoders run on the CPU: load it with device='cpu'")
+        found.append(_open_encoder(device, file, context, residency))
+        return
     sizes = replace(Hyperparameters.from_gguf(file), kv_bits=kv_bits)
     if context is not None and context > sizes.context:
         raise ContextOverflow(
@@ -343,10 +364,15 @@ def _open_generator(
             f"{path}: {tokenizer.vocab_size} tokens in the vocabulary, embeddings for {sizes.vocabulary}"
         )
     template = _template(file)
-    return Model(file, sizes, tokenizer, template, length, threads, residency, prefix_reuse=prefix_reuse)
+    kind: type[Model] = Model
+    if device.kind == "gpu":
+        from .gpu import GpuModel  # here: it needs an extra
+
+        kind = GpuModel
+    found.append(kind(device, file, sizes, tokenizer, template, length, residency, prefix_reuse=prefix_reuse))
 
 
-def _open_encoder(file: GGUFFile, context: int | None, threads: int, residency: Residency) -> EncoderModel:
+def _open_encoder(device: Device, file: GGUFFile, context: int | None, residency: Residency) -> EncoderModel:
     sizes = bert.Hyperparameters.from_gguf(file)
     if context is not None and not 2 <= context <= sizes.context:
         raise ContextOverflow(
@@ -357,7 +383,7 @@ def _open_encoder(file: GGUFFile, context: int | None, threads: int, residency: 
         raise ModelFileError(
             f"{file.path}: {tokenizer.vocab_size} tokens in the vocabulary, embeddings for {sizes.vocabulary}"
         )
-    return EncoderModel(file, sizes, tokenizer, context or sizes.context, threads, residency)
+    return EncoderModel(device, file, sizes, tokenizer, context or sizes.context, residency)
 
 
 def _template(file: GGUFFile) -> ChatTemplate | TemplateError:

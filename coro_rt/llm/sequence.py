@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from coro_rt.job import Job
 from coro_rt.kernels.formats import Floats
 from coro_rt.kernels.kv import PAGE_POSITIONS
-from coro_rt.kernels.program import Workspace
 from coro_rt.memory.budget import Kind, Reservation
 from coro_rt.memory.pages import Page
 from coro_rt.memory.prefixes import Node, Prefixes
@@ -49,7 +48,7 @@ class Sequence:
         self._parked = 0  # of the pages, the last ones
         self._nodes: list[Node] = []  # the places of the first pages among the prefixes
         self._claims: list[Node] = []  # of pages that its job is computing
-        self._own: tuple[Workspace | Floats, Reservation] | None = None  # its buffers
+        self._own: tuple[Any, Reservation] | None = None  # its buffers: a workspace, or a row of logits
         self._limit = 0  # tokens that it may come to hold
         self._favoured_to = 0  # tokens
 
@@ -61,7 +60,7 @@ class Sequence:
         self.job = job
         if job.outlet is not None:
             job.outlet.on_full = self._residency.stalled
-        self._residency.holders.add(self)
+        self._residency.holders[job.worker.name].add(self)
         try:
             yield self
         finally:
@@ -126,10 +125,10 @@ class Sequence:
                 break
 
     @property
-    def workspace(self) -> Workspace:
+    def workspace(self) -> Any:
         """After `make_room`, until the next `await` that is not the step's. Keep no reference to it."""
         assert self._own is not None
-        assert isinstance(self._own[0], Workspace)
+        assert not isinstance(self._own[0], np.ndarray)
         return self._own[0]
 
     @property
@@ -322,6 +321,8 @@ class Sequence:
 
     def _drop_own(self) -> None:
         if self._own is not None:
-            paid = self._own[1]
+            buffers, paid = self._own
             self._own = None
+            if not isinstance(buffers, np.ndarray):
+                buffers.release()
             paid.release()

@@ -7,19 +7,18 @@ what a step needs beyond that it takes only if nobody waits for memory. With not
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coro_rt.kernels.kv import PAGE_POSITIONS, KVShape
-from coro_rt.kernels.program import Workspace
+from coro_rt.kernels.kv import PAGE_POSITIONS
+from coro_rt.kernels.operations import Steps
 from coro_rt.memory.budget import Kind, Reservation
-from coro_rt.memory.pages import Page
-from coro_rt.memory.residency import Residency
 
 if TYPE_CHECKING:
-    from .loaded import Loaded
+    from .model import Model
 
 __all__ = ["Workspaces"]
 
@@ -29,11 +28,11 @@ _KEPT = 2  # idle ones: for a step, and for one that interrupts it
 class Workspaces:
     """Touched by the worker that runs the model's steps, and by nobody else."""
 
-    def __init__(self, model: Loaded, kv: KVShape, residency: Residency) -> None:
-        self._model, self._kv, self._residency = model, kv, residency
-        self._idle: list[Workspace] = []
-        self._reservations: dict[Workspace, Reservation] = {}
-        self._nowhere: tuple[Page, NDArray[np.int64]] | None = None
+    def __init__(self, model: Model) -> None:
+        self._model, self._residency = model, model.residency
+        self._idle: list[Steps] = []
+        self._reservations: dict[Steps, Reservation] = {}
+        self._nowhere: tuple[NDArray[np.int64], Callable[[], None]] | None = None
 
     def lacking(self, rows: int) -> int:
         """Bytes to `provide` so that there is a workspace for `rows` tokens; 0 if there is, or in use."""
@@ -62,7 +61,7 @@ class Workspaces:
         for one in self._spare(rows):
             self._drop(one)
 
-    def _spare(self, rows: int) -> list[Workspace]:
+    def _spare(self, rows: int) -> list[Steps]:
         """The idle ones, but for one of just the right size if no other will do."""
         exact = [one for one in self._idle if (one.rows, one.tail) == (_rounded(rows), 1)] if rows else []
         used = [one for one in self._reservations if one not in self._idle]
@@ -70,7 +69,7 @@ class Workspaces:
             return [one for one in self._idle if one is not exact[0]]
         return list(self._idle)
 
-    def lend(self, rows: int, tail: int) -> Workspace:
+    def lend(self, rows: int, tail: int) -> Steps:
         """Buffers for a step of `rows` tokens, `tail` of them with logits; or smaller ones."""
         fitting = [one for one in self._idle if one.rows >= rows and one.tail >= tail]
         if fitting:
@@ -91,7 +90,7 @@ class Workspaces:
         paid = self._residency.budget.overdraw(self._model.workspace_bytes(1, 1), Kind.WORKSPACES)
         return self._add(1, 1, paid)
 
-    def give_back(self, workspace: Workspace) -> None:
+    def give_back(self, workspace: Steps) -> None:
         """After its step."""
         self._idle.append(workspace)
         if len(self._idle) > _KEPT:
@@ -101,27 +100,27 @@ class Workspaces:
         """A table of pages for rows that go on without their sequence: one page, which nobody reads, over and
         over. Raises MemoryBudgetExceeded."""
         if self._nowhere is None:
-            nbytes, what = self._kv.page_bytes, "a page of keys and values"
-            page = Page(nbytes, self._residency.budget.reserve(nbytes, what, Kind.PAGES))
+            page, give_back = self._model.spare_page()
             count = -(-self._model.context // PAGE_POSITIONS)
-            self._nowhere = page, np.full(count, page.address, np.int64)
-        return self._nowhere[1]
+            self._nowhere = np.full(count, page, np.int64), give_back
+        return self._nowhere[0]
 
     def clear(self) -> None:
         """Give back what no step is using."""
         while self._idle:
             self._drop(self._idle[-1])
         if self._nowhere is not None and not self._reservations:
-            self._nowhere[0].drop()
+            self._nowhere[1]()
             self._nowhere = None
 
-    def _add(self, rows: int, tail: int, paid: Reservation) -> Workspace:
-        workspace = self._model.new_workspace(rows, tail)
+    def _add(self, rows: int, tail: int, paid: Reservation) -> Steps:
+        workspace: Steps = self._model.new_workspace(rows, tail)
         self._reservations[workspace] = paid
         return workspace
 
-    def _drop(self, workspace: Workspace) -> None:
+    def _drop(self, workspace: Steps) -> None:
         self._idle.remove(workspace)
+        workspace.release()
         self._reservations.pop(workspace).release()
 
 
@@ -130,5 +129,5 @@ def _rounded(count: int) -> int:
     return 1 << (count - 1).bit_length() if count <= 128 else -(-count // 32) * 32
 
 
-def _size(workspace: Workspace) -> tuple[int, int]:
+def _size(workspace: Steps) -> tuple[int, int]:
     return workspace.rows, workspace.tail

@@ -18,7 +18,7 @@ Waiting lends urgency: an asker's trap names the job that it waits for.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -36,6 +36,7 @@ from coro_rt.sync import Lock
 from coro_rt.traps import Trap, checkpoint, current_job
 
 if TYPE_CHECKING:
+    from coro_rt.devices.base import Device
     from coro_rt.engine import Engine
 
 Rank = tuple[int, float, int]
@@ -76,6 +77,7 @@ class Holder(Protocol):
 class Unloadable(Protocol):
     """A model."""
 
+    device: Device
     jobs: set[Job[Any]]  # that work with it now
 
     @property
@@ -120,7 +122,10 @@ class Ask:
 
 
 class Residency:
-    """One per runtime. Jobs call it, in one worker's thread; `changed`, `bury` and `usage` anybody."""
+    """One per runtime. Jobs call it; `changed`, `bury` and `usage` anybody.
+
+    A job is asked for, waits for and takes from what is on its own device, whose worker's thread it runs in.
+    """
 
     def __init__(
         self, engine: Engine, budget: MemoryBudget, *, area_bytes: int, patience_s: float, may_wait: bool
@@ -131,8 +136,8 @@ class Residency:
         self.loading = Lock()  # models are loaded one by one, the most urgently needed first
         self.parkings = 0  # pieces that were taken from sequences
         self.unloads = 0
-        self.holders: WeakSet[Holder] = WeakSet()  # only the worker's thread adds, and goes through them
-        self.models: dict[Unloadable, None] = {}  # that are loaded, the latest used last; in that thread too
+        self.holders: dict[str, WeakSet[Holder]] = defaultdict(WeakSet)  # by device: its worker's alone
+        self.models: dict[Unloadable, None] = {}  # in use or loaded, the latest used last
         self._engine = engine
         self._patience_s = patience_s
         self._may_wait = may_wait
@@ -191,7 +196,8 @@ class Residency:
 
     def _decide(self, ask: Ask, kind: Kind) -> Reservation | Job[Any] | Callable[[], object]:
         """The bytes; or a piece to take from somebody, to be called; or a job to wait for."""
-        need, first = ask.need(), self._first()
+        need, first = ask.need(), self._first(ask.job.worker.name)
+        assert first is not None
         if first is not ask and not (ask.resident and self._short_of(first)[1] > 0):
             if not ask.begun and not self._may_wait:
                 raise self.budget.exceeded(need, ask.what)
@@ -213,8 +219,11 @@ class Residency:
         """The least urgent."""
         return max(jobs, key=lambda job: self.rank(job, favoured=False))
 
-    def _first(self) -> Ask:
-        return min(self._asks.values(), key=self._ask_rank)
+    def _first(self, device: str) -> Ask | None:
+        asks = [ask for ask in list(self._asks.values()) if ask.job.worker.name == device]
+        if not asks:
+            return None
+        return min(asks, key=self._ask_rank)
 
     def _ask_rank(self, ask: Ask) -> Rank:
         return self.rank(ask.job, favoured=self._is_favoured(ask))
@@ -229,8 +238,8 @@ class Residency:
         free = self.budget.free
         assert free is not None
         lacking = ask.need() + self._growth(ask) - free - self.budget.spare
-        lacking -= sum(model.weight_bytes for model in self.models if not _in_use(model))
-        lacking -= sum(model.spare_bytes(ask.holder) for model in self.models)
+        lacking -= sum(model.weight_bytes for model in self._models_of(ask) if not _in_use(model))
+        lacking -= sum(model.spare_bytes(ask.holder) for model in self._models_of(ask))
         pinned = 0
         for holder in self._after(ask):
             if holder.pins:
@@ -248,7 +257,7 @@ class Residency:
         rank = self._ask_rank(ask)
         return sum(
             holder.next_bytes
-            for holder in self.holders
+            for holder in self.holders[ask.job.worker.name]
             if holder.job is not None
             and self.rank(holder.job, favoured=holder.favoured) < rank
             and not self._stalled(holder)
@@ -258,7 +267,7 @@ class Residency:
         """Whom an asker may take from, those to be taken from first coming first."""
         rank = self._ask_rank(ask)
         idle, later, stalled = [], [], []
-        for holder in self.holders:
+        for holder in self.holders[ask.job.worker.name]:
             job = holder.job
             if holder is ask.holder or not holder.takeable:
                 continue
@@ -279,15 +288,18 @@ class Residency:
         waits = job is not None and job.state is State.WAITING and job not in self._asks
         return waits and not holder.pins
 
+    def _models_of(self, ask: Ask) -> list[Unloadable]:
+        return [model for model in list(self.models) if model.device.name == ask.job.worker.name]
+
     def _piece(self, ask: Ask) -> Callable[[], object]:
         """What is taken next."""
-        for model in self.models:
+        for model in self._models_of(ask):
             if model.spare_bytes(ask.holder):
                 return partial(model.drop_spare, ask.holder)
         holders = [holder for holder in self._after(ask) if not holder.pins]
         if holders and holders[0].job is None:
             return partial(self._take, holders[0])
-        for model in self.models:
+        for model in self._models_of(ask):
             if not _in_use(model) and model.weight_bytes:
                 return partial(self._unload, model)
         return partial(self._take, holders[0]) if holders else _look_again
@@ -301,9 +313,9 @@ class Residency:
 
     def _blocker(self, ask: Ask, need: int) -> Job[Any]:
         """Whom to wait for if there is not enough to take: the least urgent job that has to end for it."""
-        jobs = {holder.job for holder in self.holders if holder.job is not None}
-        for model in self.models:
-            jobs |= model.jobs
+        jobs: set[Job[Any]] = set()
+        for model in list(self.models):
+            jobs |= model.jobs.copy()
         jobs = {job for job in jobs if not _waits_for(job.entry, ask.job.entry)}
         if not jobs or not (ask.begun or self._may_wait) or need > self._most(ask):
             raise self.budget.exceeded(need, ask.what)
@@ -313,7 +325,7 @@ class Residency:
         """What could be free for an asker if all other jobs ended."""
         assert self.budget.budget is not None
         held = self.budget.held()
-        kept = sum(m.weight_bytes for m in self.models if m.kept or ask.job in m.jobs)
+        kept = sum(m.weight_bytes for m in list(self.models) if m.kept or ask.job in m.jobs)
         return self.budget.budget - held[Kind.PARKING] - held[Kind.OTHER] - kept
 
     # What others tell.
@@ -339,15 +351,16 @@ class Residency:
         self._changes += 1
         self._for_pinned = False
         if self._asks:
-            first = self._first()
-            self._wake_locked(lambda ask: ask is first or ask.resident)
+            firsts = {self._first(device) for device in {ask.job.worker.name for ask in self._asks.values()}}
+            self._wake_locked(lambda ask: ask in firsts or ask.resident)
 
     def _pass_on(self, ask: Ask, seen: int) -> None:
         """An asker is going to wait. Those behind the first may be able to go on without it. And the first
         has to know: that it has become the first, by having waited long; that this one may be taken from,
         which went on until now.
         """
-        first = self._first()
+        first = self._first(ask.job.worker.name)
+        assert first is not None
         with self._engine.deciding():
             if first is ask:
                 ask.seen = seen

@@ -24,6 +24,13 @@ ASKED = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No bursts: the model is so small that nobody would come in time to share a step."""
+    monkeypatch.setattr("coro_rt.llm.turnaround.USUAL_S", 0.0)
+    monkeypatch.setattr("coro_rt.llm.turnaround.PART", 0)
+
+
 @pytest.fixture(params=[1, 2], ids=["1 thread", "2 threads"])
 async def runtime(anyio_backend: object, request: pytest.FixtureRequest) -> AsyncIterator[Runtime]:
     async with open_runtime(threads=request.param) as runtime:

@@ -166,7 +166,7 @@ async def test_a_conversation_reads_only_what_is_new(runtime: Runtime, llm: LLM)
 
 async def test_a_conversation_answers_one_question_at_a_time(llm: LLM) -> None:
     with llm.conversation() as conversation:
-        async with conversation.ask("hello", max_tokens=50, ignore_eos=True) as first:
+        async with conversation.ask("hello", max_tokens=100, ignore_eos=True) as first:
             await first.__anext__()
             with pytest.raises(CoroRtError, match="answering a question already"):
                 async with conversation.ask("hello") as second:
@@ -355,9 +355,9 @@ async def test_bad_models_are_refused(runtime: Runtime, tmp_path: Path, tiny_pat
     assert runtime.memory.used == 0
 
 
-async def test_a_model_needs_a_cpu(anyio_backend: object, tiny_path: Path) -> None:
+async def test_a_model_needs_a_device_that_models_run_on(anyio_backend: object, tiny_path: Path) -> None:
     async with open_runtime(devices=["sim"]) as runtime:
-        with pytest.raises(DeviceError, match="models run on the device 'cpu', but open are sim"):
+        with pytest.raises(DeviceError, match="models run on the devices 'cpu' and 'gpu', and open are: sim"):
             await runtime.load_model(tiny_path)
 
 

@@ -132,15 +132,15 @@ async def test_who_needs_a_model_that_is_being_loaded_waits_and_lends_urgency(
                 model.prefixes.clear()
             model.unload()
             loads, open_gate = [], anyio.Event()
-            build = model._build
+            build = model.build
 
-            def slowly(file: Any, build: Any = build, loads: Any = loads, gate: Any = open_gate) -> Any:
-                loads.append(file)
+            def slowly(build: Any = build, loads: Any = loads, gate: Any = open_gate) -> Any:
+                loads.append(None)
                 if len(loads) == 1:
                     anyio.from_thread.run(gate.wait)
-                return build(file)
+                return build()
 
-            monkeypatch.setattr(model, "_build", slowly)
+            monkeypatch.setattr(model, "build", slowly)
             found: list[Any] = []
 
             async def ask(found: list[Any] = found) -> None:

@@ -1,0 +1,138 @@
+"""A language model whose steps run on a GPU: weights, cache and buffers are there; here are tokens and text.
+
+Greedy decoding reads back 16 bytes a token; a token that is drawn is drawn here, from logits that are read
+back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from coro_rt.devices.base import Device
+from coro_rt.devices.gpu.device import GpuDevice
+from coro_rt.devices.gpu.pages import ALWAYS, GpuPages
+from coro_rt.devices.gpu.program import GpuProgram
+from coro_rt.devices.gpu.workspace import GpuWorkspace
+from coro_rt.errors import MemoryBudgetExceeded
+from coro_rt.kernels.kv import PAGE_POSITIONS
+
+from .architecture import Hyperparameters
+from .build import build, nbytes
+from .gguf_file import GGUFFile
+from .model import Model
+from .sequence import Sequence
+from .step import ModelStep, advance, step
+
+
+@step.on("gpu")
+def _step_on_gpu(device: GpuDevice, launch: Any, slice_s: float) -> bool:
+    program, workspace = launch.args
+    before = device.counts.busy_s
+    done = device.run(program, workspace, slice_s=slice_s)
+    launch.measured_s = device.counts.busy_s - before
+    return done
+
+
+@advance.jointly("gpu")
+class GpuStep(ModelStep):
+    """The rows of several sequences, in the device's buffers."""
+
+    bursts = False
+
+    def go(self, device: GpuDevice, program: GpuProgram, workspace: GpuWorkspace, slice_s: float) -> bool:
+        before = device.counts.busy_s
+        done = device.run(program, workspace, slice_s=slice_s)
+        for launch in self.members:
+            launch.measured_s = device.counts.busy_s - before
+        return done
+
+
+class GpuModel(Model):
+    """A model on one GPU. Its pages are the device's: they are neither shared nor parked."""
+
+    device: GpuDevice
+
+    def __init__(self, device: Device, *rest: Any, prefix_reuse: bool) -> None:
+        assert isinstance(device, GpuDevice), device
+        super().__init__(device, *rest, prefix_reuse=False)
+
+    @staticmethod
+    def nbytes_of(file: GGUFFile, sizes: Hyperparameters, context: int) -> int:
+        return nbytes(file, sizes, context) + ALWAYS * sizes.kv.page_bytes
+
+    def build(self) -> GpuProgram:
+        program = GpuProgram(self.device, self.sizes.widths, self.residency.budget)
+        build(self.file, self.sizes, self.context, program)
+        return program
+
+    @property
+    def pages(self) -> GpuPages:
+        """For jobs, inside `in_use`."""
+        pages: GpuPages | None = self.program.pages
+        assert pages is not None
+        return pages
+
+    def new_sequence(self, *, reuse: bool = True) -> GpuSequence:
+        return GpuSequence(self)
+
+    def workspace_bytes(self, rows: int, tail: int) -> int:
+        return GpuWorkspace.nbytes_of(self.sizes.widths, rows=rows, tail=tail)
+
+    def new_workspace(self, rows: int, tail: int) -> GpuWorkspace:
+        return GpuWorkspace(self.device, self.sizes.widths, rows=rows, tail=tail)
+
+    def spare_page(self) -> tuple[int, Callable[[], None]]:
+        pages = self.pages
+        page = pages.take()
+        return page, partial(pages.give_back, page)
+
+
+class GpuSequence(Sequence):
+    """A sequence whose pages are the device's; its table has their numbers."""
+
+    def __init__(self, model: GpuModel) -> None:
+        super().__init__(model, None)
+        self._gpu = model
+        self._numbers: list[int] = []
+        self._store_of_numbers: GpuPages | None = None
+
+    @property
+    def room(self) -> int:
+        return len(self._numbers) * PAGE_POSITIONS - len(self.tokens)
+
+    async def make_room(self, length: int, rows: int, *, own: bool = False, logits: bool = False) -> None:
+        """Like `Sequence.make_room`, but a page that there is no memory for raises MemoryBudgetExceeded."""
+        await super().make_room(0, rows, own=own, logits=logits)
+        missing = -(-length // PAGE_POSITIONS) - len(self._numbers)
+        if missing > 0:
+            pages = self._store_of_numbers = self._gpu.pages
+            for _ in range(missing):
+                try:
+                    page = pages.take()
+                except MemoryBudgetExceeded:
+                    self.model.workspaces.trim(rows)
+                    page = pages.take()
+                self._numbers.append(page)
+            self.table = np.array(self._numbers, np.int64)
+
+    def release(self) -> None:
+        while self._numbers:
+            assert self._store_of_numbers is not None
+            self._store_of_numbers.give_back(self._numbers.pop())
+        super().release()
+
+    def __del__(self) -> None:
+        while self._numbers:  # of a conversation that was forgotten
+            assert self._store_of_numbers is not None
+            self._store_of_numbers.give_back(self._numbers.pop())
+
+    @property
+    def next_bytes(self) -> int:
+        return 0
+
+    def _set_table(self) -> None:
+        self.table = np.array(self._numbers, np.int64)

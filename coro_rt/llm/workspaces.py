@@ -54,18 +54,20 @@ class Workspaces:
         spare = self._spare(rows)
         kept = any(one.rows >= rows for one in self._reservations if one not in spare)
         freed = sum(self._reservations[one].nbytes for one in spare)
+        if self._nowhere is not None and not self._in_use():
+            freed += self._model.sizes.kv.page_bytes
         return max(0, freed - (0 if kept else self.bytes_for(rows)))
 
     def trim(self, rows: int) -> None:
         """Give back the idle ones that a step of `rows` tokens does not need (0: all)."""
         for one in self._spare(rows):
             self._drop(one)
+        self._drop_nowhere()
 
     def _spare(self, rows: int) -> list[Steps]:
         """The idle ones, but for one of just the right size if no other will do."""
         exact = [one for one in self._idle if (one.rows, one.tail) == (_rounded(rows), 1)] if rows else []
-        used = [one for one in self._reservations if one not in self._idle]
-        if exact and not any(one.rows >= rows for one in used):
+        if exact and not any(one.rows >= rows for one in self._in_use()):
             return [one for one in self._idle if one is not exact[0]]
         return list(self._idle)
 
@@ -109,14 +111,21 @@ class Workspaces:
         """Give back what no step is using."""
         while self._idle:
             self._drop(self._idle[-1])
-        if self._nowhere is not None and not self._reservations:
-            self._nowhere[1]()
-            self._nowhere = None
+        self._drop_nowhere()
 
     def _add(self, rows: int, tail: int, paid: Reservation) -> Steps:
         workspace: Steps = self._model.new_workspace(rows, tail)
         self._reservations[workspace] = paid
         return workspace
+
+    def _in_use(self) -> list[Steps]:
+        return [one for one in self._reservations if one not in self._idle]
+
+    def _drop_nowhere(self) -> None:
+        """Unless a step may be writing to it."""
+        if self._nowhere is not None and not self._in_use():
+            self._nowhere[1]()
+            self._nowhere = None
 
     def _drop(self, workspace: Steps) -> None:
         self._idle.remove(workspace)

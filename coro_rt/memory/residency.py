@@ -317,6 +317,8 @@ class Residency:
         for model in list(self.models):
             jobs |= model.jobs.copy()
         jobs = {job for job in jobs if not _waits_for(job.entry, ask.job.entry)}
+        if ask is self._first(ask.job.worker.name):  # what the others hold that ask was counted already
+            jobs -= self._asks.keys()
         if not jobs or not (ask.begun or self._may_wait) or need > self._most(ask):
             raise self.budget.exceeded(need, ask.what)
         return self._last(jobs)

@@ -231,7 +231,7 @@ async def test_a_storm_with_cancels_at_any_moment_ends_and_leaves_nothing_behind
     rng = random.Random(seed)
     system = [rng.randrange(200) for _ in range(PAGE)]
     completed: list[int] = []
-    async with opened(path, pages=9, area=2, max_wait_s=0.5) as (runtime, llm):
+    async with opened(path, pages=9, area=2, max_wait_s=0.5) as (_, llm):
         plain = await ids(llm, system, 30)
 
         async def one() -> None:

@@ -42,8 +42,8 @@ class Entry:
 
     `deadline` is absolute, on the clock that `now` is read from. `ready_since` is when it last became ready
     or, while it runs, when its slice began. Seconds: `served_s` on the device, `waited_s` ready but not
-    running. `switches` counts the grants that took the device over from another entry. `vtime` belongs to the
-    policy.
+    running. `switches` counts the grants that took the device over from another entry. `started_at` is when
+    it was first granted its device: infinity before. `vtime` belongs to the policy.
     """
 
     __slots__ = (
@@ -65,6 +65,7 @@ class Entry:
         "ready_since",
         "served_s",
         "started",
+        "started_at",
         "state",
         "submitted_at",
         "switches",
@@ -99,6 +100,7 @@ class Entry:
         self.state = State.NEW
         self.started = False  # has been granted the device at least once
         self.submitted_at = 0.0
+        self.started_at = inf
         self.ready_since = 0.0
         self.served_s = 0.0
         self.waited_s = 0.0

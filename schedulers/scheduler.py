@@ -307,7 +307,9 @@ class Scheduler:
     def _granted(self, queue: ReadyQueue, entry: Entry, now: float) -> Grant:
         """READY to RUNNING, for an entry that its queue has let go."""
         entry.state = _RUNNING
-        entry.started = True
+        if not entry.started:
+            entry.started = True
+            entry.started_at = now
         entry.waited_s += now - entry.ready_since
         entry.ready_since = now
         if queue.last is not entry:

@@ -89,6 +89,11 @@ with_json = click.option(
 )
 """Gives the command its `output`."""
 
+with_policy = click.option(
+    "--policy", default="dynamic", show_default=True, callback=_policy, metavar="NAME",
+    help=f"{', '.join(POLICIES)}, or 'package.module:Class' for one of your own.",
+)  # fmt: skip
+"""Gives the command its `policy`."""
 
 with_monitor = click.option(
     "--monitor/--no-monitor", default=None,
@@ -104,10 +109,7 @@ def with_model(*, max_tokens: int) -> Callable[[Command], Command]:
             "--model", default=DEFAULT_MODEL, show_default=True, metavar="NAME|FILE",
             help="A name that `coro-rt models` lists, or a GGUF file.",
         ),
-        click.option(
-            "--policy", default="dynamic", show_default=True, callback=_policy, metavar="NAME",
-            help=f"{', '.join(POLICIES)}, or 'package.module:Class' for one of your own.",
-        ),
+        with_policy,
         click.option(
             "--threads", type=click.IntRange(1, 1024), metavar="N",
             help="Threads for the kernels.  [default: all that this process may use]",

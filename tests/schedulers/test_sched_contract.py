@@ -1,5 +1,6 @@
 """What every policy's scheduler promises, whatever the order."""
 
+import math
 from collections.abc import Callable
 from types import ModuleType
 
@@ -264,6 +265,19 @@ def test_counters_tell_switches_from_going_on_and_preemptions_from_turns() -> No
     assert (low.switches, high.switches) == (2, 1)
     assert low.waited_s == pytest.approx(0.001)
     assert low.served_s == pytest.approx(0.003)
+
+
+def test_an_entry_keeps_the_time_of_its_first_grant() -> None:
+    scheduler = Scheduler("dynamic")
+    entry = Entry(1)
+    scheduler.submit(entry, 1.0)
+    assert entry.started_at == math.inf
+    _grant(scheduler, 1.5)
+    scheduler.ran(entry, 0.5, 2.0)
+    scheduler.park(entry, 2.0)
+    scheduler.wake(entry, 3.0)
+    _grant(scheduler, 4.0)
+    assert (entry.submitted_at, entry.started_at) == (1.0, 1.5)
 
 
 def _grant(scheduler: Scheduler, now: float) -> Entry:

@@ -9,7 +9,7 @@ from coro_rt.errors import DeviceError
 
 __all__ = ["Device", "DeviceInfo", "available", "open_device"]
 
-_NAMES = ("cpu", "gpu", "sim")
+_NAMES = ("cpu", "gpu", "npu", "sim")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,10 @@ def open_device(device: str | Device, *, threads: int | None = None) -> Device:
         from coro_rt.devices.gpu import GpuDevice
 
         return GpuDevice()
+    if device == "npu" or device.startswith("npu:"):
+        from coro_rt.devices.npu import NpuDevice
+
+        return NpuDevice(provider=device[4:] or None)
     if device == "sim":
         from coro_rt.devices.sim import SimDevice
 

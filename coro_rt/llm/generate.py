@@ -22,6 +22,7 @@ from coro_rt.kernels.gang import Outcome
 from coro_rt.kernels.operations import Steps
 from coro_rt.traps import current_job
 
+from .pace import Pace
 from .request import Request
 from .sampling import Sampler
 from .sequence import Sequence
@@ -68,6 +69,14 @@ class Lender(Protocol):
         """A sequence for one job; the job puts the pieces of its text into `answer`."""
 
 
+class Reader(Protocol):
+    """A device that reads prompts for the one that decodes: see `npu.NpuReader`."""
+
+    async def read(self, sequence: Sequence, tokens: Tokens[int], pace: Pace, to_write: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
 step: Kernel[[Any, Steps], None] = Kernel("llm.step")
 """One step of a model: its program, and a workspace, both of the device's kind."""
 
@@ -96,8 +105,11 @@ async def generate(model: Model, request: Request, lender: Lender) -> AsyncGener
     with model.counted(), lender.lend(answer) as sequence:
         reused = sequence.keep_prefix(prompt)
         outlet.usage = Usage(len(prompt), 0, reused)
-        with model.workspace(min(len(prompt) - reused, PREFILL_CHUNK)) as workspace:
-            await _read(model, sequence, prompt[reused:], workspace, request.max_tokens)
+        if model.reader is not None and len(prompt) > reused + 1:  # all but the last, whose logits are needed
+            await model.reader.read(sequence, prompt[reused:-1], model.pace, request.max_tokens)
+        left = prompt[len(sequence.tokens) :]
+        with model.workspace(min(len(left), PREFILL_CHUNK)) as workspace:
+            await _read(model, sequence, left, workspace, request.max_tokens)
             for produced in range(1, request.max_tokens + 1):
                 best, log_sum = workspace.summaries
                 # argmax of NaN is no token: the sampler looks, and says so

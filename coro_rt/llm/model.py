@@ -39,7 +39,7 @@ from .build import build, nbytes
 from .catalog import resolve
 from .conversation import Conversation, Turn
 from .embed import EncoderModel, checked_texts, embed
-from .generate import Token, generate, score
+from .generate import Reader, Token, generate, score
 from .gguf_file import GGUFFile, open_gguf
 from .loaded import Loaded, closed_error
 from .request import Message, chat_ids, checked_ids, make_request, prompt_ids
@@ -76,6 +76,7 @@ class Model(Loaded):
     ) -> None:
         super().__init__(context, threads, budget, name)
         self.program, self.sizes, self.tokenizer, self.template = program, sizes, tokenizer, template
+        self.reader: Reader | None = None  # who reads prompts in its place
 
     def new_sequence(self) -> Sequence:
         return Sequence(self.sizes.kv, self._budget)
@@ -187,13 +188,14 @@ class LLM:
         """End what still runs and give the memory back. Further calls do nothing."""
         if self._model is None:
             return
-        self._model.closed = True
-        jobs, self._model = list(self._model.jobs), None
+        model = self._model
+        model.closed = True
+        jobs, self._model = list(model.jobs), None
         try:
             if jobs:
                 await self._runtime.run(_end, jobs)
         finally:
-            self._weights.release()
+            self._release(model)
 
     async def __aenter__(self) -> Self:
         return self
@@ -205,7 +207,7 @@ class LLM:
 
     def __del__(self) -> None:
         if getattr(self, "_model", None) is not None:
-            self._weights.release()
+            self._release(self._model)
             if self._runtime.closed:  # and the model with it
                 return
             warnings.warn(
@@ -214,6 +216,11 @@ class LLM:
                 source=self,
                 stacklevel=2,
             )
+
+    def _release(self, model: Model | EncoderModel | None) -> None:
+        self._weights.release()
+        if isinstance(model, Model) and model.reader is not None:
+            model.reader.close()
 
     def __repr__(self) -> str:
         return f"<LLM {self.name!r}{'' if self._model else ' closed'}>"
@@ -240,6 +247,7 @@ async def load_model(
     context: int | None = None,
     kv_bits: int = 16,
     device: str | None = None,
+    prefill_on: str | None = None,
 ) -> LLM:
     """Load a model by catalogue name or from a GGUF file; see `Runtime.load_model`."""
     if context is not None and (isinstance(context, bool) or not isinstance(context, int) or context < 1):
@@ -249,10 +257,11 @@ async def load_model(
     chosen = _device(runtime, device)
     if kv_bits != 16 and chosen.kind == "gpu":
         raise UnsupportedModel("on a GPU keys and values are kept in 16 bits: leave kv_bits out")
+    reading = None if prefill_on is None else _reading(runtime, prefill_on, chosen)
     path = resolve(source)
     # not abandoned on cancel: the thread ends within a second, and then its memory goes
     loaded: list[LLM] = []  # not returned by the thread: a worker thread keeps its last result alive
-    await anyio.to_thread.run_sync(_load, runtime, chosen, path, context, kv_bits, loaded)
+    await anyio.to_thread.run_sync(_load, runtime, chosen, reading, path, context, kv_bits, loaded)
     return loaded.pop()
 
 
@@ -266,13 +275,28 @@ def _device(runtime: Runtime, name: str | None) -> Device:
     raise DeviceError(f"{wanted}, and open are: {opened}; see open_runtime(devices=...)")
 
 
+def _reading(runtime: Runtime, name: str, decoding: Device) -> Device:
+    """The open device of that name, to read prompts for `decoding`. Raises DeviceError."""
+    opened = ", ".join(device.name for device in runtime.devices)
+    for device in runtime.devices:
+        if device.name == name and device.kind == "npu" and decoding.kind == "cpu":
+            return device
+    raise DeviceError(
+        f"prompts cannot be read on {name!r} for {decoding.name!r}: that takes an 'npu' and a 'cpu', and open "
+        f"are: {opened}; see open_runtime(devices=...)"
+    )
+
+
 def _load(
-    runtime: Runtime, device: Device, path: Path, context: int | None, kv_bits: int, loaded: list[LLM]
-) -> None:
+    runtime: Runtime, device: Device, reading: Device | None, path: Path, context: int | None, kv_bits: int,
+    loaded: list[LLM],
+) -> None:  # fmt: skip
     with open_gguf(path) as file:
         if file.architecture == bert.ARCHITECTURE:
             if not isinstance(device, CpuDevice):
                 raise UnsupportedModel(f"{path}: encoders run on the CPU: load it with device='cpu'")
+            if reading is not None:
+                raise UnsupportedModel(f"{path}: an encoder has no prompts to read: leave prefill_on out")
             loaded.append(_load_encoder(runtime, device, file, context))
             return
         sizes = replace(Hyperparameters.from_gguf(file), kv_bits=kv_bits)
@@ -300,6 +324,10 @@ def _load(
                 from .gpu import load  # here: it needs an extra
 
                 model = load(device, file, *common, runtime.memory, path.stem)
+            if reading is not None:
+                from .npu import load as load_reader  # here: it needs an extra
+
+                model.reader = load_reader(reading, file, sizes, tokenizer, length, runtime.memory)
         except BaseException:
             weights.release()
             raise

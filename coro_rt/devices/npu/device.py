@@ -25,7 +25,7 @@ from .providers import Libraries, Provider
 
 BUCKETS = (16, 64, 128, 256)
 WEIGHTS = ("auto", "int4", "int8", "float32")
-ACTIVATIONS = ("float32", "int8")
+ACTIVATIONS = ("auto", "float32", "int8")
 
 
 @dataclass(slots=True)
@@ -56,7 +56,8 @@ class NpuDevice(Device):
     - `options`: of the provider, passed through; None: those that make it use the NPU
     - `weights`: "auto" keeps 4-bit formats as they are, the others become int8 by row; or "int4", "int8",
       "float32" for all
-    - `activations`: "float32", or "int8" with ranges learned from a text when a model is loaded
+    - `activations`: "auto" is what the provider does by itself (the CPU's: int8 by blocks of 32, as our own
+      kernels), or "float32", or "int8" with fixed ranges, learned from a text when a model is loaded
     - `buckets`: tokens of a chunk, for which graphs are compiled
     - `quantum_s`: what the run of a layer group aims at
     - `cache`: the folder for compiled graphs; None: in the user's cache folder
@@ -74,7 +75,7 @@ class NpuDevice(Device):
         libraries: Sequence[str | os.PathLike[str]] = (),
         options: Mapping[str, str] | None = None,
         weights: str = "auto",
-        activations: str = "float32",
+        activations: str = "auto",
         buckets: Sequence[int] = BUCKETS,
         threads: int | None = None,
         quantum_s: float = 0.005,
@@ -155,7 +156,7 @@ class NpuDevice(Device):
         provider = self.provider
         versions = [device.ep_metadata.get("version", "") for device in provider.devices]
         options = sorted(provider.options.items())
-        return repr((ort.__version__, provider.name, versions, options, self.weights, self.activations))
+        return repr((ort.__version__, provider.name, versions, options, self.weights, self.activations, self.quantum_s))
 
     def compile(self, model: bytes, path: Path) -> None:
         """Write a graph as the provider wants it to `path`. Raises DeviceError."""
@@ -188,8 +189,9 @@ class NpuDevice(Device):
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-        # where products are fused, they compute in float32 too
-        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+        options.add_session_config_entry("session.qdqisint8allowed", "1")  # as it stands, not as uint8
+        if self.activations == "float32":  # also where products are fused
+            options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         if provider.devices:
             options.add_provider_for_devices(list(provider.devices), dict(provider.options))
         return options

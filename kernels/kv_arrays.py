@@ -45,11 +45,9 @@ def read(kv: KVShape, table: NDArray[np.int64], layer: int, stop: int, k: Halves
             v[rows] *= scales[:, 1, slots].T[..., None]
 
 
-def _spans(
-    table: NDArray[np.int64], start: int, stop: int
-) -> Iterator[tuple[int, NDArray[np.int64], slice]]:
+def _spans(table: NDArray[np.int64], start: int, stop: int) -> Iterator[tuple[int, NDArray[np.int64], slice]]:
     """Page by page: its address, the slots in it, and which of the rows these are."""
-    assert 0 <= start and stop <= len(table) * PAGE_POSITIONS, (start, stop, len(table))
+    assert 0 <= start <= stop <= len(table) * PAGE_POSITIONS, (start, stop, len(table))
     at = start
     while at < stop:
         number, slot = divmod(at, PAGE_POSITIONS)
@@ -61,7 +59,7 @@ def _spans(
 def _views(kv: KVShape, page: int, layer: int) -> tuple[Any, Any, Any]:
     """One layer of a page: K [heads, 4, size, 16], V [heads, 64, size], scales float16 [heads, 2, 64]."""
     memory = (ctypes.c_uint8 * kv.layer_bytes).from_address(page + layer * kv.layer_bytes)
-    heads = np.frombuffer(memory, np.uint8).reshape(kv.heads, kv.head_bytes)
+    heads = np.ctypeslib.as_array(memory).reshape(kv.heads, kv.head_bytes)
     dtype = np.float16 if kv.bits == 16 else np.int8
     nbytes = PAGE_POSITIONS * kv.head_size * kv.bits // 8
     keys = heads[:, :nbytes].view(dtype).reshape(kv.heads, PAGE_POSITIONS // 16, kv.head_size, 16)

@@ -14,12 +14,15 @@ _NAMES = ("cpu", "gpu", "npu", "sim")
 
 @dataclass(frozen=True, slots=True)
 class DeviceInfo:
-    """A device that could be opened, or why not."""
+    """A device that could be opened, or why not. `missing`: what else could be behind it, and how to get
+    that.
+    """
 
     name: str
     kind: str
     available: bool
     detail: str
+    missing: tuple[str, ...] = ()
 
 
 def open_device(device: str | Device, *, threads: int | None = None) -> Device:
@@ -51,7 +54,9 @@ def available() -> list[DeviceInfo]:
     for name in _NAMES:
         device = open_device(name)
         try:
-            found.append(DeviceInfo(device.name, device.kind, available=True, detail=device.detail))
+            found.append(DeviceInfo(name, device.kind, True, device.detail, tuple(device.missing())))
         except DeviceError as error:
-            found.append(DeviceInfo(device.name, device.kind, available=False, detail=str(error)))
+            found.append(DeviceInfo(name, device.kind, False, str(error), tuple(device.missing())))
+        finally:
+            device.close()
     return found

@@ -107,9 +107,9 @@ async def generate(model: Model, request: Request, lender: Lender) -> AsyncGener
         outlet.usage = Usage(len(prompt), 0, reused)
         if model.reader is not None and len(prompt) > reused + 1:  # all but the last, whose logits are needed
             await model.reader.read(sequence, prompt[reused:-1], model.pace, request.max_tokens)
-        left = prompt[len(sequence.tokens) :]
-        with model.workspace(min(len(left), PREFILL_CHUNK)) as workspace:
-            await _read(model, sequence, left, workspace, request.max_tokens)
+        rest = prompt[len(sequence.tokens) :]
+        with model.workspace(min(len(rest), PREFILL_CHUNK)) as workspace:
+            await _read(model, sequence, rest, workspace, request.max_tokens)
             for produced in range(1, request.max_tokens + 1):
                 best, log_sum = workspace.summaries
                 # argmax of NaN is no token: the sampler looks, and says so

@@ -282,8 +282,8 @@ def _reading(runtime: Runtime, name: str, decoding: Device) -> Device:
         if device.name == name and device.kind == "npu" and decoding.kind == "cpu":
             return device
     raise DeviceError(
-        f"prompts cannot be read on {name!r} for {decoding.name!r}: that takes an 'npu' and a 'cpu', and open "
-        f"are: {opened}; see open_runtime(devices=...)"
+        f"prompts cannot be read on {name!r} for {decoding.name!r}: that takes an 'npu' and a 'cpu', and "
+        f"open are: {opened}; see open_runtime(devices=...)"
     )
 
 

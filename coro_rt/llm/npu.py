@@ -51,13 +51,15 @@ KEPT_SHAPES = 4
 LARGEST_GROUP = 1 << 30
 """Bytes of a graph: a file of this kind holds two gigabytes at most."""
 
+ACTIVATION_BITS = {"int16": 16, "int8": 8}
+
 SAMPLE = (
-    "The library is closed on Monday, and opens at ten on all other days. If you have 3 books or more, please "
-    "bring them back by 15 March 2026; after that each day costs €0.25.\n\nWhy is the sky blue? Light from "
+    "The library is closed on Monday, and opens at ten on all other days. If you have 3 books or more, "
+    "please bring them back by 15 March 2026; after that each day costs €0.25.\n\nWhy is the sky blue? Light from "
     "the sun is scattered by the air, and blue light more than red:\n\n    def area(r):\n        return 3.14 "
-    "* r ** 2\n\nShe said: \"I don't know who wrote it, but the second chapter is the best.\""
+    '* r ** 2\n\nShe said: "I don\'t know who wrote it, but the second chapter is the best."'
 )
-"""What the ranges of int8 activations are learned from, where these are asked for."""
+"""What the ranges of integer activations are learned from, where these are asked for."""
 
 
 @dataclass(eq=False, slots=True)
@@ -102,7 +104,8 @@ class NpuReader:
     ) -> None:  # fmt: skip
         self.device = device
         self._path, self._sizes, self._context, self._budget = file.path, sizes, context, budget
-        sample = tokenizer.encode(SAMPLE) if device.activations == "int8" else []
+        self._bits = ACTIVATION_BITS.get(device.activations)  # None: nothing to learn
+        sample = tokenizer.encode(SAMPLE) if self._bits else []
         self._sample = np.array(sample[: max(device.buckets)], np.int32)
         with file.path.open("rb") as opened:
             digest = hashlib.file_digest(opened, "sha256").hexdigest()
@@ -249,9 +252,9 @@ class NpuReader:
     def _compile(self, shape: Shape) -> list[Any]:
         with open_gguf(self._path) as file:
             program = self._build(file)
-            numbers = Numbers(FORMS[FORMS.index(self.device.weights)])  # type: ignore[arg-type]
-            if len(self._sample):
-                numbers = Numbers(numbers.weights, self._ranges(program, numbers))
+            numbers = Numbers(FORMS[FORMS.index(self.device.weights)])
+            if self._bits is not None:
+                numbers = Numbers(numbers.weights, self._ranges(program, numbers), self._bits)
 
             def compile(layers: range, path: Path) -> None:
                 graph = layer_group(program, layers, shape, numbers)
@@ -260,7 +263,7 @@ class NpuReader:
             return self._cache.put(shape, self._spans(program, shape, numbers), compile)
 
     def _spans(self, program: NpuProgram, shape: Shape, numbers: Numbers) -> list[range]:
-        """Layers in groups that run for about the device's quantum, by the time that the first layer takes."""
+        """Layers in groups that run for about the device's quantum, by the time that the first one takes."""
         graph = layer_group(program, range(1), shape, numbers).SerializeToString()
         session = self.device.open(graph)
         fed = {
@@ -282,7 +285,7 @@ class NpuReader:
         fed: dict[str, Any] = dict(program.inputs(shape, 0, len(self._sample)))
         assert program.embedding is not None
         fed["in.HIDDEN"] = program.embedding(self._sample)
-        found = {}
+        found: dict[int, float] = {}
         watching = Numbers(numbers.weights, observe=True)
         for layer in range(len(program.layers)):
             graph = layer_group(program, range(layer, layer + 1), shape, watching)
@@ -309,7 +312,9 @@ def load(
     device: Device, file: GGUFFile, sizes: Hyperparameters, tokenizer: Tokenizer, context: int,
     budget: MemoryBudget,
 ) -> NpuReader:  # fmt: skip
-    """What reads prompts of the model in a file, its first graphs compiled. See `build` for what it raises."""
+    """What reads prompts of the model in a file, its first graphs compiled. Raises what `build` does, and
+    DeviceError.
+    """
     if not isinstance(device, NpuDevice):
         raise UnsupportedModel(f"prompts can be read for another device on an NPU, not on {device.name!r}")
     reader = NpuReader(device, file, sizes, tokenizer, context, budget)

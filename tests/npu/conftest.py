@@ -27,7 +27,9 @@ def make_npu(npu_cache: Path) -> Callable[..., NpuDevice]:
     """`make_npu(**options)`: a new device on the CPU's provider."""
 
     def make(**options: Any) -> NpuDevice:
-        return NpuDevice(**{"provider": "cpu", "cache": npu_cache, "buckets": (16, 64), "threads": 1} | options)
+        return NpuDevice(
+            **{"provider": "cpu", "cache": npu_cache, "buckets": (16, 64), "threads": 1} | options
+        )
 
     return make
 

@@ -93,14 +93,18 @@ def test_rows_of_zeros_stay_zeros() -> None:
     assert not requantized.to_int8(blank).dequantize().any()
 
 
-def test_int8_activations_are_rounded_to_the_range_that_was_learned(npu: NpuDevice) -> None:
+@pytest.mark.parametrize(("bits", "largest_code"), [(8, 127), (16, 32767)])
+def test_integer_activations_are_rounded_to_the_range_that_was_learned(
+    bits: int, largest_code: int, npu: NpuDevice
+) -> None:
     w, values = matrix(Format.known["F32"], 16, 2)
     x = np.random.default_rng(1).standard_normal((5, w.columns), dtype=np.float32)
     largest = float(np.abs(x).max())
-    rounded = np.rint(x / np.float32(largest / 127)) * np.float32(largest / 127)
-    got = product(npu, w, x, Numbers("float32", ranges={0: largest}))
-    assert np.abs(got - rounded @ values.T).max() <= np.abs(x).max() * np.abs(values).sum(1).max() * 1e-6
-    assert np.abs(got - x @ values.T).max() > 1e-4  # or nothing was rounded
+    step = np.float32(largest / largest_code)
+    got = product(npu, w, x, Numbers("float32", ranges={0: largest}, bits=bits))
+    exact = np.abs(x).max() * np.abs(values).sum(1).max() * np.finfo(np.float32).eps * 4
+    assert np.abs(got - (np.rint(x / step) * step) @ values.T).max() <= exact
+    assert np.abs(got - x @ values.T).max() > exact  # or nothing was rounded
 
 
 def test_a_mask_hides_what_comes_later_padding_and_what_is_behind_the_window() -> None:

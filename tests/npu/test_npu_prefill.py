@@ -86,9 +86,12 @@ def test_requantized_weights_change_the_answer_by_no_more_than_their_bound(
     assert abs(token.logprob - want) <= REQUANTIZED_BOUND * spread
 
 
-def test_int8_activations_learn_their_ranges_when_the_model_is_loaded(make_npu: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("activations", ["int8", "int16"])
+def test_integer_activations_learn_their_ranges_when_the_model_is_loaded(
+    activations: str, make_npu: Make, tmp_path: Path
+) -> None:
     tiny = Tiny(form="Q8_0")
-    device = make_npu(weights="int8", activations="int8")
+    device = make_npu(weights="int8", activations=activations)
     (token,) = anyio.run(first_token, tiny.write(tmp_path / "tiny.gguf"), device, TOKENS)
     want, spread = expected(tiny, TOKENS, token.id)
     assert abs(token.logprob - want) <= REQUANTIZED_BOUND * spread
@@ -100,7 +103,9 @@ def test_an_int8_cache_is_filled_as_well(make_npu: Make, tmp_path: Path) -> None
     path = tiny.write(tmp_path / "tiny.gguf")
     (token,) = anyio.run(lambda: first_token(path, device, TOKENS, kv_bits=8))
     want, spread = expected(tiny, TOKENS, token.id)
-    assert abs(token.logprob - want) <= 0.1 * spread  # int8 keys and values: 1/254 of the largest in each head
+    assert (
+        abs(token.logprob - want) <= 0.1 * spread
+    )  # int8 keys and values: 1/254 of the largest in each head
 
 
 class Impatient(NpuDevice):
@@ -128,7 +133,7 @@ async def turns(path: Path, device: NpuDevice | None) -> list[str]:
     ):
         talk, answers = llm.conversation(), []
         for text in ("hello hello", "he"):
-            async with talk.send(text, max_tokens=6, ignore_eos=True) as stream:
+            async with talk.ask(text, max_tokens=6, ignore_eos=True) as stream:
                 answers.append("".join([str(token) async for token in stream]))
         return answers
 
@@ -160,7 +165,9 @@ async def beside_others(path: Path, device: NpuDevice) -> list[list[int]]:
 
 def test_answers_do_not_depend_on_who_else_reads(tiny_path: Path, make_npu: Make) -> None:
     together = anyio.run(beside_others, tiny_path, make_npu())
-    alone = [anyio.run(lambda n=n: first_token(tiny_path, make_npu(), TOKENS[n:], count=5)) for n in range(10)]
+    alone = [
+        anyio.run(lambda n=n: first_token(tiny_path, make_npu(), TOKENS[n:], count=5)) for n in range(10)
+    ]
     assert together == [[token.id for token in tokens] for tokens in alone]
 
 
@@ -325,13 +332,11 @@ async def loaded_and_closed(path: Path, device: NpuDevice, memory: int) -> tuple
         return plain, with_graphs, runtime.stats().memory_used
 
 
-def test_graphs_count_in_the_memory_budget_and_leave_with_the_model(
-    tiny_path: Path, make_npu: Make
-) -> None:
+def test_graphs_count_in_the_memory_budget_and_leave_with_the_model(tiny_path: Path, make_npu: Make) -> None:
     plain, with_graphs, after = anyio.run(loaded_and_closed, tiny_path, make_npu(), 10**9)
     assert with_graphs > plain
     assert after == 0
-    with pytest.raises(MemoryBudgetExceeded, match="graphs of tiny.gguf for 64 tokens"):
+    with pytest.raises(MemoryBudgetExceeded, match=r"graphs of tiny\.gguf for 64 tokens"):
         anyio.run(loaded_and_closed, tiny_path, make_npu(), (plain + with_graphs) // 2)
 
 

@@ -25,7 +25,7 @@ from .providers import Libraries, Provider
 
 BUCKETS = (16, 64, 128, 256)
 WEIGHTS = ("auto", "int4", "int8", "float32")
-ACTIVATIONS = ("auto", "float32", "int8")
+ACTIVATIONS = ("auto", "float32", "int16", "int8")
 
 
 @dataclass(slots=True)
@@ -57,7 +57,8 @@ class NpuDevice(Device):
     - `weights`: "auto" keeps 4-bit formats as they are, the others become int8 by row; or "int4", "int8",
       "float32" for all
     - `activations`: "auto" is what the provider does by itself (the CPU's: int8 by blocks of 32, as our own
-      kernels), or "float32", or "int8" with fixed ranges, learned from a text when a model is loaded
+      kernels), or "float32"; or "int16" or "int8" with fixed ranges, learned from a text when a model is
+      loaded
     - `buckets`: tokens of a chunk, for which graphs are compiled
     - `quantum_s`: what the run of a layer group aims at
     - `cache`: the folder for compiled graphs; None: in the user's cache folder
@@ -87,6 +88,8 @@ class NpuDevice(Device):
             raise DeviceError(f"buckets are numbers of tokens, at least 1 each, not {buckets!r}")
         if isinstance(libraries, str):
             raise DeviceError(f"libraries is a list of paths or packages, not {libraries!r}")
+        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+            raise DeviceError(f"threads is a whole number, at least 1, not {threads!r}")
         if not quantum_s > 0:
             raise DeviceError(f"quantum_s is a positive number of seconds, not {quantum_s!r}")
         self.name, self.quantum_s = name, quantum_s
@@ -121,9 +124,15 @@ class NpuDevice(Device):
     def detail(self) -> str:
         buckets = "/".join(map(str, self.buckets))
         return (
-            f"{self.provider.describe()}; reads prompts in chunks of {buckets} tokens, weights {self.weights}, "
-            f"activations {self.activations}"
+            f"{self.provider.describe()}; reads prompts in chunks of {buckets} tokens, "
+            f"weights {self.weights}, activations {self.activations}"
         )
+
+    def missing(self) -> Sequence[str]:
+        try:
+            return providers.missing()
+        except DeviceError:  # and then all are
+            return [known.line(name) for name, known in providers.KNOWN.items()]
 
     def start(self) -> None:
         _ = self.provider
@@ -156,7 +165,8 @@ class NpuDevice(Device):
         provider = self.provider
         versions = [device.ep_metadata.get("version", "") for device in provider.devices]
         options = sorted(provider.options.items())
-        return repr((ort.__version__, provider.name, versions, options, self.weights, self.activations, self.quantum_s))
+        numbers = self.weights, self.activations
+        return repr((ort.__version__, provider.name, versions, options, numbers, self.quantum_s))
 
     def compile(self, model: bytes, path: Path) -> None:
         """Write a graph as the provider wants it to `path`. Raises DeviceError."""

@@ -1,7 +1,7 @@
 """ONNX graphs of static shape, from the calls of a program.
 
 Standard operators only (opset 21), which every provider may match against its own: weights are integers
-behind `DequantizeLinear`, activations float32 or, with known ranges, int8 between `QuantizeLinear` and
+behind `DequantizeLinear`, activations float32 or, with known ranges, integers between `QuantizeLinear` and
 `DequantizeLinear`. A graph takes what its first call reads and nobody in it has written.
 
     hidden, cos…, sin…, mask…, past_k.L, past_v.L   →   hidden, k.L, v.L
@@ -35,12 +35,14 @@ FORMS: tuple[Form, ...] = ("auto", "int4", "int8", "float32")
 class Numbers:
     """How numbers are kept. `weights`: "auto" is int4 where that loses nothing, else int8 by row.
 
-    `ranges`: of int8 activations, the largest magnitude that each product reads, by its place among the
-    program's calls; None: float32. `observe`: give these magnitudes as outputs, to learn them.
+    `ranges`: of integer activations, the largest magnitude that each product reads, by its place among the
+    program's calls; None: float32. `bits` of such an activation: 8 or 16. `observe`: give these magnitudes as
+    outputs, to learn them.
     """
 
     weights: Form = "auto"
     ranges: Mapping[int, float] | None = None
+    bits: int = 8
     observe: bool = False
 
 
@@ -102,7 +104,7 @@ class Graph:
             seen = self._node("ReduceMax", self._node("Abs", x), axes, keepdims=0, out=f"range{self._place}")
             self._output(seen, TensorProto.FLOAT, [])
         if self._numbers.ranges is not None:
-            x = self._through_int8(x, self._numbers.ranges[self._place])
+            x = self._through_integers(x, self._numbers.ranges[self._place])
         y = self._product(x, weight)
         if add:
             y = self._node("Add", self._read(out, weight.rows), y)
@@ -190,7 +192,9 @@ class Graph:
             x, rest = self._nodes_of("Split", 2, x, self._ints([2 * pairs, size - 2 * pairs]), axis=2)
         pair = (2, pairs) if halves else (pairs, 2)
         axis = 2 if halves else 3
-        parts = self._nodes_of("Split", 2, self._reshape(x, count, heads, *pair), self._ints([1, 1]), axis=axis)
+        parts = self._nodes_of(
+            "Split", 2, self._reshape(x, count, heads, *pair), self._ints([1, 1]), axis=axis
+        )
         a, b = (self._reshape(part, count, heads, pairs) for part in parts)
         first = self._node("Sub", self._node("Mul", a, cos), self._node("Mul", b, sin))
         second = self._node("Add", self._node("Mul", a, sin), self._node("Mul", b, cos))
@@ -212,7 +216,9 @@ class Graph:
         y = self._node("MatMul", x, self._int4(w))
         if w.offsets is not None:
             count, blocks = self._shape.tokens, weight.columns // BLOCK
-            sums = self._node("ReduceSum", self._reshape(x, count, blocks, BLOCK), self._ints([2]), keepdims=0)
+            sums = self._node(
+                "ReduceSum", self._reshape(x, count, blocks, BLOCK), self._ints([2]), keepdims=0
+            )
             offsets = self._floats(np.ascontiguousarray(w.offsets.T))
             y = self._node("Add", y, self._node("MatMul", sums, offsets))
         return y
@@ -231,9 +237,10 @@ class Graph:
         scales = self._floats(np.ascontiguousarray(w.scales.T))
         return self._node("DequantizeLinear", name, scales, axis=0, block_size=BLOCK)
 
-    def _through_int8(self, x: str, largest: float) -> str:
-        scale = self._floats(np.array(largest / 127 or 1.0, np.float32))
-        zero = self._constant(np.array(0, np.int8))
+    def _through_integers(self, x: str, largest: float) -> str:
+        kind = np.int8 if self._numbers.bits == 8 else np.int16
+        scale = self._floats(np.array(largest / np.iinfo(kind).max or 1.0, np.float32))
+        zero = self._constant(np.array(0, kind))
         return self._node("DequantizeLinear", self._node("QuantizeLinear", x, scale, zero), scale, zero)
 
     def _read(self, buffer: Buffer, columns: int) -> str:

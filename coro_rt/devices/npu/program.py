@@ -35,7 +35,7 @@ class Shape:
         return f"{self.tokens} tokens behind {self.past}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class NpuMatrix:
     """A matrix as it stands in the file, in parts on top of each other (raw bytes, shape)."""
 
@@ -127,7 +127,9 @@ class NpuProgram:
         self, weight: Floats, eps: float, columns: int, *, source: Buffer, out: Buffer, qout: Buffer | None,
         add: bool = False, tail: bool = False,
     ) -> None:  # fmt: skip
-        self._record("norm", weight=weight, eps=eps, columns=columns, source=source, out=out, qout=qout, add=add)
+        self._record(
+            "norm", weight=weight, eps=eps, columns=columns, source=source, out=out, qout=qout, add=add
+        )
 
     def matmul(
         self, weight: NpuMatrix, *, source: Buffer, out: Buffer, offset: int = 0, add: bool = False,

@@ -36,6 +36,10 @@ class Known:
     options: Mapping[str, str] = field(default_factory=dict)
     module: str = ""
 
+    def line(self, name: str) -> str:
+        """ "Qualcomm, QNNExecutionProvider: pip install onnxruntime-qnn"."""
+        return f"{self.maker}, {name}: {self.get}"
+
 
 KNOWN = {
     "QNNExecutionProvider": Known(
@@ -116,16 +120,17 @@ def find(name: str | None, options: Mapping[str, str] | None) -> Provider:
     for known_name in KNOWN:
         if known_name in ort.get_available_providers():
             return Provider(known_name, (), _options(known_name, options))
-    raise DeviceError("no NPU was found; " + "; ".join(missing()))
+    raise DeviceError(
+        "no NPU was found: install its maker's provider (`coro-rt devices` says how), or name the stand-in "
+        "on the CPU: 'npu:cpu'"
+    )
 
 
 def missing() -> list[str]:
     """A line for each known provider that is not here: whose it is, and how to get it."""
     ort = runtime()
     there = {device.ep_name for device in ort.get_ep_devices()} | set(ort.get_available_providers())
-    return [
-        f"{known.maker} ({name}): {known.get}" for name, known in KNOWN.items() if name not in there
-    ]
+    return [known.line(name) for name, known in KNOWN.items() if name not in there]
 
 
 def _options(name: str, given: Mapping[str, str] | None) -> Mapping[str, str]:
@@ -182,8 +187,8 @@ def library_path(library: str | os.PathLike[str]) -> str:
     name = str(library).replace("-", "_")
     if path.suffix or os.sep in str(library) or not name.isidentifier() or find_spec(name) is None:
         raise DeviceError(
-            f"there is no library {str(library)!r}: give the path of a provider's shared library, or the name "
-            "of an installed package that has one"
+            f"there is no library {str(library)!r}: give the path of a provider's shared library, or the "
+            "name of an installed package that has one"
         )
     get = getattr(importlib.import_module(name), "get_library_path", None)
     if get is None:

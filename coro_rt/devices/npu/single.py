@@ -52,7 +52,7 @@ class OnNpu:
         shape = Shape(workspace.rows, 0)
         graph = Graph(shape, Numbers("float32"))
         graph.add(program, range(len(program.calls)))
-        outputs = {call.args.get("out", call.args.get("qkv")) for call in program.calls}
+        outputs: set[Buffer] = {call.args.get("out") or call.args["qkv"] for call in program.calls}
         for buffer in outputs:
             graph.give(buffer)
         session = self._device.open(graph.model().SerializeToString())

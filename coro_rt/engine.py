@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from time import perf_counter
 from typing import Any, cast
 
 import anyio.abc
@@ -81,6 +82,7 @@ class Engine:
             background_share=background_share,
             max_wait_s=max_wait_s,
             on_ejected=self._ejected,
+            timer=perf_counter,  # not `clock`: whatever the jobs' time is, a policy takes real time
         )
         self.workers = {device.name: Worker(self, device) for device in devices}
         self.admission = Admission(max_jobs)
@@ -279,6 +281,9 @@ class Engine:
         """Another policy."""
         with self.deciding():
             self.scheduler.set_policy(policy, self.clock())
+            for worker in self.workers.values():
+                if worker.idle and self.scheduler.ready(worker.name):  # the last one put them off
+                    self._made_ready(worker, gives_way=False)
 
     @protected
     def explain(self, job: Job[Any]) -> Explanation:
@@ -338,6 +343,8 @@ class Engine:
             for job in orphans:
                 if job.state is State.RUNNING:
                     self._fail_locked(job, failure)
+                elif job.state is State.READY:
+                    self.scheduler.expedite(job.entry, self.clock())  # also if the policy puts it off
             while (grant := self.scheduler.next(worker.name, self.clock())) is not None:
                 self._fail_locked(cast(JobEntry, grant.entry).job, failure)
 
@@ -349,8 +356,9 @@ class Engine:
     def _ejected(self, ejection: Ejection) -> None:
         self.after(
             lambda: logger.warning(
-                "policy %r was replaced by 'dynamic': its %s for %r failed: %s",
+                "policy %r was replaced by 'dynamic' at %.3f s: its %s for %r failed: %s",
                 ejection.policy,
+                ejection.now,
                 ejection.hook,
                 ejection.entry.name,
                 ejection.reason,

@@ -71,6 +71,7 @@ class Job(Generic[T]):
         "inbox_error",
         "joiners",
         "joules",
+        "kernel_s",
         "launch",
         "outlet",
         "parent",
@@ -138,6 +139,7 @@ class Job(Generic[T]):
         self.quanta = 0
         self.host_s = 0.0
         self.joules = 0.0
+        self.kernel_s = 0.0
         self.past = _NOTHING  # what the children that have ended used
 
     @property
@@ -164,8 +166,9 @@ class Job(Generic[T]):
         """Like `ledger`, without the children that have not ended."""
         entry = self.entry
         return self.past + Ledger(
-            entry.served_s, self.host_s, entry.waited_s, entry.switches, self.quanta, self.joules
-        )
+            entry.served_s, self.host_s, entry.waited_s, entry.switches, self.quanta, self.joules,
+            self.kernel_s,
+        )  # fmt: skip
 
     def forget_child(self, child: Job[Any]) -> None:
         """A child has ended, or its error is somebody else's."""

@@ -100,11 +100,12 @@ class Runtime:
         """Load a language model or an encoder: a name from the catalogue, or the path of a GGUF file.
 
         `context=` is for how many tokens it is loaded; by default what the file says, up to 32,768.
-        `kv_bits=8` keeps keys and values in int8, half the memory. Close the model, or use it with `async
-        with`; it is closed with the runtime at the latest.
+        `kv_bits=8` keeps keys and values in int8, half the memory. `device=` is the name of the open device
+        that it runs on, by default the first that models run on ("cpu" or "gpu"). Close the model, or use it
+        with `async with`; it is closed with the runtime at the latest.
 
         Raises ModelNotFound, ModelFileError, UnsupportedModel, MemoryBudgetExceeded, ContextOverflow;
-        DeviceError if no CPU is open.
+        DeviceError if no such device is open.
         """
         # beside the loop: importing it takes half a second the first time
         module = await anyio.to_thread.run_sync(import_module, "coro_rt.llm.model")
@@ -222,7 +223,9 @@ class open_runtime:
 
     However the block is left: all jobs are cancelled and waited for, all threads are joined.
 
-    - `policy`: "dynamic", "fair", "strict", "fifo", a `Policy` of your own, or a path "package.module:Class"
+    - `policy`: "dynamic", "fair", "eevdf", "strict", "fifo", "mlfq", "edf", "laxity", "powersave", the name
+      of an installed one (entry points in the group "coro_rt.policies"), a `Policy` of your own, or a path
+      "package.module:Class"
     - `devices`: names or Device objects, ["cpu"] if None; jobs go to the first unless they say otherwise
     - `threads`: how many the CPU's kernels use; by default what affinity and the cgroup's quota allow
     - `memory`: the budget of models and their caches, in bytes or like "1GiB"; None: unlimited

@@ -54,7 +54,7 @@ class Worker:
         self.measured = 0  # how many they are
         self._unmeasured = 0  # switches to come before the next of them
         self.granted: deque[Granted] = deque(maxlen=KEPT_GRANTS)  # under the lock
-        self._until = -math.inf  # when the first sleeper wakes, as far as was known when it became idle
+        self._until = -math.inf  # when something is to be done, as far as was known when it became idle
         self._stopping = False
         self._ended = False
         self.alone = False  # nobody else was ready, so a newcomer is a reason to ask again; under the lock
@@ -116,7 +116,7 @@ class Worker:
             self.job = None
             self._ended = self._stopping
             self.idle = not self._ended
-            self._until = self.sleepers.until
+            self._until = min(self.sleepers.until, self._scheduler.resumes_at(self.name))
             return None
         self._granted_s = grant.slice_s
         self._measure_out()
@@ -241,7 +241,9 @@ class Worker:
             if done:
                 job.inbox = launch.result
         job.quanta += 1
-        job.joules += (clock() - began) * device.watts
+        seconds = clock() - began if launch.measured_s is None else launch.measured_s
+        job.kernel_s += seconds
+        job.joules += seconds * device.watts
         return None if done else launch
 
     def _goes_on(self, job: Job[Any], trap: Any, now: float) -> bool:

@@ -55,7 +55,7 @@ class Operations(Protocol[M]):
 
     def attend(
         self, kv: KVShape, layer: int, heads: int, *, qkv: Buffer, out: Buffer, qout: Buffer | None,
-        window: int = 0, scale: float | None = None, whole: bool = False,
+        window: int = 0, scale: float | None = None,
     ) -> None: ...  # fmt: skip
 
     def gate(

@@ -24,6 +24,8 @@ from .formats import BLOCK, Bytes, Format, Parts
 
 Words = NDArray[np.uint32]
 
+_AT_ONCE = 1024  # rows that are taken apart, so that little memory is used on the way
+
 
 @dataclass(frozen=True, slots=True)
 class PlanarMatrix:
@@ -55,7 +57,11 @@ class PlanarMatrix:
         if any(shape[1] != columns for _, shape in parts) or columns % BLOCK:
             widths = [shape[1] for _, shape in parts]
             raise ValueError(f"matrices stacked on each other need one width, whole blocks, not {widths}")
-        pieces = [cls.of_blocks(format, columns, format.blocks(raw, shape)) for raw, shape in parts]
+        pieces = [
+            cls.of_blocks(format, columns, blocks[row : row + _AT_ONCE])
+            for blocks in (format.blocks(raw, shape) for raw, shape in parts)
+            for row in range(0, len(blocks), _AT_ONCE)
+        ]
         planes = ([getattr(piece, name) for piece in pieces] for name in ("codes", "scales", "upper"))
         return cls(format, columns, *(np.concatenate(plane) for plane in planes))
 

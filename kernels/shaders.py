@@ -64,7 +64,8 @@ PARTS: dict[str, tuple[str, ...]] = {
     "bias": ("bias",),
     "gate": ("quantize", "gate"),
     "rope_kv": ("cache", "rope_kv"),
-    "attend": ("cache", "quantize", "attend"),
+    "attend": ("cache", "quantize", "parts", "attend"),
+    "fold": ("quantize", "parts", "fold"),
     "summary": ("summary",),
 }
 

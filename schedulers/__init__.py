@@ -4,13 +4,18 @@ if __name__ != "coro_rt.schedulers":  # one file, one name
     raise ImportError("import coro_rt.schedulers, not " + __name__)
 
 from coro_rt.schedulers.dynamic import Dynamic
+from coro_rt.schedulers.edf import Edf
+from coro_rt.schedulers.eevdf import Eevdf
 from coro_rt.schedulers.ejection import Ejection
 from coro_rt.schedulers.entry import Entry, Grant, State
 from coro_rt.schedulers.errors import DeadlockError, SchedulerError
 from coro_rt.schedulers.explanation import Explanation, Known, Ran
 from coro_rt.schedulers.fair import Fair
 from coro_rt.schedulers.fifo import Fifo
+from coro_rt.schedulers.laxity import Laxity
+from coro_rt.schedulers.mlfq import Mlfq
 from coro_rt.schedulers.policy import Policy
+from coro_rt.schedulers.powersave import PowerSave
 from coro_rt.schedulers.qos import QoS
 from coro_rt.schedulers.registry import POLICIES, get_policy
 from coro_rt.schedulers.scheduler import Scheduler
@@ -20,6 +25,8 @@ __all__ = [
     "POLICIES",
     "DeadlockError",
     "Dynamic",
+    "Edf",
+    "Eevdf",
     "Ejection",
     "Entry",
     "Explanation",
@@ -27,7 +34,10 @@ __all__ = [
     "Fifo",
     "Grant",
     "Known",
+    "Laxity",
+    "Mlfq",
     "Policy",
+    "PowerSave",
     "QoS",
     "Ran",
     "Scheduler",

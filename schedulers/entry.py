@@ -49,6 +49,7 @@ class Entry:
     __slots__ = (
         "background",
         "deadline",
+        "deferred",
         "device",
         "effective_qos",
         "expedited",
@@ -122,6 +123,7 @@ class Entry:
         self.ticket = 0  # of its valid item in a heap; 0: none
         self.older: Any = None  # its neighbours among the ready, by how long they wait; None: not ready
         self.newer: Any = None
+        self.deferred = False  # ready, but not to be granted in turn yet
         self.expedited = False
         self.grant: Grant | None = None  # made once, given again at every turn
 

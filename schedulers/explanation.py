@@ -146,9 +146,11 @@ def explain(
     elif entry.state is State.READY:
         since_s = now - entry.ready_since
         picked = queue.pick(now)
-        assert picked is not None
-        first = "it" if picked[0] is entry else picked[0].label
-        reason = f"{first} is next, because {picked[1].value}"
+        if picked is None or entry.deferred:
+            reason = "the policy puts it off"
+        else:
+            first = "it" if picked[0] is entry else picked[0].label
+            reason = f"{first} is next, because {picked[1].value}"
         ahead = upcoming(queue, now, slice_s=slice_s, limit=AHEAD)
         if entry in ahead:
             ahead = ahead[: ahead.index(entry)]

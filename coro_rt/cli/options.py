@@ -91,7 +91,7 @@ with_json = click.option(
 
 with_policy = click.option(
     "--policy", default="dynamic", show_default=True, callback=_policy, metavar="NAME",
-    help=f"{', '.join(POLICIES)}, or 'package.module:Class' for one of your own.",
+    help=f"{', '.join(POLICIES)}, an installed one, or 'package.module:Class' for one of your own.",
 )  # fmt: skip
 """Gives the command its `policy`."""
 

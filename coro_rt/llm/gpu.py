@@ -14,7 +14,7 @@ import numpy as np
 
 from coro_rt.devices.base import Device
 from coro_rt.devices.gpu.device import GpuDevice
-from coro_rt.devices.gpu.pages import GpuPages
+from coro_rt.devices.gpu.pages import ALWAYS, GpuPages
 from coro_rt.devices.gpu.program import GpuProgram
 from coro_rt.devices.gpu.workspace import GpuWorkspace
 from coro_rt.errors import TemplateError
@@ -24,6 +24,7 @@ from coro_rt.memory import MemoryBudget
 
 from .architecture import Hyperparameters
 from .build import build
+from .build import nbytes as weight_bytes
 from .generate import step
 from .gguf_file import GGUFFile
 from .model import Model
@@ -35,7 +36,15 @@ from .tokenizer import Tokenizer
 @step.on("gpu")
 def _step_on_gpu(device: GpuDevice, launch: Any, slice_s: float) -> bool:
     program, workspace = launch.args
-    return device.run(program, workspace, slice_s=slice_s)
+    before = device.counts.busy_s
+    done = device.run(program, workspace, slice_s=slice_s)
+    launch.measured_s = device.counts.busy_s - before
+    return done
+
+
+def nbytes(file: GGUFFile, sizes: Hyperparameters, context: int) -> int:
+    """What `load` will take, to be asked of the memory budget first."""
+    return weight_bytes(file, sizes, context) + ALWAYS * sizes.kv.page_bytes
 
 
 def load(
@@ -50,7 +59,7 @@ def load(
 ) -> GpuModel:
     """The model in a file, its weights on the device. See `build` for what it raises."""
     assert isinstance(device, GpuDevice), device
-    program = GpuProgram(device, sizes.widths)
+    program = GpuProgram(device, sizes.widths, budget)
     build(file, sizes, context, program)
     return GpuModel(program, sizes, tokenizer, template, context, 1, budget, name)
 
@@ -59,6 +68,9 @@ class GpuModel(Model):
     """A model on one GPU."""
 
     program: GpuProgram
+
+    def release(self) -> None:
+        self.program.release()
 
     def new_sequence(self) -> GpuSequence:
         assert self.program.pages is not None
@@ -88,17 +100,10 @@ class GpuSequence(Sequence):
     def make_room(self, length: int) -> None:
         """Have pages for `length` tokens. Raises MemoryBudgetExceeded; what there was stays."""
         missing = -(-length // PAGE_POSITIONS) - len(self._numbers)
-        if missing <= 0:
-            return
-        for _ in range(missing):
-            reservation = self._budget.reserve(self._shape.page_bytes, "a page of keys and values")
-            try:
+        if missing > 0:
+            for _ in range(missing):
                 self._numbers.append(self._store.take())
-            except BaseException:
-                reservation.release()
-                raise
-            self._reservations.append(reservation)
-        self.table = np.array(self._numbers, np.int64)
+            self.table = np.array(self._numbers, np.int64)
 
     def release(self) -> None:
         """Give the pages back. The sequence is empty then, and may be used again."""

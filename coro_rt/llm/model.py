@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Tokens
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -100,6 +100,10 @@ class Model(Loaded):
         with self._budget.reserve(nbytes, f"a step of {rows} tokens"):
             yield Workspace(self.sizes.widths, **shape)
 
+    def release(self) -> None:
+        if self.reader is not None:
+            self.reader.close()
+
 
 class LLM:
     """A language model on a runtime. Made by `Runtime.load_model`; close it, or use it with `async with`.
@@ -188,14 +192,14 @@ class LLM:
         """End what still runs and give the memory back. Further calls do nothing."""
         if self._model is None:
             return
-        model = self._model
-        model.closed = True
-        jobs, self._model = list(model.jobs), None
+        self._model.closed = True
+        model, self._model = self._model, None
         try:
-            if jobs:
+            if jobs := list(model.jobs):
                 await self._runtime.run(_end, jobs)
         finally:
-            self._release(model)
+            model.release()
+            self._weights.release()
 
     async def __aenter__(self) -> Self:
         return self
@@ -207,7 +211,9 @@ class LLM:
 
     def __del__(self) -> None:
         if getattr(self, "_model", None) is not None:
-            self._release(self._model)
+            self._weights.release()
+            if isinstance(self._model, Model) and self._model.reader is not None:
+                self._model.reader.close()
             if self._runtime.closed:  # and the model with it
                 return
             warnings.warn(
@@ -216,11 +222,6 @@ class LLM:
                 source=self,
                 stacklevel=2,
             )
-
-    def _release(self, model: Model | EncoderModel | None) -> None:
-        self._weights.release()
-        if isinstance(model, Model) and model.reader is not None:
-            model.reader.close()
 
     def __repr__(self) -> str:
         return f"<LLM {self.name!r}{'' if self._model else ' closed'}>"
@@ -311,19 +312,16 @@ def _load(
                 f"{path}: {tokenizer.vocab_size} tokens in the vocabulary, embeddings for {sizes.vocabulary}"
             )
         template = _template(file)
-        weights = runtime.memory.reserve(nbytes(file, sizes, length), f"the model {path.name}")
-        common = sizes, tokenizer, template, length
-        model: Model
-        try:
-            if isinstance(device, CpuDevice):
-                program = Program()
-                build(file, sizes, length, program)
-                threads = device.gang.threads  # made here at the latest: compiling is not to delay a job
-                model = Model(program, *common, threads, runtime.memory, path.stem)
-            else:
-                from .gpu import load  # here: it needs an extra
+        load: Callable[..., Model]
+        if device.kind == "gpu":
+            from . import gpu  # here: it needs an extra
 
-                model = load(device, file, *common, runtime.memory, path.stem)
+            needed, load = gpu.nbytes(file, sizes, length), gpu.load
+        else:
+            needed, load = nbytes(file, sizes, length), _load_on_cpu
+        weights = runtime.memory.reserve(needed, f"the model {path.name}")
+        try:
+            model = load(device, file, sizes, tokenizer, template, length, runtime.memory, path.stem)
             if reading is not None:
                 from .npu import load as load_reader  # here: it needs an extra
 
@@ -332,6 +330,23 @@ def _load(
             weights.release()
             raise
     loaded.append(LLM(runtime, model, weights, device.name))
+
+
+def _load_on_cpu(
+    device: Device,
+    file: GGUFFile,
+    sizes: Hyperparameters,
+    tokenizer: Tokenizer,
+    template: ChatTemplate | TemplateError,
+    context: int,
+    budget: MemoryBudget,
+    name: str,
+) -> Model:
+    assert isinstance(device, CpuDevice), device
+    program = Program()
+    build(file, sizes, context, program)
+    threads = device.gang.threads  # made here at the latest: compiling is not to delay a job
+    return Model(program, sizes, tokenizer, template, context, threads, budget, name)
 
 
 def _load_encoder(runtime: Runtime, device: CpuDevice, file: GGUFFile, context: int | None) -> LLM:

@@ -55,9 +55,9 @@ ACTIVATION_BITS = {"int16": 16, "int8": 8}
 
 SAMPLE = (
     "The library is closed on Monday, and opens at ten on all other days. If you have 3 books or more, "
-    "please bring them back by 15 March 2026; after that each day costs €0.25.\n\nWhy is the sky blue? Light from "
-    "the sun is scattered by the air, and blue light more than red:\n\n    def area(r):\n        return 3.14 "
-    '* r ** 2\n\nShe said: "I don\'t know who wrote it, but the second chapter is the best."'
+    "please bring them back by 15 March 2026; after that each day costs €0.25.\n\nWhy is the sky blue? Light "
+    "from the sun is scattered by the air, and blue light more than red:\n\n    def area(r):\n        return "
+    '3.14 * r ** 2\n\nShe said: "I don\'t know who wrote it, but the second chapter is the best."'
 )
 """What the ranges of integer activations are learned from, where these are asked for."""
 

@@ -1,43 +1,25 @@
 // Attention of a query head of a row by a workgroup of 64 threads, page by page with a running maximum
-// (Milakov and Gimelshein, 2018): a thread scores a position of the page, then sums up some columns of V.
-// Constants: SIZE of a head, WHOLE (a row sees its whole text).
+// (Milakov and Gimelshein, 2018): a thread scores a position of the page, then sums up some pairs of columns of V.
+// Constants: SIZE of a head; ALONE: a workgroup has one split, and y gets its part.
 //
 // The order of every sum depends on the position alone.
 
 @group(1) @binding(0) var<storage, read> x: array<f32>;
 @group(1) @binding(1) var<storage, read_write> y: array<f32>;
 
-const COLUMNS = (SIZE + 63u) / 64u; // of V, each thread
-
 var<workgroup> query: array<f32, SIZE>;
 var<workgroup> scores: array<f32, 64>;
 var<workgroup> weights: array<f32, 64>;
-var<workgroup> result: array<f32, SIZE>;
+var<workgroup> shares: array<vec2<f32>, 64>;
 
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) at: u32) {
-    let t = group.y;
-    let head = group.x;
-    let row = row_of(t);
-    var length = row.position + 1u;
-    if WHOLE {
-        length = row.length;
-    }
-    let first = length - min(length, op.window);
-    let kv_head = head / (op.heads / op.kv_heads);
-    for (var i = at; i < SIZE; i += 64u) {
-        query[i] = x[t * op.x_stride + head * SIZE + i] * op.number;
-    }
-    workgroupBarrier();
-    var top = -3.0e38;
-    var total = 0.0;
-    var sums: array<f32, COLUMNS>;
+fn part_of(first: u32, length: u32, table: u32, kv_head: u32, at: u32) -> Part {
+    var own = nothing_yet();
     for (var page = first / 64u; page * 64u < length; page++) {
-        let part = page_part(row.table, page, kv_head);
+        let part = page_part(table, page, kv_head);
         let begin = max(first, page * 64u) - page * 64u;
-        let to = min(length - page * 64u, 64u);
+        let end = min(length - page * 64u, 64u);
         var score = -3.0e38;
-        if at >= begin && at < to {
+        if at >= begin && at < end {
             var two = vec2(0.0);
             for (var i = 0u; i < SIZE / 2u; i++) {
                 two = fma(unpack2x16float(cache[key_at(part, at, i)]), vec2(query[2u * i], query[2u * i + 1u]), two);
@@ -46,45 +28,78 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
         scores[at] = score;
         workgroupBarrier();
-        var highest = top;
-        for (var i = begin; i < to; i++) {
+        var highest = own.top;
+        for (var i = begin; i < end; i++) {
             highest = max(highest, scores[i]);
         }
         weights[at] = exp(scores[at] - highest);
         workgroupBarrier();
-        let shrink = exp(top - highest);
-        top = highest;
-        total *= shrink;
-        for (var i = begin; i < to; i++) {
-            total += weights[i];
+        let shrink = exp(own.top - highest);
+        own.top = highest;
+        own.total *= shrink;
+        for (var i = begin; i < end; i++) {
+            own.total += weights[i];
         }
-        for (var c = 0u; c < COLUMNS; c++) {
-            let column = at + 64u * c;
-            if column < SIZE {
-                var sum = sums[c] * shrink;
-                for (var i = begin; i < to; i++) {
-                    let two = unpack2x16float(cache[value_at(part, i, column / 2u)]);
-                    sum = fma(weights[i], two[column % 2u], sum);
+        for (var c = 0u; c < EACH; c++) {
+            let pair = at % (64u / SHARES) + 64u * c;
+            if pair < PAIRS {
+                var sum = own.sums[c] * shrink;
+                for (var i = at / (64u / SHARES); i < end; i += SHARES) {
+                    if i >= begin {
+                        sum = fma(vec2(weights[i]), unpack2x16float(cache[value_at(part, i, pair)]), sum);
+                    }
                 }
-                sums[c] = sum;
+                own.sums[c] = sum;
             }
         }
     }
-    for (var c = 0u; c < COLUMNS; c++) {
-        let column = at + 64u * c;
-        if column < SIZE {
-            let value = sums[c] / total;
-            result[column] = value;
-            y[t * op.y_stride + head * SIZE + column] = value;
-        }
-    }
-    if op.quantize != 0u {
+    if SHARES > 1u {
+        shares[at] = own.sums[0];
         workgroupBarrier();
-        if at < SIZE / 32u {
-            for (var i = 0u; i < 32u; i++) {
-                block_values[i] = result[at * 32u + i];
-            }
-            put_block(t, head * (SIZE / 32u) + at);
+        for (var share = 1u; share < SHARES; share++) {
+            own.sums[0] += shares[at % (64u / SHARES) + share * (64u / SHARES)];
         }
+        workgroupBarrier();
+    }
+    return own;
+}
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) at: u32) {
+    let t = group.y;
+    let head = group.x;
+    let table = row_of(t).table;
+    let range = seen(t);
+    let kv_head = head / (op.heads / op.kv_heads);
+    for (var i = at; i < SIZE; i += 64u) {
+        query[i] = x[t * op.x_stride + head * SIZE + i] * op.number;
+    }
+    workgroupBarrier();
+    if ALONE {
+        let split = group.z;
+        let first = max(range.x, split * SPLIT);
+        let length = min(range.y, (split + 1u) * SPLIT);
+        if first < length {
+            let own = part_of(first, length, table, kv_head, at);
+            let out = part_at(t, head, split, op.y_stride);
+            if at == 0u {
+                y[out] = own.top;
+                y[out + 1u] = own.total;
+            }
+            for (var c = 0u; c < EACH; c++) {
+                let pair = at + 64u * c;
+                if pair < PAIRS {
+                    y[out + 2u + 2u * pair] = own.sums[c].x;
+                    y[out + 3u + 2u * pair] = own.sums[c].y;
+                }
+            }
+        }
+    } else {
+        var sum = nothing_yet();
+        for (var split = range.x / SPLIT; split * SPLIT < range.y; split++) {
+            let length = min(range.y, (split + 1u) * SPLIT);
+            sum = with_part(sum, part_of(max(range.x, split * SPLIT), length, table, kv_head, at));
+        }
+        put_head(sum, t, head, at);
     }
 }

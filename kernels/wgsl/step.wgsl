@@ -32,7 +32,6 @@ struct Row {
     token: u32,
     position: u32,
     table: u32, // index into `words` of its sequence's first page number
-    length: u32, // of its text, for encoders
 }
 
 @group(0) @binding(0) var<uniform> step: Step;
@@ -40,7 +39,7 @@ struct Row {
 @group(2) @binding(0) var<uniform> op: Op;
 
 fn row_of(t: u32) -> Row {
-    return Row(words[4u * t], words[4u * t + 1u], words[4u * t + 2u], words[4u * t + 3u]);
+    return Row(words[4u * t], words[4u * t + 1u], words[4u * t + 2u]);
 }
 
 fn row_count() -> u32 {

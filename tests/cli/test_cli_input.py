@@ -46,7 +46,7 @@ WRONG = {
     "unknown model": (["complete", "hi", "--model", "smollm2-135m"], "did you mean smollm2-135m-instruct?"),
     "missing file": (["complete", "hi", "--model", "missing.gguf"], "missing.gguf"),
     "unknown model to pull": (["pull", "gpt"], "'gpt'"),
-    "unknown policy": (["demo", "--policy", "fastest"], "dynamic, fair, fifo, strict"),
+    "unknown policy": (["demo", "--policy", "fastest"], "dynamic, edf, eevdf, fair"),
     "policy that cannot be imported": (["demo", "--policy", "nowhere:Policy"], "nowhere"),
     "unknown backend": (["demo", "--backend", "curio"], "'trio', 'asyncio', 'uvloop'"),
     "negative temperature": (["complete", "hi", "--temperature", "-1"], "temperature"),

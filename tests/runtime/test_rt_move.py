@@ -117,11 +117,14 @@ async def test_cancelled_while_it_waits_for_its_turn_it_ends_where_it_goes() -> 
         assert (mover.entry.device, mover.state) == ("far", State.READY)
         mover.cancel()
 
-    async with simulated(**two(), policy="fifo") as (runtime, _):
-        async with runtime.start(busy, device="far") as other, runtime.start(leaves) as handle:
-            assert handle.job is not None
-            await runtime.run(cancel, handle.job)
-            with pytest.raises(JobCancelled):
-                await handle.result()
-            await other.result()
+    async with (
+        simulated(**two(), policy="fifo") as (runtime, _),
+        runtime.start(busy, device="far") as other,
+        runtime.start(leaves) as handle,
+    ):
+        assert handle.job is not None
+        await runtime.run(cancel, handle.job)
+        with pytest.raises(JobCancelled):
+            await handle.result()
+        await other.result()
     assert ended == ["far"]

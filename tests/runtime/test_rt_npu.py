@@ -12,15 +12,15 @@ from coro_rt.devices import available, open_device
 from coro_rt.devices.npu import NpuDevice, providers
 
 BLOCKED = """
-import sys
+import importlib.util, sys
+MISSING = ("onnx", "onnxruntime", "wgpu")
 class Block:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("onnx", "onnxruntime", "wgpu"):
+        if name.partition(".")[0] in MISSING:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Block())
-import importlib.util
 find = importlib.util.find_spec
-importlib.util.find_spec = lambda name, *rest: None if name in ("onnx", "onnxruntime", "wgpu") else find(name, *rest)
+importlib.util.find_spec = lambda name, *rest: None if name in MISSING else find(name, *rest)
 """
 
 

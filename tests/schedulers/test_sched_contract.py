@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 from sched_sim import Simulation, give_way
 
 import coro_rt.schedulers as schedulers
-from coro_rt.schedulers import POLICIES, DeadlockError, Entry, Policy, QoS, Scheduler, SchedulerError, State
+from coro_rt.schedulers import (
+    POLICIES,
+    DeadlockError,
+    Entry,
+    Policy,
+    PowerSave,
+    QoS,
+    Scheduler,
+    SchedulerError,
+    State,
+)
 
 
 class LastComeFirst(Policy):
@@ -44,7 +54,7 @@ def test_the_public_names_are_those_in_all() -> None:
 
 
 @every_policy
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(workload=workloads)
 def test_every_job_gets_exactly_its_work_and_the_same_workload_gives_the_same_decisions(
     policy: type[Policy], workload: list[tuple[float, float, QoS, str, float]]
@@ -71,7 +81,7 @@ def test_every_job_gets_exactly_its_work_and_the_same_workload_gives_the_same_de
 @every_policy
 def test_an_expedited_entry_goes_before_everything_once(policy: type[Policy]) -> None:
     scheduler = Scheduler(policy)
-    low = Entry(0, qos=QoS.BACKGROUND)
+    low = Entry(0, qos=QoS.UTILITY)
     scheduler.submit(low, 0.0)
     others = [Entry(i, qos=QoS.USER_INTERACTIVE) for i in range(1, 5)]
     running = _grant(scheduler, 0.0)
@@ -240,7 +250,9 @@ def test_what_a_user_gets_wrong_is_a_scheduler_error_that_says_so() -> None:
         ("tenant 'a'", lambda: Scheduler(shares={"a": 0.0})),
         ("background_share", lambda: Scheduler(background_share=1.0)),
         ("max_wait_s", lambda: Scheduler(max_wait_s=0.0)),
-        ("no policy 'fare'; known are dynamic, fair, fifo, strict", lambda: Scheduler("fare")),
+        ("policy_budget_s", lambda: Scheduler(policy_budget_s=0.0)),
+        ("window_s", lambda: PowerSave(window_s=0.0)),
+        ("no policy 'fare'; known are dynamic, edf, eevdf, fair, fifo, ", lambda: Scheduler("fare")),
     ]:
         with pytest.raises(SchedulerError, match=wrong):
             call()

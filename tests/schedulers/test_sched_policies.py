@@ -1,6 +1,7 @@
 """What a policy may be, what happens to a bad one, and what the scheduler says about its decisions."""
 
 from collections.abc import Callable
+from importlib.metadata import EntryPoint, EntryPoints
 from math import inf, nan
 from typing import Any
 
@@ -13,6 +14,7 @@ from coro_rt.schedulers import (
     Ejection,
     Entry,
     Fair,
+    Mlfq,
     Policy,
     QoS,
     Scheduler,
@@ -118,7 +120,8 @@ def test_a_policy_that_is_bad_from_the_start_is_ejected_when_it_is_set_while_job
 
 
 def test_a_policy_comes_from_a_name_a_class_an_object_or_a_path() -> None:
-    assert set(POLICIES) == {"fifo", "strict", "fair", "dynamic"}
+    names = ["dynamic", "fair", "eevdf", "strict", "fifo", "mlfq", "edf", "laxity", "powersave"]
+    assert list(POLICIES) == names
     assert all(isinstance(get_policy(name), cls) for name, cls in POLICIES.items())
     policy = ShortestFirst()
     assert get_policy(policy) is policy
@@ -127,10 +130,43 @@ def test_a_policy_comes_from_a_name_a_class_an_object_or_a_path() -> None:
     assert policy.name == "shortestfirst"
 
 
+@pytest.fixture
+def packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two installed packages that offer a policy each, one of them broken."""
+    offered = EntryPoints(
+        [
+            EntryPoint("theirs", "coro_rt.schedulers.mlfq:Mlfq", "coro_rt.policies"),
+            EntryPoint("missing", "coro_rt.schedulers.nowhere:Policy", "coro_rt.policies"),
+            EntryPoint("stranger", "coro_rt.schedulers.fifo:Fifo", "somebody.elses"),
+        ]
+    )
+    monkeypatch.setattr(
+        "coro_rt.schedulers.registry.entry_points", lambda *, group: offered.select(group=group)
+    )
+
+
+@pytest.mark.usefixtures("packages")
+def test_an_installed_package_offers_a_policy_as_an_entry_point() -> None:
+    assert isinstance(get_policy("theirs"), Mlfq)
+    assert Scheduler("theirs").policy.name == "mlfq"
+
+
+@pytest.mark.usefixtures("packages")
+def test_an_unknown_name_lists_what_there_is_installed_ones_included() -> None:
+    known = "known are dynamic, edf, eevdf, fair, fifo, laxity, missing, mlfq, powersave, strict, theirs, or"
+    for name in ("thiers", "stranger"):
+        with pytest.raises(SchedulerError, match=known):
+            get_policy(name)
+    with pytest.raises(
+        SchedulerError, match=r"cannot load the policy 'missing' from coro_rt\.schedulers\.now"
+    ):
+        get_policy("missing")
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ("", "known are dynamic, fair, fifo, strict"),
+        ("", "known are dynamic, edf, eevdf, fair, fifo, laxity, mlfq, powersave, strict"),
         ("no.such.module:Policy", "cannot load"),
         ("coro_rt.schedulers:Nothing", "cannot load"),
         (":", "cannot load"),

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from coro_rt.devices.base import Device
-from coro_rt.errors import DeviceError
+from coro_rt.errors import DeviceError, MemoryBudgetExceeded
 from coro_rt.memory import format_bytes
 
 from . import adapter as adapters
@@ -128,14 +129,21 @@ class GpuDevice(Device):
     # Memory
 
     def buffer(self, nbytes: int) -> Any:
-        """A buffer of zeros on the device, a whole number of 16 bytes."""
+        """A buffer of zeros on the device, a whole number of 16 bytes. Raises MemoryBudgetExceeded when the
+        device has no room for it.
+        """
         import wgpu
 
         usage = wgpu.BufferUsage
-        return self.device.create_buffer(
-            size=-(-max(nbytes, 1) // 16) * 16,
-            usage=usage.STORAGE | usage.UNIFORM | usage.COPY_DST | usage.COPY_SRC,
-        )
+        try:
+            return self.device.create_buffer(
+                size=-(-max(nbytes, 1) // 16) * 16,
+                usage=usage.STORAGE | usage.UNIFORM | usage.COPY_DST | usage.COPY_SRC,
+            )
+        except wgpu.GPUOutOfMemoryError as error:
+            raise MemoryBudgetExceeded(
+                f"the device {self.name!r} has no {format_bytes(nbytes)} left: close what is not needed there"
+            ) from error
 
     def upload(self, array: np.ndarray[Any, Any]) -> Any:
         """A buffer with what an array holds; it is on the device before anything that is submitted later."""
@@ -169,10 +177,20 @@ class GpuDevice(Device):
         """Go on with the step that `workspace.begin` set up; True when it is done, False if it gave way.
 
         It stops submitting when it is asked to give way or `slice_s` is over, and waits for what it has
-        submitted.
+        submitted. Raises DeviceError if the device fails; the step can be begun again then, not gone on with.
         """
-        end = time.perf_counter() + slice_s
         in_flight: deque[_Submission] = deque()
+        try:
+            return self._run(program, workspace, time.perf_counter() + slice_s, in_flight)
+        except Exception as error:
+            for submission in in_flight:
+                with suppress(Exception):
+                    submission.promise.sync_wait()
+            raise DeviceError(f"the device {self.name!r} has failed in a step: {error}") from error
+
+    def _run(
+        self, program: GpuProgram, workspace: GpuWorkspace, end: float, in_flight: deque[_Submission]
+    ) -> bool:
         idle_since = 0.0
         while True:
             in_flight.append(self._submit(program, workspace))
@@ -209,7 +227,8 @@ class GpuDevice(Device):
         seconds = now - max(submission.since, idle_since)
         if self._timer is not None:
             begin, end = np.frombuffer(submission.fence.read_mapped(), np.uint64)
-            seconds = float(end - begin) * 1e-9
+            if end > begin:  # else the driver's clock is of no use
+                seconds = float(end - begin) * 1e-9
         submission.fence.unmap()
         self._fences.append(submission.fence)
         self.counts.busy_s += seconds

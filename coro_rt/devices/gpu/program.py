@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import numpy as np
 
+from coro_rt.kernels.attention import EVERYTHING
 from coro_rt.kernels.formats import BLOCK, Bytes, Floats, Format
 from coro_rt.kernels.gated import Activation
 from coro_rt.kernels.kv import KVShape
 from coro_rt.kernels.planar import PlanarMatrix
-from coro_rt.kernels.program import EVERYTHING, Buffer, Widths
+from coro_rt.kernels.program import Buffer, Widths
 from coro_rt.kernels.shaders import lanes
+from coro_rt.memory import MemoryBudget
 
 from .device import GpuDevice
 from .matrix import GpuMatrix
@@ -39,6 +42,19 @@ _FIELDS = (
 _SLOT = 256  # bytes from one operation's numbers to the next: how uniform bindings are aligned
 
 
+class When(Enum):
+    """In which steps a dispatch is made."""
+
+    ALWAYS = 0
+    TOGETHER = 1  # a workgroup attends to all positions
+    SPLIT = 2  # each has a split of them, the third dimension
+    FOLDED = 3  # as SPLIT, behind it
+
+
+Operands = tuple[Buffer | None, Buffer | None, Buffer | None]
+"""What a kernel binds as x, y and q."""
+
+
 @dataclass(frozen=True, slots=True)
 class Dispatch:
     """One kernel call. `pipelines` by the rows that a workgroup does at once (1, but for products); `across`:
@@ -47,9 +63,10 @@ class Dispatch:
 
     pipelines: dict[int, Any]
     across: int
-    operands: tuple[Buffer | None, Buffer | None, Buffer | None]
+    operands: Operands
     group: Any
     tail: bool
+    when: When
     layer: int | None
     cost: int
 
@@ -60,18 +77,24 @@ def tile_for(rows: int) -> int:
 
 
 class GpuProgram:
-    """Append with the methods, then `finish`; read-only afterwards. `pages`: the cache that it writes."""
+    """Append with the methods, then `finish`; read-only afterwards. `pages`: the cache that it writes.
 
-    def __init__(self, device: GpuDevice, widths: Widths) -> None:
+    Weights, and the few pages that are always there, are reserved by whoever makes it; more pages in
+    `budget`.
+    """
+
+    def __init__(self, device: GpuDevice, widths: Widths, budget: MemoryBudget | None = None) -> None:
         self.device, self.widths = device, widths
         self.dispatches: list[Dispatch] = []
         self.pages: GpuPages | None = None
+        self._budget = budget
         self._words = row_words(widths)
         self._numbers: list[np.ndarray[Any, Any]] = []
         self._pending: list[Callable[[], Dispatch]] = []
-        self._uploaded: dict[
-            int, tuple[Any, Any]
-        ] = {}  # by id: (the array, kept so that its id is; its buffer)
+        # by id: an array, kept for its id, and its buffer
+        self._uploaded: dict[int, tuple[Floats, Any]] = {}
+        self._nothing = device.buffer(16)
+        self._buffers: dict[int, Any] = {}  # by id: all that its dispatches read
         self._seconds = 1e-10  # for a unit of cost, as measured
 
     def pack(self, format: Format, *parts: tuple[Bytes, tuple[int, int]]) -> GpuMatrix:
@@ -85,7 +108,17 @@ class GpuProgram:
         self._slots = self.device.upload(slots)
         self.dispatches = [make() for make in self._pending]
         self._pending.clear()
+        self._uploaded.clear()
         return self
+
+    def release(self) -> None:
+        """Give weights and pages back, at once. No step may follow."""
+        for buffer in (*self._buffers.values(), self._slots, self._nothing):
+            buffer.destroy()
+        self._buffers.clear()
+        self.dispatches.clear()
+        if self.pages is not None:
+            self.pages.release()
 
     # The operations
 
@@ -147,14 +180,22 @@ class GpuProgram:
 
     def attend(
         self, kv: KVShape, layer: int, heads: int, *, qkv: Buffer, out: Buffer, qout: Buffer | None,
-        window: int = 0, scale: float | None = None, whole: bool = False,
+        window: int = 0, scale: float | None = None,
     ) -> None:  # fmt: skip
-        self._add(
-            "attend", (qkv, out, qout), number=kv.head_size**-0.5 if scale is None else scale, heads=heads,
-            kv_heads=kv.heads, head_size=kv.head_size, window=window or EVERYTHING,
-            columns=heads * kv.head_size, layer=self._layer(kv, layer),
-            constants={"SIZE": kv.head_size, "WHOLE": whole}, across=heads,
-        )  # fmt: skip
+        """As for the CPU. A few rows with long contexts are shared out by split, with the same result."""
+
+        def add(kernel: str, operands: Operands, when: When, layer: int | None, **constants: bool) -> None:
+            self._add(
+                kernel, operands, number=kv.head_size**-0.5 if scale is None else scale, heads=heads,
+                kv_heads=kv.heads, head_size=kv.head_size, window=window or EVERYTHING, when=when,
+                layer=layer, columns=heads * kv.head_size, constants={"SIZE": kv.head_size} | constants,
+                across=heads,
+            )  # fmt: skip
+
+        layer = self._layer(kv, layer)
+        add("attend", (qkv, out, qout), When.TOGETHER, layer, ALONE=False)
+        add("attend", (qkv, Buffer.PARTS, None), When.SPLIT, layer, ALONE=True)
+        add("fold", (Buffer.PARTS, out, qout), When.FOLDED, None)
 
     def gate(
         self, columns: int, *, gate_up: Buffer, out: Buffer, qout: Buffer | None,
@@ -178,15 +219,22 @@ class GpuProgram:
     # Running it
 
     def encode(self, begun: Any, workspace: GpuWorkspace) -> tuple[int, float]:
-        """Put dispatches of about one quantum into a pass that has begun. Gives how many, and their cost."""
+        """Put dispatches of about one quantum, at least one, into a pass that has begun. Gives how many, and
+        their cost.
+        """
         begun.set_bind_group(0, workspace.step_group)
         count, cost, most = 0, 0.0, self.device.quantum_s / self._seconds
-        while workspace.at < len(self.dispatches) and cost < most:
+        while workspace.at < len(self.dispatches) and (count == 0 or cost < most):
             each = self.dispatches[workspace.at]
             workspace.at += 1
             rows = workspace.step_tail if each.tail else workspace.step_rows
-            if rows == 0:
+            if (
+                rows == 0
+                or each.when is (When.TOGETHER if workspace.splits else When.SPLIT)
+                or (each.when is When.FOLDED and not workspace.splits)
+            ):
                 continue
+            deep = workspace.splits if each.when is When.SPLIT else -(-each.across // MOST)
             tile = tile_for(rows) if len(each.pipelines) > 1 else 1
             begun.set_pipeline(each.pipelines[tile])
             begun.set_bind_group(1, workspace.group(*each.operands))
@@ -194,21 +242,24 @@ class GpuProgram:
             if each.layer is not None:
                 assert self.pages is not None
                 begun.set_bind_group(3, self.pages.group(each.layer))
-            begun.dispatch_workgroups(min(each.across, MOST), -(-rows // tile), -(-each.across // MOST))
+            begun.dispatch_workgroups(min(each.across, MOST), -(-rows // tile), deep)
             count += 1
             cost += each.cost * (1 + rows / 16)
         return count, cost
 
     def learn(self, cost: float, seconds: float) -> None:
-        """What a submission of this cost took: the next ones are made to last a quantum."""
+        """What a submission of this cost took: the next ones are made to last a quantum.
+
+        One that took long for another reason (a driver may compile at the first use) counts only in part.
+        """
         if cost > 0:
-            self._seconds += 0.2 * (seconds / cost - self._seconds)
+            self._seconds += 0.2 * (min(seconds / cost, 8 * self._seconds) - self._seconds)
 
     # Recording
 
     def _layer(self, kv: KVShape, layer: int) -> int:
         if self.pages is None:
-            self.pages = GpuPages(self.device, kv)
+            self.pages = GpuPages(self.device, kv, self._budget)
         assert self.pages.shape == kv, (self.pages.shape, kv)
         return layer
 
@@ -221,7 +272,7 @@ class GpuProgram:
     def _add(
         self,
         kernel: str,
-        operands: tuple[Buffer | None, Buffer | None, Buffer | None],
+        operands: Operands,
         *,
         across: int = 1,
         weights: Any = (),
@@ -229,6 +280,7 @@ class GpuProgram:
         constants: dict[str, int | bool] | None = None,
         tiles: tuple[int, ...] = (),
         layer: int | None = None,
+        when: When = When.ALWAYS,
         cost: int = 16384,
         number: float = 0.0,
         **fields: int,
@@ -246,9 +298,9 @@ class GpuProgram:
             pipelines = {1: get(kernel, form=form, **(constants or {}))}
 
         def make() -> Dispatch:
-            nothing = self.device.upload(np.zeros(4, np.uint32))
-            buffers = (*weights, nothing, nothing)[:2]
+            self._buffers.update((id(buffer), buffer) for buffer in weights)
+            buffers = (*weights, self._nothing, self._nothing)[:2]
             group = self.device.pipelines.bind(2, (self._slots, at * _SLOT, _SLOT), *buffers)
-            return Dispatch(pipelines, across, operands, group, bool(fields.get("tail")), layer, cost)
+            return Dispatch(pipelines, across, operands, group, bool(fields.get("tail")), when, layer, cost)
 
         self._pending.append(make)

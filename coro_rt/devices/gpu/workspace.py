@@ -15,7 +15,20 @@ from coro_rt.kernels.program import Buffer, Widths
 
 from .device import GpuDevice
 
-_PER_TAIL = (Buffer.LOGITS, Buffer.SUMMARY, Buffer.POOLED)
+_PER_TAIL = (Buffer.LOGITS, Buffer.SUMMARY)
+
+SPLIT = 256
+"""Positions that a workgroup attends to where there are too few rows to share out: as `parts.wgsl` has it."""
+
+FEW = 8
+"""Rows of a step whose long contexts are shared out by split."""
+
+
+def _count(buffer: Buffer, rows: int, tail: int) -> int:
+    """How many rows of a buffer a workspace has."""
+    if buffer is Buffer.PARTS:
+        return min(rows, FEW)
+    return max(tail, 1) if buffer in _PER_TAIL else rows
 
 
 def _quantized_words(columns: int) -> int:
@@ -24,13 +37,14 @@ def _quantized_words(columns: int) -> int:
 
 def row_words(widths: Widths) -> dict[Buffer, int]:
     """Words of 4 bytes from one row of each buffer to the next; whole vectors of four."""
+    splits = -(-widths.context // SPLIT)
     words = {
         Buffer.HIDDEN: widths.hidden, Buffer.NORMED: widths.hidden,
         Buffer.QNORMED: _quantized_words(widths.hidden), Buffer.QKV: widths.qkv,
         Buffer.ATTENDED: widths.attended, Buffer.QATTENDED: _quantized_words(widths.attended),
         Buffer.GATE_UP: 2 * widths.gated, Buffer.GATED: widths.gated,
         Buffer.QGATED: _quantized_words(widths.gated), Buffer.LOGITS: widths.vocabulary, Buffer.SUMMARY: 4,
-        Buffer.POOLED: widths.pooled,
+        Buffer.PARTS: widths.heads * splits * (widths.attended // widths.heads + 2),
     }  # fmt: skip
     return {buffer: -(-count // 4) * 4 for buffer, count in words.items()}
 
@@ -44,14 +58,18 @@ class GpuWorkspace:
         self.rows, self.tail = rows, tail
         self.at = 0  # the next dispatch of the program
         self.step_rows = self.step_tail = 0
+        self.splits = 0  # of positions, if each is a workgroup's own
         self._device, self._widths = device, widths
         self._words = row_words(widths)
         self._pages = -(-widths.context // PAGE_POSITIONS)
         self._buffers = {
-            buffer: device.buffer(words * 4 * max(tail if buffer in _PER_TAIL else rows, 1))
+            buffer: device.buffer(words * 4 * _count(buffer, rows, tail))
             for buffer, words in self._words.items()
         }
-        self.step_buffer, self._rows = device.buffer(16), device.buffer(rows * (4 + self._pages) * 4)
+        self.step_buffer, self._rows = (
+            device.buffer(16),
+            device.buffer((rows * (4 + self._pages) + self._pages) * 4),
+        )
         self._nothing = [device.buffer(16) for _ in range(3)]
         self._groups: dict[tuple[Buffer | None, ...], Any] = {}
         self.step_group = device.pipelines.bind(0, self.step_buffer, self._rows)
@@ -60,15 +78,14 @@ class GpuWorkspace:
     @staticmethod
     def nbytes_of(widths: Widths, *, rows: int, tail: int) -> int:
         """Bytes that such a workspace will take on the device."""
-        words = row_words(widths)
-        per_tail = sum(words.pop(buffer) for buffer in _PER_TAIL)
         pages = -(-widths.context // PAGE_POSITIONS)
-        return 4 * (rows * (sum(words.values()) + 4 + pages) + tail * per_tail)
+        words = sum(each * _count(buffer, rows, tail) for buffer, each in row_words(widths).items())
+        return 4 * (words + rows * (4 + pages) + pages)
 
     def begin(
         self,
-        tokens: NDArray[np.int32],
-        positions: NDArray[np.int32],
+        tokens: NDArray[np.int32] | list[int],
+        positions: NDArray[np.int32] | list[int],
         pages: list[NDArray[np.int64]],
         *,
         tail: int,
@@ -92,9 +109,21 @@ class GpuWorkspace:
                 at += len(table)
             rows[t, 2] = tables[id(table)]
         self._device.write(self._rows, np.concatenate([rows.reshape(-1), *parts]))
+        self._row_words, self._end = rows, at
         self._device.write(self.step_buffer, np.array([count, tail, 0, 0], np.uint32))
         self.at, self.step_rows, self.step_tail = 0, count, tail
+        reach = int(np.max(positions)) + 1
+        self.splits = -(-reach // SPLIT) if count <= FEW and reach > SPLIT else 0
         self._read.clear()
+
+    def redirect(self, rows: list[int], table: NDArray[np.int64]) -> None:
+        """Between two pieces of a step: these rows read and write other pages from now on. They go on to be
+        computed, and mean nothing any more.
+        """
+        # behind the tables of the step, which has no room for a second one: the same table each time
+        self._device.write(self._rows, table[: self._pages].astype(np.uint32), self._end * 4)
+        self._row_words[rows, 2] = self._end
+        self._device.write(self._rows, self._row_words)
 
     def group(self, x: Buffer | None, y: Buffer | None, q: Buffer | None) -> Any:
         """The bind group of what an operation reads and writes."""

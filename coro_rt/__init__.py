@@ -31,6 +31,7 @@ from coro_rt.errors import (
     SamplingError,
     SchedulerError,
     TemplateError,
+    TraceFileError,
     UnsupportedModel,
     WrongContext,
 )
@@ -92,6 +93,7 @@ __all__ = [
     "Stats",
     "Stream",
     "TemplateError",
+    "TraceFileError",
     "UnsupportedModel",
     "WrongContext",
     "__version__",

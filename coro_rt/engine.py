@@ -7,10 +7,12 @@ a thread, raise a preempt flag, tell the host) is noted with `after` and done wh
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from time import perf_counter
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio.abc
 
@@ -30,6 +32,9 @@ from coro_rt.schedulers.scheduler import Scheduler
 from coro_rt.stats import Stats
 from coro_rt.traps import join_outcome
 from coro_rt.worker import Worker
+
+if TYPE_CHECKING:
+    from coro_rt.trace.recorder import Recorder
 
 logger = logging.getLogger("coro_rt")
 
@@ -69,21 +74,31 @@ class Engine:
         max_wait_s: float,
         max_jobs: int,
         raise_when_full: bool,
+        record: str | os.PathLike[str] | None,
         clock: Clock,
     ) -> None:
         self.host = host
         self.clock = clock
         self.lock = threading.Lock()
         self._deciding = Deciding(self)
-        self.scheduler = Scheduler(
-            policy,
-            devices=[device.name for device in devices],
-            shares=shares,
-            background_share=background_share,
-            max_wait_s=max_wait_s,
-            on_ejected=self._ejected,
-            timer=perf_counter,  # not `clock`: whatever the jobs' time is, a policy takes real time
-        )
+        settings: dict[str, Any] = {
+            "devices": [device.name for device in devices],
+            "shares": dict(shares or {}),
+            "background_share": background_share,
+            "max_wait_s": max_wait_s,
+        }
+        self._recorder: Recorder | None = None
+        # `timer`, not `clock`: whatever the jobs' time is, a policy takes real time.
+        make = partial(Scheduler, policy, **settings)
+        if record is None:
+            self.scheduler = make(on_ejected=self._ejected, timer=perf_counter)
+        else:
+            from coro_rt.trace.recorder import Recorder  # here: most runtimes never need it
+
+            self._recorder = Recorder(
+                make, settings, record, engine=self, on_ejected=self._ejected, timer=perf_counter
+            )
+            self.scheduler = cast(Scheduler, self._recorder)
         self.workers = {device.name: Worker(self, device) for device in devices}
         self.admission = Admission(max_jobs)
         self._raise_when_full = raise_when_full
@@ -277,6 +292,13 @@ class Engine:
                 self.after(job.worker.device.preempt)
 
     @protected
+    def predict(self, job: Job[Any], seconds_left: float) -> None:
+        """How many device seconds a job will still take."""
+        with self.lock:
+            if job in self.jobs:
+                self.scheduler.predict(job.entry, seconds_left, self.clock())
+
+    @protected
     def set_policy(self, policy: PolicyLike) -> None:
         """Another policy."""
         with self.deciding():
@@ -295,7 +317,10 @@ class Engine:
     # The whole.
 
     def start_workers(self) -> None:
-        """Start the devices and the workers' threads. Raises what a device raises."""
+        """Start the recording, the devices and the workers' threads. Raises what a device raises, and
+        OSError for a trace that cannot be written."""
+        if self._recorder is not None:
+            self._recorder.open(self.clock())
         for worker in self.workers.values():
             worker.start()
 
@@ -315,8 +340,12 @@ class Engine:
 
     def stop_workers(self) -> None:
         """End and join the workers' threads. All jobs have ended."""
-        for worker in self.workers.values():
-            worker.stop()
+        try:
+            for worker in self.workers.values():
+                worker.stop()
+        finally:
+            if self._recorder is not None:
+                self._recorder.close()
 
     def worker_failed(self, worker: Worker, failure: BaseException) -> None:
         """A worker's thread ends by an error of ours or of its device: its jobs end with DeviceError.

@@ -234,12 +234,15 @@ class open_runtime:
     - `max_wait_s`: who has been ready for longer than this goes next
     - `max_jobs`, `on_full`: when there are that many, asking for one more waits (the most urgent come in
       first) or raises Overloaded
+    - `record`: a file to write a trace to, of what the scheduler is asked and decides (docs/traces.md);
+      compressed if it ends in ".gz"
     - `monitor`: whether `coro-rt top`, run by the same user, may look into it; None: as the environment
       variable CORO_RT_MONITOR says, 1 or 0. A Unix socket and a thread that sleeps until asked
     - `clock`: gives seconds, never less than before; `coro_rt.testing.VirtualClock` is one
 
     Raises DeviceError for a device that there is not, SchedulerError for a policy or share that cannot be
-    taken, MonitorError if it cannot be watched although that is asked for.
+    taken, MonitorError if it cannot be watched although that is asked for, OSError for a trace that cannot be
+    written.
     """
 
     def __init__(
@@ -254,6 +257,7 @@ class open_runtime:
         max_wait_s: float = 10.0,
         max_jobs: int = 100_000,
         on_full: Literal["wait", "raise"] = "wait",
+        record: str | os.PathLike[str] | None = None,
         monitor: bool | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -278,6 +282,7 @@ class open_runtime:
             max_wait_s=max_wait_s,
             max_jobs=max_jobs,
             raise_when_full=on_full == "raise",
+            record=record,
             clock=clock or time.perf_counter,
         )
         self._engine: Engine | None = None

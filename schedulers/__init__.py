@@ -14,16 +14,30 @@ from coro_rt.schedulers.fair import Fair
 from coro_rt.schedulers.fifo import Fifo
 from coro_rt.schedulers.laxity import Laxity
 from coro_rt.schedulers.mlfq import Mlfq
+from coro_rt.schedulers.outcome import JobOutcome, Outcome, Span, Waiting
 from coro_rt.schedulers.policy import Policy
 from coro_rt.schedulers.powersave import PowerSave
 from coro_rt.schedulers.qos import QoS
 from coro_rt.schedulers.registry import POLICIES, get_policy
 from coro_rt.schedulers.scheduler import Scheduler
+from coro_rt.schedulers.simulation import simulate
 from coro_rt.schedulers.strict import Strict
+from coro_rt.schedulers.workload import (
+    Change,
+    DeviceTiming,
+    Milestone,
+    Predict,
+    Run,
+    Wait,
+    Workload,
+    WorkloadJob,
+)
 
 __all__ = [
     "POLICIES",
+    "Change",
     "DeadlockError",
+    "DeviceTiming",
     "Dynamic",
     "Edf",
     "Eevdf",
@@ -33,16 +47,27 @@ __all__ = [
     "Fair",
     "Fifo",
     "Grant",
+    "JobOutcome",
     "Known",
     "Laxity",
+    "Milestone",
     "Mlfq",
+    "Outcome",
     "Policy",
     "PowerSave",
+    "Predict",
     "QoS",
     "Ran",
+    "Run",
     "Scheduler",
     "SchedulerError",
+    "Span",
     "State",
     "Strict",
+    "Wait",
+    "Waiting",
+    "Workload",
+    "WorkloadJob",
     "get_policy",
+    "simulate",
 ]

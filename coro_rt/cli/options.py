@@ -34,11 +34,16 @@ class Settings:
     max_tokens: int
     temperature: float
     seed: int
+    record: str | None
 
     @property
     def generation(self) -> dict[str, Any]:
         """Those that `LLM.generate` takes."""
         return {"max_tokens": self.max_tokens, "temperature": self.temperature, "seed": self.seed}
+
+
+def _policies(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(_policy(context, parameter, value) for value in values)
 
 
 def _policy(context: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -57,14 +62,19 @@ def _temperature(context: click.Context, parameter: click.Parameter, value: floa
     return value
 
 
-def _json(context: click.Context, parameter: click.Parameter, value: str | None) -> Output:
-    if value not in (None, "-"):
+def _writable(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """For a file that is written at the end, or all along: it can be."""
+    if value is not None:
         path = Path(value)
         if path.is_dir() or not path.absolute().parent.is_dir():
             raise click.BadParameter(
                 f"{value!r} cannot be written: it is a folder, or in a folder that is not there"
             )
-    return Output(value)
+    return value
+
+
+def _json(context: click.Context, parameter: click.Parameter, value: str | None) -> Output:
+    return Output(value if value == "-" else _writable(context, parameter, value))
 
 
 def text(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
@@ -89,11 +99,25 @@ with_json = click.option(
 )
 """Gives the command its `output`."""
 
+_POLICIES = f"{', '.join(POLICIES)}, an installed one, or 'package.module:Class' for one of your own."
+
 with_policy = click.option(
     "--policy", default="dynamic", show_default=True, callback=_policy, metavar="NAME",
-    help=f"{', '.join(POLICIES)}, an installed one, or 'package.module:Class' for one of your own.",
+    help=_POLICIES,
 )  # fmt: skip
 """Gives the command its `policy`."""
+
+with_policies = click.option(
+    "--policy", "policies", multiple=True, callback=_policies, metavar="NAME",
+    help=f"{_POLICIES} May be given several times.",
+)  # fmt: skip
+"""Gives the command its `policies`."""
+
+with_record = click.option(
+    "--record", callback=_writable, metavar="FILE",
+    help="Write a trace of what is scheduled, for `coro-rt simulate`; compressed if it ends in .gz.",
+)  # fmt: skip
+"""Gives the command its `record`, for `open_runtime`."""
 
 with_monitor = click.option(
     "--monitor/--no-monitor", default=None,
@@ -131,6 +155,7 @@ def with_model(*, max_tokens: int) -> Callable[[Command], Command]:
             help="The same seed gives the same answer.",
         ),
         with_monitor,
+        with_record,
     ]  # fmt: skip
 
     def decorate(command: Command) -> Command:

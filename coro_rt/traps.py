@@ -160,7 +160,8 @@ class Move(Trap):
             worker = engine.workers[self.device]
             error = None
             if worker.failure is None:
-                job.worker, job.entry.device = worker, worker.name
+                engine.scheduler.move(job.entry, worker.name, engine.clock())
+                job.worker = worker
             else:
                 error = DeviceError(f"device {worker.name!r} has failed: {worker.failure!r}")
                 error.__cause__ = worker.failure

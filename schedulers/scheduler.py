@@ -215,6 +215,12 @@ class Scheduler:
         entry.lane.entries += 1
         return self._enqueue(entry, now)
 
+    def move(self, entry: Entry, device: str, now: float) -> None:
+        """A WAITING entry will wake on another device. SchedulerError if there is none of that name."""
+        self._queue(device)
+        assert entry.state is State.WAITING, f"{entry!r} does not wait"
+        entry.device = device
+
     def done(self, entry: Entry, now: float) -> None:
         """RUNNING to DONE; an entry that has not started may leave from NEW or READY.
 

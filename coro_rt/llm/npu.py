@@ -224,17 +224,20 @@ class NpuReader:
                     raise
                 graphs = Graphs(shape, groups, memory)
             self._loaded[shape] = graphs
-            if self._closed:
-                self._unload_oldest()
-            return graphs
+        if self._closed:
+            self.close()
+        return graphs
 
     def close(self) -> None:
-        """Give everything back. No job reads any more."""
-        with self._loading:
-            self._closed = True
-            while self._loaded:
-                self._unload_oldest()
-            self._memory.release()
+        """Give everything back; a thread that still loads does so when it is done. No job reads any more."""
+        self._closed = True
+        self._memory.release()
+        if self._loading.acquire(blocking=False):
+            try:
+                while self._loaded:
+                    self._unload_oldest()
+            finally:
+                self._loading.release()
 
     def _reserve(self, nbytes: int, shape: Shape) -> Reservation:
         while True:

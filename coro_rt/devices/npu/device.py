@@ -182,10 +182,9 @@ class NpuDevice(Device):
     def open(self, model: Path | bytes) -> Session:
         """Load a graph. Raises DeviceError."""
         ort, provider = providers.runtime(), self.provider
-        given = {} if provider.devices else {"providers": [(provider.name, dict(provider.options))]}
         source = model if isinstance(model, bytes) else str(model)
         try:
-            session = Session(ort.InferenceSession(source, self._session_options(), **given))
+            session = Session(ort.InferenceSession(source, self._session_options()))
         except Exception as error:
             raise DeviceError(f"{provider.name} could not load a layer group: {error}") from error
         self._sessions.add(session)
@@ -204,6 +203,8 @@ class NpuDevice(Device):
             options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         if provider.devices:
             options.add_provider_for_devices(list(provider.devices), dict(provider.options))
+        elif not provider.stand_in:
+            options.add_provider(provider.name, dict(provider.options))
         return options
 
     def run(

@@ -38,7 +38,13 @@ class Known:
 
     def line(self, name: str) -> str:
         """ "Qualcomm, QNNExecutionProvider: pip install onnxruntime-qnn"."""
-        return f"{self.maker}, {name}: {self.get}"
+        return f"{self.maker}, {name}: {self.remedy()}"
+
+    def remedy(self) -> str:
+        """How to get it, or what else there may be if its package is here."""
+        if self.module and find_spec(self.module) is not None:
+            return "its package is installed, but finds no device here that it supports: look for its driver"
+        return self.get
 
 
 KNOWN = {
@@ -112,7 +118,7 @@ def find(name: str | None, options: Mapping[str, str] | None) -> Provider:
             return Provider(name, (), _options(name, options))
         there = ", ".join(sorted({d.ep_name for d in devices} | set(ort.get_available_providers())))
         known = KNOWN.get(name)
-        remedy = "give its library as libraries=[path or package]" if known is None else known.get
+        remedy = "give its library as libraries=[path or package]" if known is None else known.remedy()
         raise DeviceError(f"ONNX Runtime has no provider {name!r} here, only {there}; to get it: {remedy}")
     for device in devices:
         if device.device.type.name == "NPU":

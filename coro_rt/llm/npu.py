@@ -14,7 +14,7 @@ from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio.to_thread
 import numpy as np
@@ -39,9 +39,6 @@ from .gguf_file import GGUFFile, open_gguf
 from .sequence import Sequence
 from .tokenizer import Tokenizer
 
-if TYPE_CHECKING:
-    from .pace import Pace
-
 FIRST_PAST = 256
 """Positions before a chunk, the smallest number above none that graphs are made for; the next are doubled."""
 
@@ -50,6 +47,8 @@ KEPT_SHAPES = 4
 
 LARGEST_GROUP = 1 << 30
 """Bytes of a graph: a file of this kind holds two gigabytes at most."""
+
+_NEWEST = 0.2  # weight of the newest chunk in the mean time of a token
 
 ACTIVATION_BITS = {"int16": 16, "int8": 8}
 
@@ -121,12 +120,13 @@ class NpuReader:
         self._loaded: dict[Shape, Graphs] = {}  # who was loaded first leaves first
         self._loading = threading.Lock()
         self._closed = False
+        self._token_s = 0.0  # running mean; 0 before the first chunk
 
     # In a job.
 
-    async def read(self, sequence: Sequence, tokens: Tokens[int], pace: Pace, to_write: int) -> None:
+    async def read(self, sequence: Sequence, tokens: list[int], following_s: float) -> None:
         """Put keys and values of `tokens` behind what the sequence holds, on the NPU; then go back to the
-        device that the job came from. `to_write` tokens will follow.
+        device that the job came from. What comes then is predicted to take `following_s`.
         """
         job = current_job()
         home, at = job.worker.name, 0
@@ -134,7 +134,7 @@ class NpuReader:
         while at < len(tokens):
             start, left = len(sequence.tokens), len(tokens) - at
             shape = self.shape(start, left)
-            job.predict(pace.seconds(left, to_write))
+            job.predict(left * self._token_s + following_s)
             graphs = self._loaded.get(shape)
             if graphs is None:  # it may take seconds: not here, where others wait for the device
                 graphs = await on_host(self._load_beside, shape)
@@ -143,8 +143,7 @@ class NpuReader:
             before = job.entry.served_s
             with self._budget.reserve(self._step_bytes(shape), f"a step of {shape.tokens} tokens"):
                 await prefill(self, Chunk(tokens[at : at + taken], start, sequence.table, graphs))
-            if taken > 1:  # a lone token is one written, to a pace
-                pace.learn(taken, job.entry.served_s - before)
+            self._token_s += ((job.entry.served_s - before) / taken - self._token_s) * _NEWEST
             sequence.tokens.extend(tokens[at : at + taken])
             self.device.counts.tokens += taken
             at += taken

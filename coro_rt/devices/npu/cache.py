@@ -71,7 +71,8 @@ class CompiledCache:
                 groups.append(Group(span.start, span.stop, file.stat().st_size, _sha256(file)))
             said = {"shape": str(shape), "groups": [asdict(group) for group in groups]}
             (made / MANIFEST).write_text(json.dumps(said, indent=1))
-            self.drop(shape)
+            if self.get(shape) is None:
+                self.drop(shape)
             with suppress(OSError):  # another process was faster: its files serve as well
                 made.rename(self._place(shape))
         finally:

@@ -10,11 +10,11 @@ demo: $(VENV)/demo.stamp
 	$(BIN)/coro-rt demo
 
 # The tests that need the model are skipped where it cannot be had, those that need a GPU where there is none.
-test: $(VENV)/test.stamp $(VENV)/gpu.stamp
+test: $(VENV)/test.stamp $(VENV)/gpu.stamp $(VENV)/npu.stamp
 	-$(BIN)/coro-rt pull smollm2-135m-instruct
 	$(BIN)/python -m pytest -m "not soak"
 
-soak: $(VENV)/test.stamp $(VENV)/gpu.stamp
+soak: $(VENV)/test.stamp $(VENV)/gpu.stamp $(VENV)/npu.stamp
 	-$(BIN)/coro-rt pull smollm2-135m-instruct
 	$(BIN)/python -m pytest -m soak
 
@@ -45,9 +45,13 @@ $(VENV)/%.stamp: $(PACKAGE) | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.$(EXTRA)'
 	touch $@
 
-# An extra that there are not wheels of everywhere: without it, its tests are skipped.
+# Extras that there are not wheels of everywhere: without them, their tests are skipped.
 $(VENV)/gpu.stamp: $(PACKAGE) | $(BIN)/pip
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary wgpu --editable '.[gpu]'
+	touch $@
+
+$(VENV)/npu.stamp: $(PACKAGE) | $(BIN)/pip
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary onnx,onnxruntime --editable '.[npu]'
 	touch $@
 
 $(BIN)/pip: # made last, so never half an environment

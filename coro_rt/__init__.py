@@ -50,7 +50,7 @@ from coro_rt.snapshot import DeviceSnapshot, JobSnapshot, Snapshot
 from coro_rt.stats import Stats
 from coro_rt.stream import Outlet, Stream
 from coro_rt.sync import Event, Lock
-from coro_rt.traps import checkpoint, current_job, sleep, spawn
+from coro_rt.traps import checkpoint, current_job, move_to, sleep, spawn
 
 __all__ = [
     "Cancelled",
@@ -101,6 +101,7 @@ __all__ = [
     "checkpoint",
     "current_job",
     "kernel",
+    "move_to",
     "on_host",
     "open_runtime",
     "qos",

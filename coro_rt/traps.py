@@ -12,7 +12,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from coro_rt.errors import Cancelled, JobCancelled, WrongContext
+from coro_rt.errors import Cancelled, DeviceError, JobCancelled, WrongContext
 from coro_rt.job import CancelReason, Job, JobEntry, function_name, inherit_urgency, make_coroutine
 from coro_rt.schedulers.entry import Entry, State
 
@@ -140,6 +140,62 @@ def sleep(seconds: float) -> Awaitable[None]:
     if math.isnan(seconds):
         raise ValueError("sleep() takes a number of seconds, not NaN")
     return Sleep(seconds)
+
+
+class Move(Trap):
+    """To another device: the job leaves its worker as if it waited, and is made ready on the other one."""
+
+    __slots__ = ("device", "job")
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.job: Job[Any] | None = None
+
+    def what(self) -> str:
+        return f"the device {self.device!r}"
+
+    def arrive(self, job: Job[Any]) -> bool:
+        engine = job.engine
+        worker = engine.workers.get(self.device)
+        if worker is job.worker:
+            return True
+        if worker is None:
+            opened = ", ".join(engine.workers)
+            job.inbox_error = DeviceError(f"no device {self.device!r} is open, only {opened}")
+            return True
+        self.job = job
+        engine.after(self._go)  # once it is parked
+        return False
+
+    def leave(self, job: Job[Any]) -> bool:
+        return True  # and `_go` finds that it is not waited for any more
+
+    def _go(self) -> None:
+        job = self.job
+        assert job is not None
+        engine = job.engine
+        with engine.deciding():
+            if job.trap is not self:  # cancelled meanwhile, or taken along by its device
+                return
+            worker = engine.workers[self.device]
+            error = None
+            if worker.failure is None:
+                engine.scheduler.move(job.entry, worker.name, engine.clock())
+                job.worker = worker
+            else:
+                error = DeviceError(f"device {worker.name!r} has failed: {worker.failure!r}")
+                error.__cause__ = worker.failure
+            engine.wake_locked(job, error=error)
+
+
+def move_to(device: str) -> Awaitable[None]:
+    """`await move_to("npu")`: go on, on another of the runtime's devices; what is launched from now on runs
+    there.
+
+    Cancelled on the way, the job stays where it was. Raises DeviceError if no such device is open, or it has
+    failed; the job stays where it was then, too.
+    """
+    return Move(device)
 
 
 class Join(Trap):

@@ -104,11 +104,19 @@ class Format:
         rows = len(parts.codes)
         each = self.sub or self.unit
         values = parts.codes.reshape(rows, -1, each).astype(np.float32) - np.float32(self.zero)
-        values *= self._per(parts.d, parts.s)[..., None]
-        if parts.m is not None:
-            # two levels subtract their minimum
-            values += self._per(parts.m, parts.n)[..., None] * np.float32(-1 if self.sub else 1)
+        scales, minima = self.grid(parts)
+        values *= scales[..., None]
+        if minima is not None:
+            values += minima[..., None]
         return values.reshape(rows, -1)
+
+    def grid(self, parts: Parts) -> tuple[Floats, Floats | None]:
+        """Scale and minimum of what shares them, float32 [rows, columns / (sub or unit)] each."""
+        scales = self._per(parts.d, parts.s)
+        if parts.m is None:
+            return scales, None
+        # two levels subtract their minimum
+        return scales, self._per(parts.m, parts.n) * np.float32(-1 if self.sub else 1)
 
     def _per(self, coarse: NDArray[np.float16], fine: NDArray[Any] | None) -> Floats:
         wide = coarse.astype(np.float32)

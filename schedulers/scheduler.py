@@ -235,6 +235,12 @@ class Scheduler:
         entry.lane.entries += 1
         return self._enqueue(entry, now)
 
+    def move(self, entry: Entry, device: str, now: float) -> None:
+        """A WAITING entry will wake on another device. SchedulerError if there is none of that name."""
+        self._queue(device)
+        assert entry.state is State.WAITING, f"{entry!r} does not wait"
+        entry.device = device
+
     def offer(self, entry: Entry, batch: Batch, rows: int, now: float) -> bool:
         """A RUNNING entry has a launch of so many rows, and others may ride in it. True: it begins it alone.
 

@@ -24,8 +24,7 @@ def devices(output: Output) -> None:
             device["detail"] += f", {choose()} kernels"
     table = Table("name", "kind", "available", "detail")
     for device in found:
-        table.add_row(
-            device["name"], device["kind"], "yes" if device["available"] else "no", device["detail"]
-        )
+        detail = "\n".join([device["detail"], *(f"not here: {line}" for line in device["missing"])])
+        table.add_row(device["name"], device["kind"], "yes" if device["available"] else "no", detail)
     output.table(table)
     output.json({"devices": found})

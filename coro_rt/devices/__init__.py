@@ -9,17 +9,20 @@ from coro_rt.errors import DeviceError
 
 __all__ = ["Device", "DeviceInfo", "available", "open_device"]
 
-_NAMES = ("cpu", "gpu", "sim")
+_NAMES = ("cpu", "gpu", "npu", "sim")
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceInfo:
-    """A device that could be opened, or why not."""
+    """A device that could be opened, or why not. `missing`: what else could be behind it, and how to get
+    that.
+    """
 
     name: str
     kind: str
     available: bool
     detail: str
+    missing: tuple[str, ...] = ()
 
 
 def open_device(device: str | Device, *, threads: int | None = None) -> Device:
@@ -34,6 +37,10 @@ def open_device(device: str | Device, *, threads: int | None = None) -> Device:
         from coro_rt.devices.gpu import GpuDevice
 
         return GpuDevice()
+    if device == "npu" or device.startswith("npu:"):
+        from coro_rt.devices.npu import NpuDevice
+
+        return NpuDevice(provider=device[4:] or None)
     if device == "sim":
         from coro_rt.devices.sim import SimDevice
 
@@ -47,7 +54,9 @@ def available() -> list[DeviceInfo]:
     for name in _NAMES:
         device = open_device(name)
         try:
-            found.append(DeviceInfo(device.name, device.kind, available=True, detail=device.detail))
+            found.append(DeviceInfo(name, device.kind, True, device.detail, tuple(device.missing())))
         except DeviceError as error:
-            found.append(DeviceInfo(device.name, device.kind, available=False, detail=str(error)))
+            found.append(DeviceInfo(name, device.kind, False, str(error), tuple(device.missing())))
+        finally:
+            device.close()
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from coro_rt.parker import Clock, Parker
 
@@ -19,6 +20,10 @@ class Device(ABC):
     def detail(self) -> str:
         """A line for people."""
         return ""
+
+    def missing(self) -> Sequence[str]:
+        """What else could be behind it that is not there, a line each that says how to get it."""
+        return ()
 
     def start(self) -> None:  # noqa: B027 (optional)
         """Get ready. Raises DeviceError if it cannot be used here."""

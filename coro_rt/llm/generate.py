@@ -65,6 +65,14 @@ class Lender(Protocol):
         """A sequence for one job; the job puts the pieces of its text into `answer`."""
 
 
+class Reader(Protocol):
+    """A device that reads prompts for the one that decodes: see `npu.NpuReader`."""
+
+    async def read(self, sequence: Sequence, tokens: list[int], following_s: float) -> None: ...
+
+    def close(self) -> None: ...
+
+
 async def generate(model: Model, request: Request, lender: Lender) -> AsyncGenerator[Token, None]:
     """Stream tokens after `request.prompt`; what the lent sequence shares with the prompt is not computed
     again.
@@ -85,7 +93,12 @@ async def generate(model: Model, request: Request, lender: Lender) -> AsyncGener
             outlet.usage = Usage(len(prompt), 0, reused)
             # all pages at once: else prompts that are read in turns might each come half-way
             await sequence.make_room(len(prompt), rows=min(len(prompt) - reused, CHUNK), logits=not greedy)
-            found = await _put(model, sequence, prompt[reused:], request.max_tokens, logits=not greedy)
+            if model.reader is not None and len(prompt) > reused + 1:
+                with sequence.pinned():  # all but the last, whose logits are needed
+                    following_s = model.pace.left_s(0, request.max_tokens)
+                    await model.reader.read(sequence, prompt[reused:-1], following_s)
+            left = prompt[len(sequence.tokens) :]
+            found = await _put(model, sequence, left, request.max_tokens, logits=not greedy)
             chosen = deque(found.chosen)
             for produced in range(1, request.max_tokens + 1):
                 token, logprob = chosen.popleft()
@@ -95,10 +108,10 @@ async def generate(model: Model, request: Request, lender: Lender) -> AsyncGener
                 elif not math.isfinite(logprob):  # the best of NaN is no token
                     raise ModelError(f"the logits at position {len(history)} are not numbers")
                 if token in model.tokenizer.eos_ids and not request.ignore_eos:
-                    left = text.flush()
-                    answer.append(left)
-                    if left:  # what waited for its other half, or might have begun a stop string
-                        yield Token(token, left, logprob)
+                    rest = text.flush()
+                    answer.append(rest)
+                    if rest:  # what waited for its other half, or might have begun a stop string
+                        yield Token(token, rest, logprob)
                     outlet.finish_reason = "stop"
                     return
                 history.append(token)

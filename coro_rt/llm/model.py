@@ -43,7 +43,7 @@ from .build import build, nbytes
 from .catalog import resolve
 from .conversation import Conversation, Turn
 from .embed import EncoderModel, checked_texts, embed
-from .generate import Token, generate, score
+from .generate import Reader, Token, generate, score
 from .gguf_file import GGUFFile, open_gguf
 from .loaded import Loaded, closed_error
 from .pace import CHUNK
@@ -87,6 +87,7 @@ class Model(Loaded):
         self.sizes, self.tokenizer, self.template = sizes, tokenizer, template
         self.workspaces = Workspaces(self)
         self.prefixes = Prefixes(residency.pages) if prefix_reuse else None
+        self.reader: Reader | None = None  # who reads prompts in its place
         self.turnaround = Turnaround()
         self.ends = np.array(sorted(tokenizer.eos_ids), np.int32)
 
@@ -131,6 +132,11 @@ class Model(Loaded):
 
     def _sequence_bytes(self, tokens: int) -> int:
         return -(-tokens // PAGE_POSITIONS) * self.sizes.kv.page_bytes
+
+    def lose(self) -> None:
+        super().lose()
+        if self.reader is not None:
+            self.reader.close()
 
     def give_back(self) -> None:
         super().give_back()
@@ -295,6 +301,7 @@ async def load_model(
     kv_bits: int = 16,
     device: str | None = None,
     prefix_reuse: bool = True,
+    prefill_on: str | None = None,
 ) -> LLM:
     """Load a model by catalogue name or from a GGUF file; see `Runtime.load_model`."""
     if context is not None and (isinstance(context, bool) or not isinstance(context, int) or context < 1):
@@ -304,15 +311,19 @@ async def load_model(
     chosen = _device(runtime, device)
     if kv_bits != 16 and chosen.kind == "gpu":
         raise UnsupportedModel("on a GPU keys and values are kept in 16 bits: leave kv_bits out")
+    reading = None if prefill_on is None else _reading(runtime, prefill_on, chosen)
     path = resolve(source)
     found: list[Model | EncoderModel] = []  # not returned: a worker thread keeps its last result alive
     open_file = partial(
-        _open_model, runtime, chosen, path, context, kv_bits, found, prefix_reuse=prefix_reuse
+        _open_model, runtime, chosen, reading, path, context, kv_bits, found, prefix_reuse=prefix_reuse
     )
     await anyio.to_thread.run_sync(open_file)
     model = found.pop()
     try:
         await runtime.run(_load, model, device=chosen.name)
+        if reading is not None:
+            assert isinstance(model, Model)
+            await anyio.to_thread.run_sync(_load_reader, model, reading)
     except BaseException:
         model.give_back()
         raise
@@ -329,15 +340,35 @@ def _device(runtime: Runtime, name: str | None) -> Device:
     raise DeviceError(f"{wanted}, and open are: {opened}; see open_runtime(devices=...)")
 
 
+def _load_reader(model: Model, device: Device) -> None:
+    from .npu import load  # here: it needs an extra
+
+    tokenizer, budget = model.tokenizer, model.residency.budget
+    model.reader = load(device, model.file, model.sizes, tokenizer, model.context, budget)
+
+
 async def _load(model: Model | EncoderModel) -> None:
     """A job, so that loading has a place among what others want to load, and waits for memory like them."""
     async with model.in_use():
         pass
 
 
+def _reading(runtime: Runtime, name: str, decoding: Device) -> Device:
+    """The open device of that name, to read prompts for `decoding`. Raises DeviceError."""
+    opened = ", ".join(device.name for device in runtime.devices)
+    for device in runtime.devices:
+        if device.name == name and device.kind == "npu" and decoding.kind == "cpu":
+            return device
+    raise DeviceError(
+        f"prompts cannot be read on {name!r} for {decoding.name!r}: that takes an 'npu' and a 'cpu', and "
+        f"open are: {opened}; see open_runtime(devices=...)"
+    )
+
+
 def _open_model(
     runtime: Runtime,
     device: Device,
+    reading: Device | None,
     path: Path,
     context: int | None,
     kv_bits: int,
@@ -350,6 +381,8 @@ def _open_model(
     if file.architecture == bert.ARCHITECTURE:
         if not isinstance(device, CpuDevice):
             raise UnsupportedModel(f"{path}: encoders run on the CPU: load it with device='cpu'")
+        if reading is not None:
+            raise UnsupportedModel(f"{path}: an encoder has no prompts to read: leave prefill_on out")
         found.append(_open_encoder(device, file, context, residency))
         return
     sizes = replace(Hyperparameters.from_gguf(file), kv_bits=kv_bits)
@@ -369,7 +402,10 @@ def _open_model(
         from .gpu import GpuModel  # here: it needs an extra
 
         kind = GpuModel
-    found.append(kind(device, file, sizes, tokenizer, template, length, residency, prefix_reuse=prefix_reuse))
+    # what is read elsewhere is not the same to the bit, so a text must not depend on whose pages it finds
+    prefix_reuse = prefix_reuse and reading is None
+    model = kind(device, file, sizes, tokenizer, template, length, residency, prefix_reuse=prefix_reuse)
+    found.append(model)
 
 
 def _open_encoder(device: Device, file: GGUFFile, context: int | None, residency: Residency) -> EncoderModel:

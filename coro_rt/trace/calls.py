@@ -29,6 +29,7 @@ CALLS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "ran": ("entry", "seconds", "now"),
         "park": ("entry", "now", "on"),
         "wake": ("entry", "now"),
+        "move": ("entry", "device", "now"),
         "done": ("entry", "now"),
         "expedite": ("entry", "now"),
         "set_qos": ("entry", "now", "qos", "deadline"),

@@ -39,6 +39,7 @@ class _Job:
         self.qos: QoS = entry["qos"]
         self.tenant: str = entry["tenant"]
         self.device: str = entry["device"]
+        self.at = self.device  # where it is, if it has moved
         self.deadline: float = entry["deadline"]
         self.predicted_s: float = entry["predicted_seconds_left"]
         self.after = after
@@ -142,7 +143,7 @@ class Recorded:
 
     def _about(self, call: Call, job: _Job, arguments: Any, now: float) -> None:
         """A call about a job that was submitted."""
-        device = self._device(call, job.device)
+        device = self._device(call, job.at)
         match call.name:
             case "ran":
                 self._ran(device, job, arguments["seconds"], now)
@@ -153,6 +154,8 @@ class Recorded:
             case "wake":
                 self._wait_over(job, self._milestone(call.by, now), now, sleep=call.by == WORKER)
                 self._asks(device, call, now)
+            case "move":
+                job.at = arguments["device"]
             case "expedite":
                 job.changes.append(Change(now - self._start, cancel=True))
                 self._wait_over(job, None, now)
@@ -213,7 +216,7 @@ class Recorded:
             raise self._trace.error(call.line, f"{job.name} leaves a device that it does not have")
         if self._spans is not None:
             begin, end = device.since - self._start, now - self._start
-            self._spans.append(Span(job.device, job.number, begin, end))
+            self._spans.append(Span(job.at, job.number, begin, end))
         device.running = device.asked_at = None
         job.running = False
 

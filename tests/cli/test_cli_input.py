@@ -123,7 +123,7 @@ def test_devices_as_json_alone_on_standard_output(coro_rt_cli):
     assert ended.code == 0
     devices = json.loads(ended.out)["devices"]
     assert {"cpu", "sim"} <= {device["kind"] for device in devices}
-    assert all(set(device) == {"name", "kind", "available", "detail"} for device in devices)
+    assert all(set(device) == {"name", "kind", "available", "detail", "missing"} for device in devices)
     assert "cpu" in ended.err
 
 

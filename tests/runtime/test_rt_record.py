@@ -124,6 +124,27 @@ async def test_replay_notices_an_altered_input_and_that_what_follows_does_not_fi
     assert replay(Trace(write(path, read)))
 
 
+async def test_moves_between_devices_are_replayed(tmp_path: Path) -> None:
+    async def wanders() -> None:
+        for device in ("far", "near") * 3:
+            await sim_work(0.01)
+            await coro_rt.move_to(device)
+
+    async def all_of_them() -> None:
+        for job in [coro_rt.spawn(wanders) for _ in range(5)]:
+            await job
+
+    devices = [SimDevice("near"), SimDevice("far")]
+    async with simulated(record=tmp_path / "trace", devices=devices) as (runtime, _):
+        await runtime.run(all_of_them)
+        busy = runtime.stats().device_busy_s
+    assert not replay(Trace(tmp_path / "trace"))
+    spans = Recorded(Trace(tmp_path / "trace"), spans=True).outcome.spans
+    for device in ("near", "far"):
+        took = sum(span.end_s - span.begin_s for span in spans if span.device == device)
+        assert took == pytest.approx(busy[device])
+
+
 async def test_replay_under_another_policy_differs(tmp_path: Path) -> None:
     path = tmp_path / "trace.jsonl"
     await record(path)

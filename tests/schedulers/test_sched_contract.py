@@ -235,7 +235,7 @@ def test_work_on_one_device_is_not_granted_on_another() -> None:
     assert grant is not None
     assert grant.entry is on_gpu
     scheduler.park(on_gpu, 0.0)
-    on_gpu.device = "sim"  # placement changed its mind
+    scheduler.move(on_gpu, "sim", 0.0)
     scheduler.wake(on_gpu, 0.0)
     assert scheduler.ready("sim") == 1
     assert scheduler.ready("gpu") == 0

@@ -23,7 +23,7 @@ from coro_rt.bench.machine import describe, line
 from coro_rt.bench.measure import Report
 from coro_rt.bench.table import show
 
-NAMES = ("respond", "lag", "switch")
+NAMES = ("respond", "lag", "switch", "decisions")
 
 
 @click.command()

@@ -88,7 +88,7 @@ class Engine:
         self.jobs_done = 0
         self.closing = False
         self._empty: Waiter | None = None  # waits for the last job, while closing
-        self._effects: list[Callable[[], object]] = []
+        self.effects: list[Callable[[], object]] = []  # what is to be done once the lock is free
 
     # Deciding.
 
@@ -98,13 +98,13 @@ class Engine:
 
     def after(self, effect: Callable[[], object]) -> None:
         """Under the lock: have `effect` called when it is released."""
-        self._effects.append(effect)
+        self.effects.append(effect)
 
     def take_effects(self) -> list[Callable[[], object]]:
         """Under the lock: what its holder has to do after releasing it."""
-        effects = self._effects
+        effects = self.effects
         if effects:
-            self._effects = []
+            self.effects = []
         return effects
 
     def _made_ready(self, worker: Worker, *, gives_way: bool) -> None:
@@ -154,6 +154,8 @@ class Engine:
             self._submit_locked(job)
             self.admission.enter()
             assert job.parent is not None
+            if job.parent.children is None:
+                job.parent.children = {}
             job.parent.children[job] = None
 
     def _check_open(self, job: Job[Any]) -> None:
@@ -227,17 +229,17 @@ class Engine:
         self.jobs_done += 1
         if job.outlet is not None:
             job.outlet.end_locked(job.error)
-        for waiter in job.waiters:
+        for waiter in job.waiters or ():
             self.after(waiter.deliver)
-        job.waiters.clear()
+        job.waiters = None
         parent = job.parent
         if parent is not None:
             parent.past += job.ledger
             if job.error is None or isinstance(job.error, Cancelled):
-                parent.children.pop(job, None)  # a failed one stays, until somebody gets its error
-        for joiner in job.joiners:
+                parent.forget_child(job)  # a failed one stays, until somebody gets its error
+        for joiner in job.joiners or ():
             self.wake_locked(joiner, *join_outcome(job))
-        job.joiners.clear()
+        job.joiners = None
         self._admit_next(self.admission.release())
         if self._empty is not None and not self.jobs:
             self.after(self._empty.deliver)
@@ -252,6 +254,8 @@ class Engine:
         with self.lock:
             if job.state is State.DONE:
                 return False
+            if job.waiters is None:
+                job.waiters = []
             job.waiters.append(waiter)
             return True
 
@@ -353,7 +357,7 @@ class Engine:
         with self.lock:
             states = [job.state for job in self.jobs]
             cost_s = sum(worker.switching_s for worker in self.workers.values())
-            measured = sum(worker.switches for worker in self.workers.values())
+            measured = sum(worker.measured for worker in self.workers.values())
             return Stats(
                 jobs_ready=states.count(State.READY),
                 jobs_running=states.count(State.RUNNING),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, copy_context
 from enum import Enum
 from itertools import count
+from sys import intern
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from coro_rt.errors import HostObjectError
@@ -55,6 +56,7 @@ class Job(Generic[T]):
     The exception that ended it is raised there as it is; JobCancelled if it was cancelled.
     """
 
+    # Thousands wait at a time: the containers are made when something is put into them.
     __slots__ = (
         "__weakref__",
         "cancelled",
@@ -111,7 +113,7 @@ class Job(Generic[T]):
         )
         self.entry.job = self  # until it is DONE
         self.parent = parent
-        self.children: dict[Job[Any], None] = {}  # unfinished, or failed and not yet asked for
+        self.children: dict[Job[Any], None] | None = None  # unfinished, or failed and not yet asked for
         self.outlet: Outlet[Any] | None = None  # where it streams to; None unless it came from Runtime.stream
 
         # What the coroutine gets at its next step, and where it stands.
@@ -125,8 +127,8 @@ class Job(Generic[T]):
 
         self.value: Any = None
         self.error: BaseException | None = None
-        self.joiners: dict[Job[Any], None] = {}
-        self.waiters: list[Waiter] = []
+        self.joiners: dict[Job[Any], None] | None = None
+        self.waiters: list[Waiter] | None = None
 
         self.quanta = 0
         self.host_s = 0.0
@@ -150,10 +152,15 @@ class Job(Generic[T]):
         total = self.past + Ledger(
             entry.served_s, self.host_s, entry.waited_s, entry.switches, self.quanta, self.joules
         )
-        for child in list(self.children):
+        for child in list(self.children or ()):
             if child.state is not State.DONE:
                 total += child.ledger
         return total
+
+    def forget_child(self, child: Job[Any]) -> None:
+        """A child has ended, or its error is somebody else's."""
+        if self.children is not None:
+            self.children.pop(child, None)
 
     def cancel(self) -> None:
         """Have it end: Cancelled is raised at its `await`, and at each further one. From any thread; returns
@@ -203,7 +210,7 @@ def make_coroutine(
 def function_name(fn: Any) -> str:
     """The name to show for a function; also for a partial or an object with `__call__`."""
     name: str | None = getattr(fn, "__qualname__", None)
-    return name.rpartition("<locals>.")[2] if name else type(fn).__name__
+    return intern(name.rpartition("<locals>.")[2]) if name else type(fn).__name__
 
 
 # What asyncio, trio, sniffio and anyio say when their functions are called in a worker's thread.

@@ -76,13 +76,13 @@ class Checkpoint(Trap):
         return True
 
 
-_CHECKPOINT = Checkpoint()
+CHECKPOINT = Checkpoint()
 
 
 def checkpoint() -> Awaitable[None]:
     """`await checkpoint()`: a point where the worker may switch to another job, and where Cancelled is
     raised."""
-    return _CHECKPOINT
+    return CHECKPOINT
 
 
 class Sleep(Trap):
@@ -131,10 +131,13 @@ class Join(Trap):
         if self.other.engine is not job.engine:
             job.inbox_error = WrongContext(f"{self.other.name} belongs to another runtime than {job.name}")
             return True
+        if self.other.joiners is None:
+            self.other.joiners = {}
         self.other.joiners[job] = None
         return False
 
     def leave(self, job: Job[Any]) -> bool:
+        assert self.other.joiners is not None
         del self.other.joiners[job]
         return True
 
@@ -142,7 +145,7 @@ class Join(Trap):
 def join_outcome(job: Job[Any]) -> tuple[Any, BaseException | None]:
     """Under the lock: what an ended job's joiner gets, its value or an exception to raise."""
     if job.parent is not None:
-        job.parent.children.pop(job, None)  # its error is not the parent's to take over any more
+        job.parent.forget_child(job)  # its error is not the parent's to take over any more
     if isinstance(job.error, Cancelled):
         reason = CancelReason.HAND if job.cancelled is None else job.cancelled
         return None, JobCancelled(f"{job.name} has no result: {reason.value}")

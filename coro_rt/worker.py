@@ -10,15 +10,15 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from coro_rt.errors import Cancelled, JobCancelled
-from coro_rt.job import CancelReason, Job, JobEntry, explain_host_object, foreign_await
+from coro_rt.job import CancelReason, Job, explain_host_object, foreign_await
 from coro_rt.kernel import Launch
 from coro_rt.parker import make_parker
 from coro_rt.schedulers.errors import DeadlockError
 from coro_rt.sleepers import Sleepers
-from coro_rt.traps import Join, Trap, local
+from coro_rt.traps import CHECKPOINT, Join, Trap, local
 
 if TYPE_CHECKING:
     from coro_rt.devices.base import Device
@@ -28,6 +28,7 @@ logger = logging.getLogger("coro_rt")
 
 LONG_STEP_S = 0.002  # nobody else can run meanwhile: worth a line in the log
 ALONE_S = 0.1  # the longest slice of a job that nobody waits behind; a newcomer ends it early
+UNMEASURED = 15  # switches whose time is not taken, between two whose is: a look at the clock is dear here
 _END: Any = object()  # in place of a trap: the coroutine has ended
 
 
@@ -36,6 +37,7 @@ class Worker:
 
     def __init__(self, engine: Engine, device: Device) -> None:
         self.engine = engine
+        self._scheduler, self._lock, self._clock = engine.scheduler, engine.lock, engine.clock
         self.device = device
         self.name = device.name
         self.parker = make_parker(engine.clock)
@@ -45,8 +47,9 @@ class Worker:
         self.deciding = False  # it is about to choose, so needs no preempt flag; under the lock
         self.failure: BaseException | None = None
         self.busy_s = 0.0
-        self.switches = 0
-        self.switching_s = 0.0
+        self.switching_s = 0.0  # of those switches whose time was taken
+        self.measured = 0  # how many they are
+        self._unmeasured = 0  # switches to come before the next of them
         self._until = -math.inf  # when the first sleeper wakes, as far as was known when it became idle
         self._stopping = False
         self._ended = False
@@ -99,7 +102,7 @@ class Worker:
         return job
 
     def _next(self, now: float) -> Job[Any] | None:
-        """Under the lock: whom the scheduler grants the device, taken up. None: sleep until `_until`."""
+        """Under the lock: whom the scheduler grants the free device. None: sleep until `_until`."""
         if self.sleepers.until <= now:
             self._wake_sleepers(now)
         self.device.clear_preempt()  # under the lock: what it was raised for is seen by the decision below
@@ -110,16 +113,18 @@ class Worker:
             self.idle = not self._ended
             self._until = self.sleepers.until
             return None
-        self.job = job = cast(JobEntry, grant.entry).job
         self._granted_s = grant.slice_s
         self._measure_out()
         self._since = now
+        entry: Any = grant.entry
+        job: Job[Any] = entry.job
+        self.job = job
         return job
 
     def _measure_out(self) -> None:
         """Under the lock: how long the job may run. While nobody waits, long: coming back takes the GIL."""
-        self.alone = not self.engine.scheduler.ready(self.name)
-        self._slice_s = max(self._granted_s, ALONE_S) if self.alone else self._granted_s
+        self.alone = alone = not self.engine.scheduler.ready(self.name)
+        self._slice_s = max(self._granted_s, ALONE_S) if alone else self._granted_s
 
     def _wake_sleepers(self, now: float) -> None:
         for sleep in self.sleepers.due(now):
@@ -130,35 +135,59 @@ class Worker:
     def _serve(self, job: Job[Any]) -> Job[Any] | None:
         """Run `job` to its next switch point. Returns who goes on: the same job, another, or None if nobody
         is ready."""
-        engine = self.engine
-        trap = job.launch or self._step(job)
-        if isinstance(trap, Launch):
-            job.launch = self._launch(job, trap)
+        launch = job.launch
+        trap: Any = launch
+        if launch is None:
+            trap = self._step(job)
+            if isinstance(trap, Launch):
+                launch = trap
+        if launch is not None:
+            job.launch = self._launch(job, launch)
 
-        scheduler, entry = engine.scheduler, job.entry
-        with engine.lock:
-            now = engine.clock()
-            seconds, self._since = now - self._since, now
+        engine, scheduler = self.engine, self._scheduler
+        following: Job[Any] | None = job
+        lock = self._lock
+        lock.acquire()  # `with` takes twice as long
+        try:
+            now = self._clock()
+            seconds = took = now - self._since
+            self._since = now
             self.busy_s += seconds
-            scheduler.ran(entry, seconds, now)
             self.deciding = True
             if self.sleepers.until <= now:
                 self._wake_sleepers(now)
-            following: Job[Any] | None = job
-            if not self._goes_on(job, trap, now):
-                following = self._next(now)
-            elif scheduler.should_yield(entry, now):
-                scheduler.requeue(entry, now)
-                following = self._next(now)
+            goes_on = True
+            if launch is None and trap is not CHECKPOINT:
+                scheduler.ran(job.entry, seconds, now)
+                seconds = 0.0
+                goes_on = self._goes_on(job, trap, now)
+            elif job.cancelled is not None and not job.winding_up:
+                job.launch = None  # and Cancelled is raised at the next step
+            if goes_on:
+                self.device.clear_preempt()  # under the lock: the decision below sees what it was raised for
+                grant = scheduler.turn(job.entry, seconds, now)
+                if grant is None:
+                    self._measure_out()
+                else:
+                    entry: Any = grant.entry
+                    self.job = following = entry.job
+                    self._slice_s = self._granted_s = grant.slice_s
+                    self.alone = False
             else:
-                self.device.clear_preempt()
-                self._measure_out()
+                following = self._next(now)
             self.deciding = False
             if following is not job and following is not None:
-                self._since = after = engine.clock()
-                self.switches += 1
-                self.switching_s += after - now
-            effects = engine.take_effects()
+                if self._unmeasured:
+                    self._unmeasured -= 1
+                else:
+                    self._unmeasured = UNMEASURED
+                    self.switching_s += self._clock() - now
+                    self.measured += 1
+            effects = engine.take_effects() if engine.effects else ()
+        finally:
+            lock.release()
+        if took > LONG_STEP_S and launch is None:
+            _note_long_step(job, took)
         for effect in effects:
             effect()
         return following
@@ -169,12 +198,10 @@ class Worker:
         job.inbox_error = job.inbox = None
         if job.cancelled is not None and error is None and not job.winding_up:
             error = Cancelled(job.cancelled.value)
-        trap: Any = _END
         try:
             if error is None:
-                trap = job.context.run(job.coro.send, value)
-            else:
-                trap = job.context.run(job.coro.throw, error)
+                return job.context.run(job.coro.send, value)
+            return job.context.run(job.coro.throw, error)
         except StopIteration as stop:
             if not job.winding_up:
                 job.value = stop.value
@@ -185,15 +212,14 @@ class Worker:
             )
         finally:
             del error
-        took = self.engine.clock() - self._since
-        if took > LONG_STEP_S:
-            logger.debug("%s ran %.1f ms of Python without a switch point", job.name, took * 1e3)
-        return trap
+        return _END
 
     def _launch(self, job: Job[Any], launch: Launch[Any]) -> Launch[Any] | None:
         """Run quanta of a launch. Returns it if it is not done yet."""
-        device, clock = self.device, self.engine.clock
+        device, clock = self.device, self._clock
         began = clock()
+        if began - self._since > LONG_STEP_S:
+            _note_long_step(job, began - self._since)
         try:
             implementation = launch.kernel.implementation(device.kind)
             done = implementation(device, launch, max(0.0, min(self._slice_s, self.sleepers.until - began)))
@@ -208,7 +234,8 @@ class Worker:
         return None if done else launch
 
     def _goes_on(self, job: Job[Any], trap: Any, now: float) -> bool:
-        """Under the lock: what became of a job. True: it can go on at once. False: it left the device."""
+        """Under the lock: what became of a job that has ended or awaits something. True: it can go on at
+        once. False: it left the device."""
         engine = self.engine
         if trap is _END:
             if job.children and not job.winding_up:
@@ -218,10 +245,7 @@ class Worker:
             engine.finish_locked(job, now)
             return False
         if job.cancelled is not None and not job.winding_up:
-            job.launch = None  # and Cancelled is raised at the next step
-            return True
-        if isinstance(trap, Launch):
-            return True
+            return True  # and Cancelled is raised at the next step
         if not isinstance(trap, Trap):
             job.inbox_error = foreign_await(trap, job)
             return True
@@ -237,12 +261,16 @@ class Worker:
         return False
 
 
+def _note_long_step(job: Job[Any], seconds: float) -> None:
+    logger.debug("%s ran %.1f ms of Python without a switch point", job.name, seconds * 1e3)
+
+
 async def _wind_up(job: Job[Any]) -> None:
     """Runs in place of a job that has ended while it had children: ends them, and takes over an error that
     nobody got."""
-    for child in list(job.children):
+    for child in list(job.children or ()):
         job.engine.cancel(child, CancelReason.PARENT)
-    for child in list(job.children):
+    for child in list(job.children or ()):
         try:
             await Join(child)
         except JobCancelled:

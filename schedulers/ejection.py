@@ -18,9 +18,14 @@ class Ejection:
 
 def key_kind(key: object) -> type | None:
     """float for a number, tuple for a tuple of numbers, None for what cannot be a key."""
-    if isinstance(key, tuple):
-        return tuple if key and all(_is_number(part) for part in key) else None
-    return float if _is_number(key) else None
+    if not isinstance(key, tuple):
+        return float if _is_number(key) else None
+    for part in key:
+        if type(part) is not float and not _is_number(part):
+            return None
+        if part != part:
+            return None
+    return tuple if key else None
 
 
 def _is_number(value: object) -> bool:

@@ -57,6 +57,8 @@ class Entry:
         "key",
         "lane",
         "name",
+        "newer",
+        "older",
         "own_key",
         "predicted_seconds_left",
         "qos",
@@ -105,7 +107,8 @@ class Entry:
         self.turn = Turn.POLICY  # why it was last granted the device
 
         self.waits_on: Entry | None = None
-        self.waiters: dict[Entry, None] = {}  # a set that keeps its order, so that decisions are reproducible
+        # () or a dict: a set that keeps its order, so that decisions are reproducible. Made with the first.
+        self.waiters: dict[Entry, None] | tuple[()] = ()
         # Any: a number or a tuple of numbers, but one shape per policy, so that any two keys compare.
         self.own_key: Any = 0.0  # what the policy said
         self.key: Any = 0.0  # the smallest of that and of the waiters' keys
@@ -115,6 +118,8 @@ class Entry:
         # The queue's own: see ready.py.
         self.lane: Lane | None = None
         self.ticket = 0  # of its valid item in a heap; 0: none
+        self.older: Any = None  # its neighbours among the ready, by how long they wait; None: not ready
+        self.newer: Any = None
         self.expedited = False
         self.grant: Grant | None = None  # made once, given again at every turn
 

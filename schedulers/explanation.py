@@ -96,7 +96,7 @@ def _ahead(entry: Entry, first: Entry, queue: ReadyQueue) -> list[Entry]:
         return []
     before = [
         other
-        for other in queue.ready
+        for other in queue
         if other is not first
         and other is not entry
         and (

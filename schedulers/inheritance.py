@@ -25,6 +25,8 @@ def check_circle(entry: Entry, on: Entry) -> None:
 def link(entry: Entry, on: Entry) -> None:
     """`entry` waits for `on` from now on."""
     entry.waits_on = on
+    if isinstance(on.waiters, tuple):
+        on.waiters = {}
     on.waiters[entry] = None
     inherit(on)
 
@@ -34,6 +36,7 @@ def unlink(entry: Entry) -> None:
     on = entry.waits_on
     if on is not None:
         entry.waits_on = None
+        assert isinstance(on.waiters, dict)
         del on.waiters[entry]
         inherit(on)
 
@@ -42,7 +45,7 @@ def release(entry: Entry) -> None:
     """Nobody waits for this entry any more."""
     for waiter in entry.waiters:
         waiter.waits_on = None
-    entry.waiters.clear()
+    entry.waiters = ()
 
 
 def inherit(entry: Entry) -> None:

@@ -43,7 +43,7 @@ class Policy:
         raise NotImplementedError
 
     def on_ready(self, job: Entry, now: float) -> None:
-        """`job` becomes ready; its key is asked for next. Default: nothing."""
+        """`job` becomes ready, or its slice is over; its key is asked for next. Default: nothing."""
 
     def on_ran(self, job: Entry, seconds: float, now: float) -> None:
         """`job` ran for `seconds` on its device. Default: nothing."""

@@ -4,7 +4,8 @@ Two levels. Tenants share the device by virtual time (start-time fair queueing, 
 time is not less than the queue's when it comes; service divided by its weight moves it on; the smallest goes
 first). Inside a tenant the policy's keys decide; a *lane* holds them in two heaps, foreground and background,
 because background's guaranteed share is taken from the second. Three things go before both levels: expedited
-entries, overdue ones, and background's share.
+entries, overdue ones, and background's share. Who has waited longest is the first of a list that is threaded
+through the entries: joining and leaving it takes the same time wherever they stand.
 
 Heap items are `(key, ticket, entry)`; an item is valid if its ticket is its entry's. Whoever leaves or is
 re-keyed only changes its ticket; invalid items are dropped when they reach the top, or all at once when they
@@ -13,9 +14,9 @@ outnumber the valid ones.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterator, Mapping
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, heapreplace
 from math import inf
 from typing import Any
 
@@ -29,13 +30,15 @@ _POLICY, _EXPEDITED, _OVERDUE, _SHARE = Turn.POLICY, Turn.EXPEDITED, Turn.OVERDU
 class Lane:
     """One tenant's ready entries on one device."""
 
-    __slots__ = ("background", "foreground", "pace", "queue", "tenant", "vtime")
+    __slots__ = ("background", "clock", "entries", "foreground", "pace", "queue", "tenant", "vtime")
 
     def __init__(self, tenant: str, queue: ReadyQueue, weight: float) -> None:
         self.tenant = tenant
         self.queue = queue
         self.pace = 1.0 / weight  # virtual seconds per second of service
         self.vtime = queue.vtime
+        self.clock = 0.0  # the policy's own
+        self.entries = 0  # submitted and not done
         self.foreground: list[_Item] = []
         self.background: list[_Item] = []
 
@@ -47,17 +50,17 @@ class ReadyQueue:
         "background_count",
         "background_owed_s",
         "calm",
+        "count",
         "due_at",
         "expedited",
         "guaranteed_share",
-        "keyed_at",
         "lanes",
         "last",
+        "line",
         "max_wait_s",
         "name",
         "only_lane",
         "prune_at",
-        "ready",
         "running",
         "stale",
         "tickets",
@@ -74,7 +77,9 @@ class ReadyQueue:
         self.weights = weights
         self.max_wait_s = max_wait_s
         self.tickets = tickets  # shared by all devices: a ticket is never given twice
-        self.ready: OrderedDict[Entry, None] = OrderedDict()  # who has waited longest comes first
+        self.count = 0  # ready entries
+        self.line = Entry(0)  # both ends of the list of the ready: its `newer` has waited longest
+        self.line.older = self.line.newer = self.line
         self.expedited: deque[Entry] = deque()
         self.lanes: dict[str, Lane] = {}
         self.only_lane: Lane | None = None  # the common case, one tenant, needs no search
@@ -88,7 +93,6 @@ class ReadyQueue:
         self.turn = _POLICY  # of the last grant
         self.calm = False  # the last grant came right after an overdue one: it keeps its slice
         self.used_s = 0.0  # seconds run in the current slice
-        self.keyed_at = -inf  # when the running entry last got the key that it would be requeued with
 
         self.guaranteed_share = 0.0
         self.background_count = 0  # ready background entries
@@ -106,19 +110,66 @@ class ReadyQueue:
             self.only_lane = lane if len(self.lanes) == 1 else None
         return lane
 
+    def __iter__(self) -> Iterator[Entry]:
+        """The ready entries; who has waited longest comes first."""
+        entry = self.line.newer
+        while entry is not self.line:
+            yield entry
+            entry = entry.newer
+
     def push(self, entry: Entry) -> None:
         """Puts an entry, with its key and lane, among the ready."""
         lane = entry.lane
         assert lane is not None
         if lane.vtime < self.vtime:
             lane.vtime = self.vtime  # time without work is no credit
+        self.count += 1
+        entry.newer = line = self.line
+        entry.older = newest = line.older
+        line.older = newest.newer = entry
         entry.ticket = ticket = next(self.tickets)
         if entry.background:
             self.background_count += 1
             heappush(lane.background, (entry.key, ticket, entry))
         else:
             heappush(lane.foreground, (entry.key, ticket, entry))
-        self.ready[entry] = None
+
+    def grant(self, entry: Entry, turn: Turn) -> None:
+        """Takes out the entry that runs from now on."""
+        self.take(entry)
+        self.running = entry
+        self.calm = self.turn is _OVERDUE
+        self.begin_slice(entry, turn)
+
+    def hand_over(self, entry: Entry, to: Entry, turn: Turn) -> None:
+        """The running entry joins the ready, and another goes: `push` and `grant`, with one operation on
+        their heap where `to` is its first."""
+        lane, heap = to.lane, None
+        assert lane is not None
+        if lane is entry.lane and entry.background is to.background:
+            heap = lane.background if to.background else lane.foreground
+        if heap is None or heap[0][2] is not to:
+            self.push(entry)
+            self.grant(to, turn)
+            return
+        # Nothing is counted: one comes, one goes. The first of a heap is always valid once it was looked at.
+        entry.ticket = ticket = next(self.tickets)
+        heapreplace(heap, (entry.key, ticket, entry))
+        line = self.line
+        to.older.newer = newer = to.newer
+        newer.older = to.older
+        to.older = to.newer = None
+        entry.newer = line
+        entry.older = newest = line.older
+        line.older = newest.newer = entry
+        to.ticket = 0
+        to.expedited = False
+        self.running = to
+        self.calm = self.turn is _OVERDUE
+        to.turn = self.turn = turn
+        self.used_s = 0.0
+        if turn is _POLICY and lane.vtime > self.vtime:
+            self.vtime = lane.vtime
 
     def rekey(self, entry: Entry, key: Any, *, background: bool) -> None:
         """Gives a ready entry another key or level; it has still waited as long as it has."""
@@ -130,21 +181,30 @@ class ReadyQueue:
         assert entry.lane is not None
         heappush(entry.lane.background if background else entry.lane.foreground, (key, ticket, entry))
         self.stale += 1
-        self._compact()
+        if self.stale > self.count + 64:
+            self._compact()
 
     def take(self, entry: Entry) -> None:
-        """Takes a ready entry out, wherever it stands."""
+        """Takes a ready entry out, wherever it stands; its item stays behind."""
+        self.count -= 1
+        entry.older.newer = newer = entry.newer
+        newer.older = entry.older
+        entry.older = entry.newer = None
         entry.ticket = 0
         entry.expedited = False
-        del self.ready[entry]
         if entry.background:
             self.background_count -= 1
         self.stale += 1
+        if self.stale > self.count + 64:
+            self._compact()
 
-    def remove(self, entry: Entry) -> None:
-        """Takes out an entry that is not next: its item stays behind."""
-        self.take(entry)
-        self._compact()
+    def begin_slice(self, entry: Entry, turn: Turn) -> None:
+        """The running entry begins a slice."""
+        entry.turn = self.turn = turn
+        self.used_s = 0.0
+        lane = entry.lane
+        if turn is _POLICY and lane is not None and lane.vtime > self.vtime:
+            self.vtime = lane.vtime
 
     def rebuild(self) -> None:
         """Fills the heaps again from the ready entries and their keys."""
@@ -153,7 +213,10 @@ class ReadyQueue:
             lane.background.clear()
         self.stale = 0
         self.background_count = 0
-        for entry in list(self.ready):
+        ready = list(self)
+        self.line.older = self.line.newer = self.line
+        self.count = 0
+        for entry in ready:
             self.push(entry)
 
     def pick(self, now: float) -> tuple[Entry, Turn] | None:
@@ -169,7 +232,7 @@ class ReadyQueue:
         head = self.head()
         if head is None:
             return None
-        if not head.background and self.owes_background():
+        if self.background_owed_s > 0.0 and not head.background and self.owes_background():
             return self._background_head(), _SHARE
         return head, _POLICY
 
@@ -179,17 +242,21 @@ class ReadyQueue:
         if lane is None:
             return None
         foreground, background = lane.foreground, lane.background
-        while foreground and foreground[0][1] != foreground[0][2].ticket:
+        while foreground:
+            first = foreground[0]
+            if first[1] == first[2].ticket:
+                break
             heappop(foreground)
             self.stale -= 1
-        while background and background[0][1] != background[0][2].ticket:
+        while background:
+            first = background[0]
+            if first[1] == first[2].ticket:
+                if not foreground or first < foreground[0]:
+                    return first[2]
+                break
             heappop(background)
             self.stale -= 1
-        if not background:
-            return foreground[0][2] if foreground else None
-        if not foreground or background[0] < foreground[0]:
-            return background[0][2]
-        return foreground[0][2]
+        return foreground[0][2] if foreground else None
 
     def first_expedited(self) -> Entry | None:
         """Who was expedited first and still is."""
@@ -201,8 +268,11 @@ class ReadyQueue:
         """The entry that has waited longest, if that is longer than max_wait_s."""
         if now <= self.due_at:
             return None
-        oldest = next(iter(self.ready), None)
-        self.due_at = self.max_wait_s + (now if oldest is None else oldest.ready_since)
+        if not self.count:
+            self.due_at = now + self.max_wait_s
+            return None
+        oldest: Entry = self.line.newer
+        self.due_at = oldest.ready_since + self.max_wait_s
         return oldest if now > self.due_at else None
 
     def owes_background(self) -> bool:
@@ -230,7 +300,8 @@ class ReadyQueue:
         return (mine.vtime < theirs.vtime) - (mine.vtime > theirs.vtime)
 
     def charge(self, entry: Entry, seconds: float) -> None:
-        """Books service of the running entry: to its slice, its tenant, and what background is owed."""
+        """Books service: to the running entry, its slice, its tenant, and what background is owed."""
+        entry.served_s += seconds
         self.used_s += seconds
         lane = entry.lane
         assert lane is not None
@@ -279,23 +350,16 @@ class ReadyQueue:
         return bool(heap)
 
     def _compact(self) -> None:
-        """Throws out the invalid items when they outnumber the valid ones."""
-        if self.stale > len(self.ready) + 64:
-            for lane in self.lanes.values():
-                for heap in (lane.foreground, lane.background):
-                    heap[:] = [item for item in heap if item[1] == item[2].ticket]
-                    heapify(heap)
-            self.stale = 0
+        """Throws out the invalid items, which outnumber the valid ones."""
+        for lane in self.lanes.values():
+            for heap in (lane.foreground, lane.background):
+                heap[:] = [item for item in heap if item[1] == item[2].ticket]
+                heapify(heap)
+        self.stale = 0
 
     def _prune(self) -> None:
-        """Forgets tenants that have no work here and no service to their debit."""
-        running = self.running.lane if self.running is not None else None
+        """Forgets tenants that have no entries here and no service to their debit."""
         self.lanes = {
-            lane.tenant: lane
-            for lane in self.lanes.values()
-            if self._live(lane.foreground)
-            or self._live(lane.background)
-            or lane.vtime > self.vtime
-            or lane is running
+            lane.tenant: lane for lane in self.lanes.values() if lane.entries or lane.vtime > self.vtime
         }
         self.prune_at = max(16, 2 * len(self.lanes))

@@ -30,7 +30,7 @@ from coro_rt.schedulers.registry import PolicyLike, get_policy
 
 # Looking up a member of an Enum takes as long as a call, so these are named once.
 _READY, _RUNNING = State.READY, State.RUNNING
-_POLICY, _EXPEDITED, _OVERDUE = Turn.POLICY, Turn.EXPEDITED, Turn.OVERDUE
+_POLICY, _EXPEDITED, _OVERDUE, _SHARE = Turn.POLICY, Turn.EXPEDITED, Turn.OVERDUE, Turn.SHARE
 
 
 class Scheduler:
@@ -62,7 +62,7 @@ class Scheduler:
             raise SchedulerError(f"max_wait_s is {max_wait_s!r}; it takes a positive number of seconds")
         self.switches = 0  # grants of a device to another entry than the one before
         self.preemptions = 0  # entries that gave way before their slice was over
-        self.decisions = 0  # calls of next and should_yield
+        self.decisions = 0  # calls of next and turn
         self._shares = dict(shares or {})
         self._background_share = background_share
         self._max_wait_s = max_wait_s
@@ -93,7 +93,7 @@ class Scheduler:
 
     def ready(self, device: str) -> int:
         """How many entries are ready on a device."""
-        return len(self._queue(device).ready)
+        return self._queue(device).count
 
     # What the host and the workers call.
 
@@ -105,12 +105,12 @@ class Scheduler:
         entry.submitted_at = now
         self._entries[entry] = None
         entry.lane = queue.lane(entry.tenant)
-        self._enqueue(entry, now)
-        return self._gives_way(queue, entry, now)
+        entry.lane.entries += 1
+        return self._enqueue(entry, now)
 
     def next(self, device: str, now: float) -> Grant | None:
         """READY to RUNNING: grants a free device to the entry that goes first; None if nobody is ready."""
-        queue = self._queues.get(device) or self._queue(device)
+        queue = self._queue(device)
         assert queue.running is None, f"{queue.running!r} still runs on {device}"
         self.decisions += 1
         picked = queue.pick(now)
@@ -118,77 +118,52 @@ class Scheduler:
             queue.idle()
             return None
         entry, turn = picked
-        if turn is _POLICY:
-            queue.take(entry)
-        else:
-            queue.remove(entry)
-        entry.state = _RUNNING
-        entry.started = True
-        entry.waited_s += now - entry.ready_since
-        entry.ready_since = now
-        entry.turn = turn
-        queue.calm = queue.turn is _OVERDUE
-        queue.turn = turn
+        queue.grant(entry, turn)
+        return self._granted(queue, entry, now)
+
+    def turn(self, entry: Entry, seconds: float, now: float) -> Grant | None:
+        """Accounts `seconds` to a RUNNING entry that could go on, and decides whether it does: then None.
+
+        Otherwise it is READY again, and the grant names who runs instead. An entry that goes on although its
+        slice is over has begun another one.
+        """
         lane = entry.lane
-        if turn is _POLICY and lane is not None and lane.vtime > queue.vtime:
-            queue.vtime = lane.vtime
-        queue.used_s = 0.0
-        queue.keyed_at = -inf
-        queue.running = entry
-        if queue.last is not entry:
-            queue.last = entry
-            entry.switches += 1
-            self.switches += 1
-        grant = entry.grant
-        if grant is None or grant.slice_s != self._slice_s:
-            entry.grant = grant = Grant(entry, self._slice_s)
-        return grant
+        assert lane is not None
+        queue = lane.queue
+        assert queue.running is entry, f"{entry!r} does not run"
+        assert seconds >= 0.0, seconds
+        queue.charge(entry, seconds)
+        if self._on_ran is not None:
+            self._call_on_ran(entry, seconds, now)
+        self.decisions += 1
+        if queue.used_s >= self._slice_s:
+            picked = self._successor(queue, entry, now)
+            if picked is None:
+                queue.begin_slice(entry, _POLICY)
+                queue.calm = False
+                return None
+        else:
+            policy = self._policy
+            picked = self._intruder(queue, entry, now)
+            if picked is None:
+                return None
+            self.preemptions += 1
+            self._renew(entry, now)
+            if self._policy is not policy:  # ejected meanwhile: its successor chooses
+                picked = queue.pick(now) or picked
+        entry.state = _READY
+        successor, turn = picked
+        queue.hand_over(entry, successor, turn)
+        return self._granted(queue, successor, now)
 
     def ran(self, entry: Entry, seconds: float, now: float) -> None:
-        """Accounts device seconds to a RUNNING entry."""
+        """Accounts device seconds to a RUNNING entry that leaves the device next; for others see `turn`."""
         assert entry.state is _RUNNING, f"{entry!r} does not run"
         assert seconds >= 0.0, seconds
-        entry.served_s += seconds
         assert entry.lane is not None
         entry.lane.queue.charge(entry, seconds)
         if self._on_ran is not None:
-            try:
-                self._on_ran(entry, seconds, now)
-            except Exception as error:
-                self._eject("on_ran", entry, _raised(error), now)
-
-    def should_yield(self, entry: Entry, now: float) -> bool:
-        """Whether a RUNNING entry has to give way; if not, and its slice is over, it begins another."""
-        assert entry.lane is not None
-        queue = entry.lane.queue
-        assert queue.running is entry, f"{entry!r} does not run"
-        self.decisions += 1
-        if queue.used_s >= self._slice_s:
-            return self._slice_over(queue, entry, now)
-        if queue.expedited and queue.first_expedited() is not None:
-            return queue.turn is not _EXPEDITED
-        if queue.turn is not _POLICY or not queue.ready:
-            return False
-        if now > queue.due_at and not queue.calm and queue.overdue(now) is not None:
-            return True
-        head = queue.head()
-        assert head is not None
-        return self._preempts(queue, head, entry, now)
-
-    def requeue(self, entry: Entry, now: float) -> None:
-        """RUNNING to READY."""
-        assert entry.lane is not None
-        queue = entry.lane.queue
-        assert queue.running is entry, f"{entry!r} does not run"
-        queue.running = None
-        if queue.used_s < self._slice_s:
-            self.preemptions += 1
-        entry.state = _READY
-        if queue.keyed_at == now and self._on_ready is None:
-            entry.ready_since = now
-            queue.push(entry)  # should_yield asked for this key just now
-        else:
-            self._enqueue(entry, now)
+            self._call_on_ran(entry, seconds, now)
 
     def park(self, entry: Entry, now: float, *, on: Entry | None = None) -> None:
         """RUNNING to WAITING. `on` is the entry that it waits for, which inherits its urgency while it does.
@@ -212,9 +187,11 @@ class Scheduler:
         assert entry.state is State.WAITING, f"{entry!r} does not wait"
         entry.state = _READY
         unlink(entry)
+        assert entry.lane is not None
+        entry.lane.entries -= 1
         entry.lane = queue.lane(entry.tenant)
-        self._enqueue(entry, now)
-        return self._gives_way(queue, entry, now)
+        entry.lane.entries += 1
+        return self._enqueue(entry, now)
 
     def done(self, entry: Entry, now: float) -> None:
         """RUNNING to DONE; an entry that has not started may leave from NEW or READY.
@@ -228,13 +205,15 @@ class Scheduler:
             self._leave_device(entry)
         elif entry.state is _READY:
             assert entry.lane is not None
-            entry.lane.queue.remove(entry)
+            entry.lane.queue.take(entry)
         known = entry.state is not State.NEW
         entry.state = State.DONE
         release(entry)
         entry.grant = None
         if known:
             del self._entries[entry]
+            assert entry.lane is not None
+            entry.lane.entries -= 1
             if self._on_done is not None:
                 try:
                     self._on_done(entry, now)
@@ -297,17 +276,37 @@ class Scheduler:
             raise SchedulerError(f"no device {device!r}; there are {sorted(self._queues)}")
         return queue
 
-    def _enqueue(self, entry: Entry, now: float) -> None:
-        """Gives a READY entry its key and puts it into its queue."""
+    def _enqueue(self, entry: Entry, now: float) -> bool:
+        """Puts an entry that has become READY into its queue. Returns like `submit`."""
+        self._renew(entry, now)
+        lane = entry.lane
+        assert lane is not None
+        lane.queue.push(entry)
+        return self._gives_way(lane.queue, entry, now)
+
+    def _renew(self, entry: Entry, now: float) -> None:
+        """Gives an entry the key of one that becomes ready now."""
         entry.ready_since = now
         if self._on_ready is not None:
             self._call_on_ready(entry, now)
         entry.own_key = entry.key = self._key_of(entry, now)
         if entry.waiters or entry.effective_qos is not entry.qos:
             inherit(entry)
-        lane = entry.lane
-        assert lane is not None
-        lane.queue.push(entry)
+
+    def _granted(self, queue: ReadyQueue, entry: Entry, now: float) -> Grant:
+        """READY to RUNNING, for an entry that its queue has let go."""
+        entry.state = _RUNNING
+        entry.started = True
+        entry.waited_s += now - entry.ready_since
+        entry.ready_since = now
+        if queue.last is not entry:
+            queue.last = entry
+            entry.switches += 1
+            self.switches += 1
+        grant = entry.grant
+        if grant is None or grant.slice_s != self._slice_s:
+            entry.grant = grant = Grant(entry, self._slice_s)
+        return grant
 
     def _leave_device(self, entry: Entry) -> None:
         assert entry.lane is not None, f"{entry!r} does not run"
@@ -316,30 +315,39 @@ class Scheduler:
 
     # Who goes before whom.
 
-    def _slice_over(self, queue: ReadyQueue, entry: Entry, now: float) -> bool:
-        """The slice is over: compares with what the entry would be if it became ready now."""
-        entry.ready_since = now
-        entry.own_key = entry.key = self._key_of(entry, now)
-        if entry.waiters:
-            inherit(entry)
-        queue.keyed_at = now
+    def _successor(self, queue: ReadyQueue, entry: Entry, now: float) -> tuple[Entry, Turn] | None:
+        """The slice is over: who goes before what the entry would be if it became ready now, and why."""
+        self._renew(entry, now)
         picked = queue.pick(now)
-        if picked is not None:
-            other, turn = picked
-            if turn is _EXPEDITED or turn is _OVERDUE or (not entry.background and queue.owes_background()):
-                return True
-            order = 0
-            if other.lane is not entry.lane or entry.background:
-                order = queue.compare_tenants(other, entry)
-            if order > 0 or (order == 0 and other.lane is entry.lane and other.key < entry.key):
-                return True
-        lane = entry.lane
-        if lane is not None and lane.vtime > queue.vtime:
-            queue.vtime = lane.vtime
-        queue.used_s = 0.0
-        queue.turn = entry.turn = _POLICY
-        queue.calm = False
-        return False
+        if picked is None:
+            return None
+        other, turn = picked
+        if turn is _EXPEDITED or turn is _OVERDUE:
+            return picked
+        if queue.background_owed_s > 0.0 and not entry.background and queue.owes_background():
+            return other, _SHARE  # background it is: else `pick` had said so
+        same_lane = other.lane is entry.lane
+        if not same_lane or entry.background:
+            order = queue.compare_tenants(other, entry)
+            if order:
+                return picked if order > 0 else None
+        return picked if same_lane and other.key < entry.key else None
+
+    def _intruder(self, queue: ReadyQueue, entry: Entry, now: float) -> tuple[Entry, Turn] | None:
+        """Within its slice: who takes the device from the entry, and why."""
+        if queue.expedited:
+            expedited = queue.first_expedited()
+            if expedited is not None:
+                return None if queue.turn is _EXPEDITED else (expedited, _EXPEDITED)
+        if queue.turn is not _POLICY or not queue.count:
+            return None
+        if now > queue.due_at and not queue.calm:
+            overdue = queue.overdue(now)
+            if overdue is not None:
+                return overdue, _OVERDUE
+        head = queue.head()
+        assert head is not None
+        return (head, _POLICY) if self._preempts(queue, head, entry, now) else None
 
     def _gives_way(self, queue: ReadyQueue, candidate: Entry, now: float) -> bool:
         """Whether the running entry should give way to a READY one within its slice."""
@@ -407,6 +415,13 @@ class Scheduler:
             self._on_ready(entry, now)
         except Exception as error:
             self._eject("on_ready", entry, _raised(error), now)
+
+    def _call_on_ran(self, entry: Entry, seconds: float, now: float) -> None:
+        assert self._on_ran is not None
+        try:
+            self._on_ran(entry, seconds, now)
+        except Exception as error:
+            self._eject("on_ran", entry, _raised(error), now)
 
     def _key_of(self, entry: Entry, now: float) -> Any:
         """The policy's key, checked."""

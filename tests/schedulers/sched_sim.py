@@ -6,7 +6,7 @@ from heapq import heappop, heappush
 from itertools import count
 from math import inf
 
-from coro_rt.schedulers import Entry, QoS, Scheduler
+from coro_rt.schedulers import Entry, Grant, QoS, Scheduler
 
 
 @dataclass
@@ -22,6 +22,8 @@ class Simulation:
     )  # every time that somebody was ready, how long
     order: list[str] = field(default_factory=list)  # the names granted, one after the other
     ended: list[Entry] = field(default_factory=list)
+    running: Entry | None = None
+    _waited: dict[Entry, float] = field(default_factory=dict)
     _events: list[tuple[float, int, Callable[[], object]]] = field(default_factory=list)
     _count: "count[int]" = field(default_factory=count)
 
@@ -50,31 +52,40 @@ class Simulation:
         scheduler = self.scheduler
         while self.now < until:
             self._arrive()
-            ready_since = {id(entry): entry.ready_since for entry in self.work_s}
-            grant = scheduler.next("cpu", self.now)
-            if grant is None:
-                if not self._events:
-                    return
-                self.now = max(self.now, self._events[0][0])
+            entry = self.running
+            if entry is None:
+                self._take_up(scheduler.next("cpu", self.now))
+                if self.running is None:
+                    if not self._events:
+                        return
+                    self.now = max(self.now, self._events[0][0])
                 continue
-            entry = grant.entry
-            self.order.append(entry.name)
-            self.waits.append((entry, self.now - ready_since[id(entry)]))
-            while True:
-                step = min(self.quantum_s, self.work_s[entry])
-                self.now += step
-                self.work_s[entry] -= step
+            step = min(self.quantum_s, self.work_s[entry])
+            self.now += step
+            self.work_s[entry] -= step
+            self._arrive()
+            if self.work_s[entry] <= 1e-12:
                 scheduler.ran(entry, step, self.now)
-                self._arrive()
-                if self.work_s[entry] <= 1e-12:
-                    scheduler.done(entry, self.now)
-                    self.ended.append(entry)
-                    del self.work_s[entry]
-                    break
-                if self.now >= until or scheduler.should_yield(entry, self.now):
-                    scheduler.requeue(entry, self.now)
-                    break
+                scheduler.done(entry, self.now)
+                self.ended.append(entry)
+                del self.work_s[entry]
+                self.running = None
+            else:
+                self._take_up(scheduler.turn(entry, step, self.now) or entry.grant)
+
+    def _take_up(self, grant: Grant | None) -> None:
+        if grant is not None and grant.entry is not self.running:
+            self.running = entry = grant.entry
+            self.order.append(entry.name)
+            self.waits.append((entry, entry.waited_s - self._waited.get(entry, 0.0)))
+            self._waited[entry] = entry.waited_s
 
     def _arrive(self) -> None:
         while self._events and self._events[0][0] <= self.now + 1e-12:
             heappop(self._events)[2]()
+
+
+def give_way(scheduler: Scheduler, entry: Entry, now: float) -> None:
+    """The running entry goes back among the ready, whatever the policy says of it."""
+    scheduler.park(entry, now)
+    scheduler.wake(entry, now)

@@ -6,7 +6,7 @@ from types import ModuleType
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sched_sim import Simulation
+from sched_sim import Simulation, give_way
 
 import coro_rt.schedulers as schedulers
 from coro_rt.schedulers import POLICIES, DeadlockError, Entry, Policy, QoS, Scheduler, SchedulerError, State
@@ -75,23 +75,22 @@ def test_an_expedited_entry_goes_before_everything_once(policy: type[Policy]) ->
     others = [Entry(i, qos=QoS.USER_INTERACTIVE) for i in range(1, 5)]
     running = _grant(scheduler, 0.0)
     assert running is low
-    scheduler.requeue(low, 0.0)
+    give_way(scheduler, low, 0.0)
     for entry in others:
         scheduler.submit(entry, 0.001)
     running = _grant(scheduler, 0.001)
     if running is low:
-        scheduler.requeue(low, 0.001)
+        give_way(scheduler, low, 0.001)
         scheduler.expedite(others[0], 0.001)
         running = _grant(scheduler, 0.001)
         assert running is others[0]
         return
     assert scheduler.expedite(low, 0.002)
-    assert scheduler.should_yield(running, 0.002)
-    scheduler.requeue(running, 0.002)
-    assert _grant(scheduler, 0.002) is low
-    assert not scheduler.should_yield(low, 0.002), "it keeps its slice"
-    scheduler.ran(low, 0.0005, 0.0025)
-    scheduler.requeue(low, 0.0025)
+    grant = scheduler.turn(running, 0.0, 0.002)
+    assert grant is not None
+    assert grant.entry is low
+    assert scheduler.turn(low, 0.0005, 0.0025) is None, "it keeps its slice"
+    give_way(scheduler, low, 0.0025)
     if policy.name in ("strict", "dynamic", "fair"):
         assert _grant(scheduler, 0.0025) is not low
 
@@ -108,7 +107,7 @@ def test_expediting_a_waiting_entry_wakes_it_and_a_running_one_needs_nothing(pol
     assert not scheduler.expedite(running, 0.001)
     assert scheduler.expedite(waiting, 0.001)
     assert waiting.state is State.READY
-    scheduler.requeue(running, 0.001)
+    give_way(scheduler, running, 0.001)
     assert _grant(scheduler, 0.001) is waiting
 
 
@@ -127,7 +126,7 @@ def test_an_entry_that_has_not_started_can_leave_the_queue_and_a_started_one_can
     scheduler.done(never_submitted, 0.0)
     assert never_submitted.state is State.DONE
     assert len(scheduler) == 2
-    scheduler.requeue(running, 0.0)
+    give_way(scheduler, running, 0.0)
     with pytest.raises(AssertionError, match="has started"):
         scheduler.done(running, 0.0)
     seen = set()
@@ -144,9 +143,8 @@ def test_a_step_that_does_not_exist_is_an_assertion(policy: type[Policy]) -> Non
     steps: list[Callable[[], object]] = [
         lambda: scheduler.wake(entry, 0.0),
         lambda: scheduler.park(entry, 0.0),
-        lambda: scheduler.requeue(entry, 0.0),
         lambda: scheduler.ran(entry, 0.1, 0.0),
-        lambda: scheduler.should_yield(entry, 0.0),
+        lambda: scheduler.turn(entry, 0.1, 0.0),
     ]
     for step in steps:
         with pytest.raises(AssertionError):
@@ -198,8 +196,7 @@ def test_equals_do_not_preempt_each_other_within_a_slice(policy: str) -> None:
     running = _grant(scheduler, 0.0)
     for step in range(1, 4):
         now = step * 0.0005
-        scheduler.ran(running, 0.0005, now)
-        assert not scheduler.should_yield(running, now)
+        assert scheduler.turn(running, 0.0005, now) is None
         assert not scheduler.submit(Entry(10 + step), now)
     assert scheduler.preemptions == 0
 
@@ -254,18 +251,16 @@ def test_counters_tell_switches_from_going_on_and_preemptions_from_turns() -> No
     low, high = Entry(1, qos=QoS.BACKGROUND), Entry(2, qos=QoS.USER_INTERACTIVE)
     scheduler.submit(low, 0.0)
     _grant(scheduler, 0.0)
-    scheduler.ran(low, 0.001, 0.001)
     assert scheduler.submit(high, 0.001)
-    assert scheduler.should_yield(low, 0.001)
-    scheduler.requeue(low, 0.001)
-    assert _grant(scheduler, 0.001) is high
+    grant = scheduler.turn(low, 0.001, 0.001)
+    assert grant is not None
+    assert grant.entry is high
     scheduler.ran(high, 0.001, 0.002)
     scheduler.done(high, 0.002)
     assert _grant(scheduler, 0.002) is low
-    scheduler.ran(low, 0.002, 0.004)
-    assert not scheduler.should_yield(low, 0.004), "it is alone: it goes on without an operation on the queue"
+    assert scheduler.turn(low, 0.002, 0.004) is None, "it is alone: nothing touches the queue"
     assert (scheduler.switches, scheduler.preemptions) == (3, 1)
-    assert scheduler.decisions == 5
+    assert scheduler.decisions == 4
     assert (low.switches, high.switches) == (2, 1)
     assert low.waited_s == pytest.approx(0.001)
     assert low.served_s == pytest.approx(0.003)

@@ -1,6 +1,7 @@
 """Whoever is waited for is as urgent as those who wait, while they do."""
 
 import pytest
+from sched_sim import give_way
 
 from coro_rt.schedulers import Entry, QoS, Scheduler
 
@@ -20,8 +21,7 @@ def scene(policy: str, *, inherit: bool) -> tuple[Scheduler, Entry, list[Entry],
         scheduler.submit(entry, 0.001)
     urgent = Entry(99, name="urgent", qos=QoS.USER_INTERACTIVE)
     assert scheduler.submit(urgent, 0.001)
-    scheduler.requeue(holder, 0.001)
-    assert scheduler.next("cpu", 0.001) is not None
+    assert scheduler.turn(holder, 0.0, 0.001) is not None
     scheduler.ran(urgent, 0.001, 0.002)
     scheduler.park(urgent, 0.002, on=holder if inherit else None)
     return scheduler, holder, crowd, urgent
@@ -36,7 +36,7 @@ def ran_before(scheduler: Scheduler, wanted: Entry, now: float) -> int:
             return others
         now += 0.002
         scheduler.ran(grant.entry, 0.002, now)
-        scheduler.requeue(grant.entry, now)
+        give_way(scheduler, grant.entry, now)
     return 1000
 
 
@@ -45,13 +45,12 @@ def test_the_holder_runs_next_and_goes_on_running_until_the_wait_ends(policy: st
     scheduler, holder, _, urgent = scene(policy, inherit=True)
     assert holder.effective_qos is QoS.USER_INTERACTIVE
     assert ran_before(scheduler, holder, 0.002) == 0
-    scheduler.ran(holder, 0.002, 0.004)
-    assert not scheduler.should_yield(holder, 0.004), "its next slice is as urgent"
+    assert scheduler.turn(holder, 0.002, 0.004) is None, "its next slice is as urgent"
     assert scheduler.wake(urgent, 0.004)
     assert holder.effective_qos is QoS.BACKGROUND
-    assert scheduler.should_yield(holder, 0.004)
-    scheduler.requeue(holder, 0.004)
-    assert ran_before(scheduler, urgent, 0.004) == 0
+    grant = scheduler.turn(holder, 0.0, 0.004)
+    assert grant is not None
+    assert grant.entry is urgent
 
 
 @policies

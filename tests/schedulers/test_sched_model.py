@@ -69,18 +69,19 @@ class Calls(RuleBasedStateMachine):
                 assert (-entry.qos, entry.submitted_at) == min((-job.qos, job.submitted_at) for job in ready)
         self.state[entry] = State.RUNNING
 
-    @rule(device=st.sampled_from(DEVICES), dt=times, yields=st.booleans())
-    def run(self, device: str, dt: float, yields: bool) -> None:
+    @rule(device=st.sampled_from(DEVICES), dt=times)
+    def run(self, device: str, dt: float) -> None:
         for entry in self.on(device, State.RUNNING):
             self.now += dt
             served = entry.served_s
-            self.scheduler.ran(entry, dt, self.now)
+            grant = self.scheduler.turn(entry, dt, self.now)
             assert entry.served_s == served + dt
-            said = self.scheduler.should_yield(entry, self.now)
-            assert not said or self.on(device, State.READY)
-            if said or yields:
-                self.scheduler.requeue(entry, self.now)
+            if grant is not None:
+                assert self.state[grant.entry] is State.READY
+                assert grant.entry.device == device
                 self.state[entry] = State.READY
+                self.state[grant.entry] = State.RUNNING
+                self.expedited.discard(grant.entry)
 
     @rule(device=st.sampled_from(DEVICES), on=st.one_of(st.none(), entries))
     def park(self, device: str, on: Entry | None) -> None:

@@ -193,13 +193,13 @@ def test_a_waiting_job_can_become_urgent() -> None:
     scheduler.submit(first, 0.0)
     scheduler.submit(second, 0.0)
     assert scheduler.next("cpu", 0.0) is not None
-    scheduler.ran(first, 0.0001, 0.0001)
-    assert not scheduler.should_yield(first, 0.0001)
+    assert scheduler.turn(first, 0.0001, 0.0001) is None
     assert scheduler.set_qos(second, 0.0001, qos=QoS.USER_INTERACTIVE)
-    assert scheduler.should_yield(first, 0.0001)
     assert not scheduler.set_qos(second, 0.0001, qos=QoS.BACKGROUND)
     assert scheduler.set_qos(second, 0.0001, deadline=0.01)
-    assert scheduler.should_yield(first, 0.0001)
+    grant = scheduler.turn(first, 0.0, 0.0001)
+    assert grant is not None
+    assert grant.entry is second
 
 
 def test_a_running_job_that_becomes_less_urgent_gives_way() -> None:
@@ -210,7 +210,9 @@ def test_a_running_job_that_becomes_less_urgent_gives_way() -> None:
     assert scheduler.next("cpu", 0.0) is not None
     assert not scheduler.set_qos(first, 0.0)
     assert scheduler.set_qos(first, 0.0, qos=QoS.BACKGROUND)
-    assert scheduler.should_yield(first, 0.0)
+    grant = scheduler.turn(first, 0.0, 0.0)
+    assert grant is not None
+    assert grant.entry is second
 
 
 def test_explain_says_why_in_a_sentence() -> None:

@@ -30,6 +30,7 @@ from coro_rt.errors import (
     SamplingError,
     SchedulerError,
     TemplateError,
+    TraceFileError,
     UnsupportedModel,
     WrongContext,
 )
@@ -84,6 +85,7 @@ __all__ = [
     "Stats",
     "Stream",
     "TemplateError",
+    "TraceFileError",
     "UnsupportedModel",
     "WrongContext",
     "__version__",

@@ -7,9 +7,10 @@ a thread, raise a preempt flag, tell the host) is noted with `after` and done wh
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio.abc
 
@@ -28,6 +29,9 @@ from coro_rt.schedulers.scheduler import Scheduler
 from coro_rt.stats import Stats
 from coro_rt.traps import join_outcome
 from coro_rt.worker import Worker
+
+if TYPE_CHECKING:
+    from coro_rt.trace.writer import TraceWriter
 
 logger = logging.getLogger("coro_rt")
 
@@ -67,20 +71,27 @@ class Engine:
         max_wait_s: float,
         max_jobs: int,
         raise_when_full: bool,
+        record: str | os.PathLike[str] | None,
         clock: Clock,
     ) -> None:
         self.host = host
         self.clock = clock
         self.lock = threading.Lock()
         self._deciding = Deciding(self)
-        self.scheduler = Scheduler(
-            policy,
-            devices=[device.name for device in devices],
-            shares=shares,
-            background_share=background_share,
-            max_wait_s=max_wait_s,
-            on_ejected=self._ejected,
-        )
+        self._settings: dict[str, Any] = {
+            "devices": [device.name for device in devices],
+            "shares": dict(shares or {}),
+            "background_share": background_share,
+            "max_wait_s": max_wait_s,
+        }
+        self.scheduler = Scheduler(policy, **self._settings, on_ejected=self._ejected)
+        self._trace: TraceWriter | None = None
+        if record is not None:
+            from coro_rt.trace.recorder import recorded  # here: most runtimes never need it
+            from coro_rt.trace.writer import TraceWriter
+
+            self._trace = TraceWriter(record)
+            self.scheduler = recorded(self.scheduler, self._trace, self)
         self.workers = {device.name: Worker(self, device) for device in devices}
         self.admission = Admission(max_jobs)
         self._raise_when_full = raise_when_full
@@ -270,6 +281,13 @@ class Engine:
                 self.after(job.worker.device.preempt)
 
     @protected
+    def predict(self, job: Job[Any], seconds_left: float) -> None:
+        """How many device seconds a job will still take."""
+        with self.lock:
+            if job in self.jobs:
+                self.scheduler.predict(job.entry, seconds_left, self.clock())
+
+    @protected
     def set_policy(self, policy: PolicyLike) -> None:
         """Another policy."""
         with self.deciding():
@@ -284,7 +302,12 @@ class Engine:
     # The whole.
 
     def start_workers(self) -> None:
-        """Start the devices and the workers' threads. Raises what a device raises."""
+        """Start the recording, the devices and the workers' threads. Raises what a device raises, and
+        OSError for a trace that cannot be written."""
+        if self._trace is not None:
+            from coro_rt.trace.recorder import header
+
+            self._trace.open(header(self.scheduler, self._settings, self.clock()))
         for worker in self.workers.values():
             worker.start()
 
@@ -304,8 +327,12 @@ class Engine:
 
     def stop_workers(self) -> None:
         """End and join the workers' threads. All jobs have ended."""
-        for worker in self.workers.values():
-            worker.stop()
+        try:
+            for worker in self.workers.values():
+                worker.stop()
+        finally:
+            if self._trace is not None:
+                self._trace.close()
 
     def worker_failed(self, worker: Worker, failure: BaseException) -> None:
         """A worker's thread ends by an error of ours or of its device: its jobs end with DeviceError.

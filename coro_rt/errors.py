@@ -24,6 +24,7 @@ __all__ = [
     "SamplingError",
     "SchedulerError",
     "TemplateError",
+    "TraceFileError",
     "UnsupportedModel",
     "WrongContext",
 ]
@@ -109,3 +110,7 @@ class QuantizeError(ModelError, ValueError):
     """A model cannot be quantized so: it already is, the type is unknown, or its values do not fit the
     type.
     """
+
+
+class TraceFileError(CoroRtError):
+    """A trace or a workload file that is none, or is damaged, or does not fit together. Says where."""

@@ -173,7 +173,7 @@ class Job(Generic[T]):
 
     def predict(self, seconds_left: float) -> None:
         """Tell the policy how many more device seconds this will take. Counts from its next turn."""
-        self.entry.predicted_seconds_left = seconds_left
+        self.engine.predict(self, seconds_left)
 
     def __await__(self) -> Generator[Any, Any, T]:
         from coro_rt.traps import Join  # traps are made of jobs

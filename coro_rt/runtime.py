@@ -208,10 +208,12 @@ class open_runtime:
     - `max_wait_s`: who has been ready for longer than this goes next
     - `max_jobs`, `on_full`: when there are that many, asking for one more waits (the most urgent come in
       first) or raises Overloaded
+    - `record`: a file to write a trace to, of what the scheduler is asked and decides (docs/traces.md);
+      compressed if it ends in ".gz"
     - `clock`: gives seconds, never less than before; `coro_rt.testing.VirtualClock` is one
 
     Raises DeviceError for a device that there is not, SchedulerError for a policy or share that cannot be
-    taken.
+    taken, OSError for a trace that cannot be written.
     """
 
     def __init__(
@@ -226,6 +228,7 @@ class open_runtime:
         max_wait_s: float = 10.0,
         max_jobs: int = 100_000,
         on_full: Literal["wait", "raise"] = "wait",
+        record: str | os.PathLike[str] | None = None,
         clock: Clock | None = None,
     ) -> None:
         if isinstance(max_jobs, bool) or not isinstance(max_jobs, int) or max_jobs < 1:
@@ -247,6 +250,7 @@ class open_runtime:
             max_wait_s=max_wait_s,
             max_jobs=max_jobs,
             raise_when_full=on_full == "raise",
+            record=record,
             clock=clock or time.perf_counter,
         )
         self._engine: Engine | None = None

@@ -10,14 +10,18 @@ from coro_rt.schedulers.errors import DeadlockError, SchedulerError
 from coro_rt.schedulers.explanation import Explanation
 from coro_rt.schedulers.fair import Fair
 from coro_rt.schedulers.fifo import Fifo
+from coro_rt.schedulers.outcome import JobOutcome, Outcome, Span, Waiting
 from coro_rt.schedulers.policy import Policy
 from coro_rt.schedulers.qos import QoS
 from coro_rt.schedulers.registry import POLICIES, get_policy
 from coro_rt.schedulers.scheduler import Scheduler
+from coro_rt.schedulers.simulation import simulate
 from coro_rt.schedulers.strict import Strict
+from coro_rt.schedulers.workload import Change, Milestone, Predict, Run, Wait, Workload, WorkloadJob
 
 __all__ = [
     "POLICIES",
+    "Change",
     "DeadlockError",
     "Dynamic",
     "Ejection",
@@ -26,11 +30,22 @@ __all__ = [
     "Fair",
     "Fifo",
     "Grant",
+    "JobOutcome",
+    "Milestone",
+    "Outcome",
     "Policy",
+    "Predict",
     "QoS",
+    "Run",
     "Scheduler",
     "SchedulerError",
+    "Span",
     "State",
     "Strict",
+    "Wait",
+    "Waiting",
+    "Workload",
+    "WorkloadJob",
     "get_policy",
+    "simulate",
 ]

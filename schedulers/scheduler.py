@@ -260,6 +260,10 @@ class Scheduler:
             return head is not None and self._preempts(queue, head, entry, now)
         return False
 
+    def predict(self, entry: Entry, seconds_left: float, now: float) -> None:
+        """How many device seconds an entry will still take. Counts from its next key."""
+        entry.predicted_seconds_left = seconds_left
+
     def set_policy(self, policy: PolicyLike, now: float) -> None:
         """Changes the policy; every entry gets a new key. SchedulerError, and no change, for no policy."""
         self._adopt(get_policy(policy), now)

@@ -22,12 +22,13 @@ from coro_rt.cli.demo import demo
 from coro_rt.cli.devices import devices
 from coro_rt.cli.models import models, pull
 from coro_rt.cli.quantize import quantize
+from coro_rt.cli.simulate import simulate
 
 logger = logging.getLogger("coro_rt")
 
 
 @click.group(
-    commands=[demo, chat, complete, pull, models, quantize, devices, bench],
+    commands=[demo, chat, complete, pull, models, quantize, devices, bench, simulate],
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

@@ -33,11 +33,16 @@ class Settings:
     max_tokens: int
     temperature: float
     seed: int
+    record: str | None
 
     @property
     def generation(self) -> dict[str, Any]:
         """Those that `LLM.generate` takes."""
         return {"max_tokens": self.max_tokens, "temperature": self.temperature, "seed": self.seed}
+
+
+def _policies(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(_policy(context, parameter, value) for value in values)
 
 
 def _policy(context: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -56,14 +61,19 @@ def _temperature(context: click.Context, parameter: click.Parameter, value: floa
     return value
 
 
-def _json(context: click.Context, parameter: click.Parameter, value: str | None) -> Output:
-    if value not in (None, "-"):
+def writable(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """For a file that is written at the end, or all along: it can be."""
+    if value is not None:
         path = Path(value)
         if path.is_dir() or not path.absolute().parent.is_dir():
             raise click.BadParameter(
                 f"{value!r} cannot be written: it is a folder, or in a folder that is not there"
             )
-    return Output(value)
+    return value
+
+
+def _json(context: click.Context, parameter: click.Parameter, value: str | None) -> Output:
+    return Output(value if value == "-" else writable(context, parameter, value))
 
 
 def text(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
@@ -76,6 +86,14 @@ def text(context: click.Context, parameter: click.Parameter, value: str | None) 
         raise click.BadParameter("it is not UTF-8") from None
     return value
 
+
+_POLICIES = f"{', '.join(POLICIES)}, or 'package.module:Class' for one of your own."
+
+policies_option = click.option(
+    "--policy", "policies", multiple=True, callback=_policies, metavar="NAME",
+    help=f"{_POLICIES} May be given several times.",
+)  # fmt: skip
+"""Gives the command its `policies`."""
 
 with_json = click.option(
     "--json",
@@ -96,7 +114,7 @@ def with_model(*, max_tokens: int) -> Callable[[Command], Command]:
         ),
         click.option(
             "--policy", default="dynamic", show_default=True, callback=_policy, metavar="NAME",
-            help=f"{', '.join(POLICIES)}, or 'package.module:Class' for one of your own.",
+            help=_POLICIES,
         ),
         click.option(
             "--threads", type=click.IntRange(1, 1024), metavar="N",
@@ -117,6 +135,10 @@ def with_model(*, max_tokens: int) -> Callable[[Command], Command]:
         click.option(
             "--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True, metavar="N",
             help="The same seed gives the same answer.",
+        ),
+        click.option(
+            "--record", callback=writable, metavar="FILE",
+            help="Write a trace of what is scheduled, for `coro-rt simulate`; compressed if it ends in .gz.",
         ),
     ]  # fmt: skip
 

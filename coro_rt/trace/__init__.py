@@ -1,0 +1,1 @@
+"""Recording what the scheduler is asked and decides, and deciding it again: see docs/traces.md."""

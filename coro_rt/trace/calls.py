@@ -1,0 +1,94 @@
+"""What a trace consists of: the scheduler's public calls, and how their arguments and answers are written.
+
+One table says it all. A new public call of the scheduler is one more line here; a test compares the table
+with the class, and recording, reading and replaying follow it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from math import isfinite
+from types import MappingProxyType
+from typing import Any
+
+from coro_rt.schedulers.entry import Entry
+from coro_rt.schedulers.policy import Policy
+from coro_rt.schedulers.qos import QoS
+from coro_rt.schedulers.registry import POLICIES
+
+FORMAT = "coro_rt trace"
+VERSION = 1
+
+CALLS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "add_device": ("device",),
+        "submit": ("entry", "now"),
+        "next": ("device", "now"),
+        "turn": ("entry", "seconds", "now"),
+        "ran": ("entry", "seconds", "now"),
+        "park": ("entry", "now", "on"),
+        "wake": ("entry", "now"),
+        "done": ("entry", "now"),
+        "expedite": ("entry", "now"),
+        "set_qos": ("entry", "now", "qos", "deadline"),
+        "predict": ("entry", "seconds_left", "now"),
+        "set_policy": ("policy", "now"),
+    }
+)
+"""Every public call that changes something, and its parameters in their order."""
+
+ASKING = frozenset({"ready", "explain", "policy"})
+"""Public, but they change nothing, so they are not written down."""
+
+OPTIONAL = frozenset({"on", "qos", "deadline"})
+"""Parameters that are left out of a line when they are None."""
+
+ENTRIES = frozenset({"entry", "on"})
+"""Parameters that are entries; a line has their numbers."""
+
+NUMBERS = frozenset({"now", "seconds", "seconds_left", "deadline", "predicted_seconds_left"})
+"""Parameters that are seconds; "inf" and the like are written as strings, as JSON has no number for them."""
+
+ENTRY_FIELDS = ("name", "qos", "tenant", "device", "deadline", "predicted_seconds_left")
+"""What `submit` says about its entry, besides the number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One line of a trace. `arguments` are as the scheduler takes them, but that entries are numbers."""
+
+    line: int
+    name: str
+    arguments: Mapping[str, Any]
+    answer: Any = None  # as written: the decision
+    by: int | None = None  # the entry whose step made the call, if not the entry's own
+    entry: Mapping[str, Any] = field(default_factory=dict)  # of a submit: ENTRY_FIELDS
+
+
+def written(value: Any) -> Any:
+    """A value as it stands in a trace."""
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, QoS):
+        return value.name
+    if isinstance(value, int | float):
+        return value if isfinite(value) else repr(float(value))
+    if isinstance(value, Entry):
+        return value.id
+    if isinstance(value, Policy) or (isinstance(value, type) and issubclass(value, Policy)):
+        return policy_path(value)
+    if isinstance(value, BaseException):
+        return {"raises": type(value).__name__}
+    if isinstance(value, list | tuple):
+        return [written(part) for part in value]
+    assert is_dataclass(value), f"a trace has no way to write {value!r}"
+    return {part.name: written(getattr(value, part.name)) for part in fields(value)}
+
+
+def policy_path(policy: Policy | type[Policy]) -> str:
+    """What `get_policy` makes such a policy from: its name, or where its class is."""
+    kind = policy if isinstance(policy, type) else type(policy)
+    if POLICIES.get(kind.name) is kind:
+        return kind.name
+    return f"{kind.__module__}:{kind.__qualname__}"

@@ -1,0 +1,294 @@
+"""What a trace says about its jobs: the workload that they were, and what became of them.
+
+Of each job: when it came; its device time between waits; its waits. A wait that a job's own step ended (it
+released a lock, set an event, ended) is a wait for that job's milestone, so that under another policy it ends
+when that job gets there; any other took its time outside (a sleep, something on the host), and takes as long
+again. A job that another one started comes at that one's milestone. What the host submits comes when it came:
+a task that asks again as soon as it has its answer asks at the recorded times, whatever the policy.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from statistics import median
+from typing import Any
+
+from coro_rt.schedulers.outcome import JobOutcome, Outcome, Span
+from coro_rt.schedulers.qos import QoS
+from coro_rt.schedulers.workload import Change, Milestone, Predict, Run, Step, Wait, Workload, WorkloadJob
+from coro_rt.trace.calls import Call
+from coro_rt.trace.reader import Trace
+
+GIVE_WAY_S = 0.0002  # where a trace does not show how long it takes: nobody had to
+
+
+class _Job:
+    """One entry of the trace, as far as it has been read."""
+
+    def __init__(self, number: int, call: Call, now: float, after: Milestone | None) -> None:
+        entry = call.entry
+        self.number = number
+        self.name: str = entry["name"]
+        self.qos: QoS = entry["qos"]
+        self.tenant: str = entry["tenant"]
+        self.device: str = entry["device"]
+        self.deadline: float = entry["deadline"]
+        self.predicted_s: float = entry["predicted_seconds_left"]
+        self.after = after
+        self.arrived = now
+        self.started = self.ended = inf
+        self.steps: list[Step] = []
+        self.changes: list[Change] = []
+        self.served_s = 0.0
+        self.stepped_s = 0.0  # of that, in steps already
+        self.booked = 0.0  # when it was granted the device, or last booked
+        self.running = False
+        self.ready_since: float | None = now  # None: it is not ready
+        self.waited_s = 0.0
+        self.waits_since: float | None = None  # None: it does not wait
+        self.waits_on: _Job | None = None
+
+    def progress(self, now: float) -> float:
+        """Its service at a time, that not yet booked included."""
+        return self.served_s + max(0.0, now - self.booked) if self.running else self.served_s
+
+    def run(self, served_s: float) -> None:
+        """A piece of device time ends here."""
+        self.steps.append(Run(max(0.0, served_s - self.stepped_s)))
+        self.stepped_s = max(self.stepped_s, served_s)
+
+
+class _Device:
+    """What is happening on one device."""
+
+    def __init__(self) -> None:
+        self.running: _Job | None = None
+        self.last: _Job | None = None
+        self.since = 0.0
+        self.slice_s = 0.0
+        self.used_s = 0.0
+        self.asked_at: float | None = None  # whoever runs should give way, since then
+        self.delays: list[float] = []  # how long that took
+
+
+class Recorded:
+    """A trace, read once: `workload`, to be simulated, and `outcome`, what became of it.
+
+    Raises TraceFileError where it cannot be, and OSError.
+    """
+
+    def __init__(self, trace: Trace, *, spans: bool = False) -> None:
+        header = trace.header
+        self._trace = trace
+        self._start = header.now
+        self._jobs: dict[int, _Job] = {}
+        self._devices = {name: _Device() for name in header.devices}
+        self._spans: list[Span] | None = [] if spans else None
+        self._switches = self._preemptions = self._decisions = self._calls = 0
+        self._end = header.now
+        for call in trace.calls():
+            self._calls += 1
+            self._take(call)
+        for job in self._jobs.values():
+            if job.ended == inf and job.served_s > job.stepped_s:
+                job.run(job.served_s)
+        self.complete = trace.complete
+        self.workload = Workload(
+            jobs=tuple(self._workload_job(job) for job in self._jobs.values()),
+            devices={
+                name: median(device.delays) if device.delays else GIVE_WAY_S
+                for name, device in self._devices.items()
+            },
+            shares=header.shares,
+            background_share=header.background_share,
+            max_wait_s=header.max_wait_s,
+        )
+        self.outcome = self._outcome(header.policy)
+
+    def _take(self, call: Call) -> None:
+        arguments = call.arguments
+        now = arguments.get("now", self._end)
+        self._end = max(self._end, now)
+        match call.name:
+            case "add_device":
+                self._devices[arguments["device"]] = _Device()
+            case "submit":
+                self._submit(call, now)
+            case "next":
+                self._decisions += 1
+                self._granted(call, self._device(call, arguments["device"]), now)
+            case "set_policy":
+                pass
+            case _:
+                self._about(call, self._jobs[arguments["entry"]], arguments, now)
+
+    def _submit(self, call: Call, now: float) -> None:
+        after = self._milestone(call.by, now)
+        job = _Job(len(self._jobs), call, now, after)
+        self._jobs[call.arguments["entry"]] = job
+        self._asks(self._device(call, job.device), call, now)
+
+    def _about(self, call: Call, job: _Job, arguments: Any, now: float) -> None:
+        """A call about a job that was submitted."""
+        device = self._device(call, job.device)
+        match call.name:
+            case "ran":
+                self._ran(device, job, arguments["seconds"], now)
+            case "turn":
+                self._turn(call, device, job, now)
+            case "park":
+                self._park(call, device, job, now)
+            case "wake":
+                self._wait_over(job, self._milestone(call.by, now), now)
+                self._asks(device, call, now)
+            case "expedite":
+                job.changes.append(Change(now - self._start, cancel=True))
+                self._wait_over(job, None, now)
+                self._asks(device, call, now)
+            case "set_qos":
+                qos, deadline = arguments.get("qos"), arguments.get("deadline")
+                at = None if deadline is None else deadline - self._start
+                job.changes.append(Change(now - self._start, qos, at))
+                self._asks(device, call, now)
+            case "predict":
+                job.run(job.progress(now))
+                job.steps.append(Predict(arguments["seconds_left"]))
+            case "done":
+                self._done(call, device, job, now)
+
+    def _ran(self, device: _Device, job: _Job, seconds: float, now: float) -> None:
+        job.served_s += seconds
+        job.booked = now
+        device.used_s += seconds
+        if device.asked_at is not None:
+            if now > device.asked_at:  # else the worker itself woke somebody, about to decide
+                device.delays.append(now - device.asked_at)
+            device.asked_at = None
+
+    def _turn(self, call: Call, device: _Device, job: _Job, now: float) -> None:
+        self._ran(device, job, call.arguments["seconds"], now)
+        self._decisions += 1
+        slice_over = device.used_s >= device.slice_s
+        if call.answer is not None:
+            self._preemptions += not slice_over
+            self._left(call, device, job, now)
+            job.ready_since = now
+            self._granted(call, device, now)
+        elif slice_over:
+            device.used_s = 0.0
+
+    def _granted(self, call: Call, device: _Device, now: float) -> None:
+        if call.answer is None:
+            return
+        answer: dict[str, Any] = call.answer if isinstance(call.answer, dict) else {}
+        job, slice_s = self._jobs.get(answer.get("entry", -1)), answer.get("slice_s")
+        if job is None or job.ready_since is None or not isinstance(slice_s, float):
+            raise self._trace.error(call.line, f"the device goes to {call.answer!r}, which is not ready")
+        job.waited_s += max(0.0, now - job.ready_since)
+        job.ready_since = None
+        job.running = True
+        job.booked = now
+        job.started = min(job.started, now)
+        device.running, device.since, device.slice_s, device.used_s = job, now, slice_s, 0.0
+        self._switches += device.last is not job
+        device.last = job
+
+    def _left(self, call: Call, device: _Device, job: _Job, now: float) -> None:
+        if device.running is not job:
+            raise self._trace.error(call.line, f"{job.name} leaves a device that it does not have")
+        if self._spans is not None:
+            begin, end = device.since - self._start, now - self._start
+            self._spans.append(Span(job.device, job.number, begin, end))
+        device.running = device.asked_at = None
+        job.running = False
+
+    def _park(self, call: Call, device: _Device, job: _Job, now: float) -> None:
+        if isinstance(call.answer, dict):  # it raised: a circle
+            return
+        if job.running:
+            self._left(call, device, job, now)
+            job.run(job.served_s)
+        else:  # what it waits for is handed on
+            self._wait_over(job, self._milestone(call.by, now), now)
+            job.ready_since = None
+        on = call.arguments.get("on")
+        job.waits_since, job.waits_on = now, None if on is None else self._jobs[on]
+
+    def _wait_over(self, job: _Job, until: Milestone | None, now: float) -> None:
+        """It has waited until now; from now on it is ready."""
+        if job.waits_since is None:
+            return
+        on = job.waits_on
+        if until is None and on is not None and on.ended < inf:
+            until = Milestone(on.number)
+        seconds = max(0.0, now - job.waits_since)
+        job.steps.append(Wait(seconds, until, None if on is None else on.number))
+        job.waits_since, job.ready_since = None, now
+
+    def _done(self, call: Call, device: _Device, job: _Job, now: float) -> None:
+        job.ended = now
+        if job.running:
+            self._left(call, device, job, now)
+            job.run(job.served_s)
+        else:
+            job.ready_since = None
+            job.changes.append(Change(now - self._start, cancel=True))
+
+    def _asks(self, device: _Device, call: Call, now: float) -> None:
+        """If the answer says that the running job should give way, this is when."""
+        if call.answer is True and device.asked_at is None:
+            device.asked_at = now
+
+    def _device(self, call: Call, name: str) -> _Device:
+        device = self._devices.get(name)
+        if device is None:
+            raise self._trace.error(call.line, f"there is no device {name!r}, only {sorted(self._devices)}")
+        return device
+
+    def _milestone(self, by: int | None, now: float) -> Milestone | None:
+        if by is None:
+            return None
+        job = self._jobs[by]
+        return Milestone(job.number, job.progress(now))
+
+    def _workload_job(self, job: _Job) -> WorkloadJob:
+        return WorkloadJob(
+            name=job.name,
+            arrives_s=max(0.0, job.arrived - self._start),
+            steps=tuple(job.steps),
+            qos=job.qos,
+            tenant=job.tenant,
+            device=job.device,
+            deadline_s=job.deadline - self._start,
+            predicted_s=job.predicted_s,
+            after=job.after,
+            changes=tuple(job.changes),
+        )
+
+    def _outcome(self, policy: str) -> Outcome:
+        start = self._start
+        return Outcome(
+            policy=policy,
+            jobs=[
+                JobOutcome(
+                    number=job.number,
+                    name=job.name,
+                    qos=job.qos,
+                    tenant=job.tenant,
+                    device=job.device,
+                    arrived_s=job.arrived - start,
+                    started_s=job.started - start,
+                    ended_s=job.ended - start,
+                    deadline_s=job.deadline - start,
+                    waited_s=job.waited_s,
+                    served_s=job.served_s,
+                )
+                for job in self._jobs.values()
+            ],
+            switches=self._switches,
+            preemptions=self._preemptions,
+            decisions=self._decisions,
+            events=self._calls,
+            ended_s=self._end - start,
+            spans=self._spans or (),
+        )

@@ -1,0 +1,105 @@
+"""Replay: a trace's inputs go into a fresh scheduler, and every decision is compared with the recorded one.
+
+The scheduler is pure, so under the recorded policy it must decide the same, to the last bit. If it does not,
+the code has changed, or the policy is not deterministic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from coro_rt.schedulers.entry import Entry
+from coro_rt.schedulers.errors import SchedulerError
+from coro_rt.schedulers.registry import PolicyLike
+from coro_rt.schedulers.scheduler import Scheduler
+from coro_rt.trace.calls import ENTRIES, Call, written
+from coro_rt.trace.reader import Trace
+
+SHOWN = 20  # differences that are kept; all are counted
+REPORT_EVERY = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One decision that came out otherwise."""
+
+    line: int
+    call: str
+    now: float
+    recorded: Any
+    decided: Any
+
+    def __str__(self) -> str:
+        return (
+            f"line {self.line}, {self.call} at {self.now:.6f}: recorded {self.recorded}, now {self.decided}"
+        )
+
+
+@dataclass(slots=True)
+class Differences:
+    """What a replay found. True where there is a difference; `broke_off` says why it could not go on."""
+
+    calls: int = 0
+    decisions: int = 0  # calls of next and turn among them
+    count: int = 0
+    first: list[Difference] = field(default_factory=list)  # the first of them
+    broke_off: str | None = None
+    complete: bool = False  # the trace was closed in order
+
+    def __bool__(self) -> bool:
+        return self.count > 0 or self.broke_off is not None
+
+
+def replay(
+    trace: Trace, policy: PolicyLike | None = None, *, progress: Callable[[int], object] | None = None
+) -> Differences:
+    """Decide a trace again. `policy`: how to make the recorded one, where its path alone does not.
+
+    After a difference the recorded inputs may not fit what was decided: then the replay ends there.
+    `progress` is called now and then with the number of calls. Raises TraceFileError, SchedulerError for a
+    policy that cannot be made, OSError.
+    """
+    header = trace.header
+    scheduler = Scheduler(
+        header.policy if policy is None else policy,
+        devices=header.devices,
+        shares=header.shares,
+        background_share=header.background_share,
+        max_wait_s=header.max_wait_s,
+    )
+    entries: dict[int, Entry] = {}
+    found = Differences()
+    for call in trace.calls():
+        try:
+            decided = _decide(scheduler, call, entries)
+        except AssertionError as error:
+            found.broke_off = f"line {call.line}: {call.name} does not fit what was decided before: {error}"
+            break
+        found.calls += 1
+        if decided != call.answer:
+            found.count += 1
+            if len(found.first) < SHOWN:
+                now = call.arguments.get("now", header.now)
+                found.first.append(Difference(call.line, call.name, now, call.answer, decided))
+        if progress is not None and found.calls % REPORT_EVERY == 0:
+            progress(found.calls)
+    found.decisions = scheduler.decisions
+    found.complete = trace.complete
+    return found
+
+
+def _decide(scheduler: Scheduler, call: Call, entries: dict[int, Entry]) -> Any:
+    """Make a call; its answer as it would be written."""
+    arguments = dict(call.arguments)
+    if call.entry:
+        number = arguments["entry"]
+        entries[number] = Entry(number, **call.entry)
+    for parameter in ENTRIES & arguments.keys():
+        if (number := arguments[parameter]) is not None:
+            arguments[parameter] = entries[number]
+    try:
+        return written(getattr(scheduler, call.name)(**arguments))
+    except SchedulerError as error:
+        return written(error)

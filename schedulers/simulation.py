@@ -1,0 +1,363 @@
+"""The simulator: a workload in virtual time, decided by the very same `Scheduler` that serves real jobs.
+
+A discrete-event simulation: a heap of times, and what happens then. Each device is driven as a worker drives
+it: what it was granted runs until its step is over, its slice is over, or somebody should go before it; then
+the service is booked and the scheduler asked again. What is modelled is only how soon a job gives way when
+it is asked: after a time that each device has. Switches take no time.
+
+Deterministic: the same workload and policy give the same outcome, to the last bit. A job that runs alone
+takes one event, not one for each slice, so that a quiet day costs little more than its arrivals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from heapq import heappop, heappush
+from math import inf
+
+from coro_rt.schedulers.ejection import Ejection
+from coro_rt.schedulers.entry import Entry, Grant, State
+from coro_rt.schedulers.errors import SchedulerError
+from coro_rt.schedulers.outcome import JobOutcome, Outcome, Span
+from coro_rt.schedulers.registry import PolicyLike
+from coro_rt.schedulers.scheduler import Scheduler
+from coro_rt.schedulers.workload import Change, Milestone, Run, Wait, Workload, WorkloadJob
+
+REPORT_EVERY = 4096  # events between two reports of progress
+_NEAR = 1e-9  # seconds: sums of the same pieces, worked out in another order
+
+_Happen = Callable[[float], None]
+_Event = tuple[float, int, _Happen]
+
+
+def simulate(
+    workload: Workload,
+    policy: PolicyLike = "dynamic",
+    *,
+    spans: bool = False,
+    progress: Callable[[float], object] | None = None,
+) -> Outcome:
+    """Run a workload under a policy, until all its jobs have ended.
+
+    `spans`: also keep who had which device when. `progress` is called now and then with the virtual time.
+    Raises SchedulerError for a policy that cannot be taken, and for jobs that wait for each other.
+    """
+    return _Simulation(workload, policy, spans=spans).run(progress)
+
+
+class _Live:
+    """A job of the workload on its way through the simulation."""
+
+    __slots__ = (
+        "ended_s",
+        "entry",
+        "followers",
+        "job",
+        "number",
+        "served_s",
+        "started_s",
+        "step",
+        "target_s",
+        "waits",
+    )
+
+    def __init__(self, number: int, job: WorkloadJob) -> None:
+        self.number = number
+        self.job = job
+        self.entry = Entry(
+            number,
+            name=job.name,
+            qos=job.qos,
+            deadline=job.deadline_s,
+            tenant=job.tenant,
+            device=job.device,
+            predicted_seconds_left=job.predicted_s,
+        )
+        self.started_s = self.ended_s = inf
+        self.served_s = 0.0  # up to the piece under way
+        self.target_s = 0.0  # served so much, its present step is over
+        self.step = 0  # the next one
+        self.waits = 0  # how often it has begun or stopped waiting: an end of an earlier wait is out of date
+        self.followers: list[_Event] = []  # what happens when it has been served so much; a heap
+
+    def take_up(self) -> None:
+        """Goes on to its next piece of device time, if there is one before it waits or ends."""
+        steps = self.job.steps
+        while self.step < len(steps):
+            step = steps[self.step]
+            if isinstance(step, Wait):
+                return
+            self.step += 1
+            if isinstance(step, Run):
+                self.target_s += step.seconds
+                return
+            self.entry.predicted_seconds_left = step.seconds_left
+
+    def next_wait(self) -> Wait | None:
+        """The wait that comes next, taken; None if it goes on, or ends, without one."""
+        step = self.job.steps[self.step] if self.step < len(self.job.steps) else None
+        if not isinstance(step, Wait):
+            return None
+        self.step += 1
+        return step
+
+    def outcome(self) -> JobOutcome:
+        entry, job = self.entry, self.job
+        return JobOutcome(
+            number=self.number,
+            name=job.name,
+            qos=job.qos,
+            tenant=job.tenant,
+            device=job.device,
+            arrived_s=entry.submitted_at,
+            started_s=self.started_s,
+            ended_s=self.ended_s,
+            deadline_s=job.deadline_s,
+            waited_s=entry.waited_s,
+            served_s=entry.served_s,
+        )
+
+
+class _Device:
+    """One device: who runs there, and until when if nothing comes between."""
+
+    __slots__ = ("alone", "asking", "began_s", "give_way_s", "name", "piece_s", "plan", "running", "since_s")
+
+    def __init__(self, name: str, give_way_s: float) -> None:
+        self.name = name
+        self.give_way_s = give_way_s
+        self.running: _Live | None = None
+        self.since_s = 0.0  # it has been running
+        self.began_s = 0.0  # the piece under way
+        self.piece_s = 0.0  # its length; booked as it is, as a difference of times may be short of a slice
+        self.alone = False  # nobody else was ready: a newcomer is a reason to ask again
+        self.plan = 0  # an event for an earlier plan is out of date
+        self.asking = False  # it is going to ask the scheduler at this moment
+
+
+class _Simulation:
+    def __init__(self, workload: Workload, policy: PolicyLike, *, spans: bool) -> None:
+        self._scheduler = Scheduler(
+            policy,
+            devices=workload.devices,
+            shares=workload.shares,
+            background_share=workload.background_share,
+            max_wait_s=workload.max_wait_s,
+            on_ejected=self._on_ejected,
+        )
+        self._policy = self._scheduler.policy.name
+        self._ejected: str | None = None
+        self._devices = {name: _Device(name, give_way_s) for name, give_way_s in workload.devices.items()}
+        self._live = [_Live(number, job) for number, job in enumerate(workload.jobs)]
+        self._now = 0.0
+        self._order = 0
+        self._events: list[_Event] = []
+        self._spans: list[Span] | None = [] if spans else None
+
+    def run(self, progress: Callable[[float], object] | None) -> Outcome:
+        for live in self._live:
+            self._expect(live)
+        events, count = self._events, 0
+        while events:
+            self._now, _, happen = heappop(events)
+            happen(self._now)
+            count += 1
+            if progress is not None and count % REPORT_EVERY == 0:
+                progress(self._now)
+        stuck = [live.job.name for live in self._live if live.ended_s == inf]
+        if stuck:
+            raise SchedulerError(f"{len(stuck)} jobs wait for what never comes: {', '.join(stuck[:5])} ...")
+        if progress is not None:
+            progress(self._now)
+        scheduler = self._scheduler
+        return Outcome(
+            policy=self._policy,
+            jobs=[live.outcome() for live in self._live],
+            switches=scheduler.switches,
+            preemptions=scheduler.preemptions,
+            decisions=scheduler.decisions,
+            events=count,
+            ended_s=max((live.ended_s for live in self._live), default=0.0),
+            spans=self._spans or (),
+            ejected=self._ejected,
+        )
+
+    def _on_ejected(self, ejection: Ejection) -> None:
+        self._ejected = f"its {ejection.hook} for {ejection.entry.name!r} failed: {ejection.reason}"
+
+    # What happens when.
+
+    def _at(self, when: float, happen: _Happen) -> None:
+        """Events of the same time happen in the order in which they were asked for."""
+        self._order += 1
+        heappush(self._events, (when, self._order, happen))
+
+    def _when(self, milestone: Milestone, happen: _Happen) -> bool:
+        """At a milestone. False: it has been passed."""
+        live = self._live[milestone.job]
+        has_begun = live.started_s < inf
+        if live.ended_s < inf or (has_begun and live.served_s >= milestone.served_s - _NEAR):
+            return False
+        self._order += 1
+        heappush(live.followers, (milestone.served_s, self._order, happen))
+        device = self._devices[live.job.device]
+        if device.running is live:
+            self._plan(device, live)
+        return True
+
+    def _expect(self, live: _Live) -> None:
+        job = live.job
+        arrive = partial(self._arrive, live)
+        if job.after is None or not self._when(job.after, arrive):
+            self._at(job.arrives_s, arrive)
+        for change in job.changes:
+            self._at(change.at_s, partial(self._change, live, change))
+
+    def _arrive(self, live: _Live, now: float) -> None:
+        self._made_ready(live, gives_way=self._scheduler.submit(live.entry, now))
+
+    def _change(self, live: _Live, change: Change, now: float) -> None:
+        entry, scheduler = live.entry, self._scheduler
+        if entry.state is State.NEW or entry.state is State.DONE:
+            return
+        if change.qos is not None or change.deadline_s is not None:
+            gives_way = scheduler.set_qos(entry, now, qos=change.qos, deadline=change.deadline_s)
+            if gives_way:
+                self._give_way(self._devices[live.job.device])
+        if not change.cancel or entry.state is State.RUNNING:
+            return
+        if entry.started:
+            live.waits += 1
+            self._made_ready(live, gives_way=scheduler.expedite(entry, now))
+        else:
+            scheduler.done(entry, now)
+            self._ended(live, now)
+
+    def _wait(self, live: _Live, wait: Wait, now: float) -> bool:
+        """From now on a job waits. False: there is nothing to wait for any more."""
+        live.waits += 1
+        wake = partial(self._wake, live, live.waits)
+        if wait.until is None:
+            self._at(now + wait.seconds, wake)
+        elif not self._when(wait.until, wake):
+            return False
+        self._scheduler.park(live.entry, now, on=None if wait.on is None else self._live[wait.on].entry)
+        return True
+
+    def _wake(self, live: _Live, waits: int, now: float) -> None:
+        if waits != live.waits:
+            return
+        while (wait := live.next_wait()) is not None:  # what it waited for has been handed on
+            if self._wait(live, wait, now):
+                return
+        self._made_ready(live, gives_way=self._scheduler.wake(live.entry, now))
+
+    def _ended(self, live: _Live, now: float) -> None:
+        live.ended_s = now
+        while live.followers:
+            heappop(live.followers)[2](now)
+
+    # What a worker does.
+
+    def _made_ready(self, live: _Live, *, gives_way: bool) -> None:
+        device = self._devices[live.job.device]
+        if device.running is not None:
+            if gives_way or device.alone:
+                device.alone = False
+                self._give_way(device)
+        elif not device.asking:
+            device.asking = True
+            self._at(self._now, partial(self._next, device))  # after all that comes at this moment
+
+    def _give_way(self, device: _Device) -> None:
+        """Whoever runs is asked to stop, which takes it a while."""
+        live = device.running
+        if live is not None:
+            device.piece_s = min(device.piece_s, self._now - device.began_s + device.give_way_s)
+            self._plan(device, live)
+
+    def _next(self, device: _Device, now: float) -> None:
+        """A free device asks who goes on there."""
+        device.asking = False
+        device.running = None
+        device.plan += 1
+        grant = self._scheduler.next(device.name, now)
+        if grant is not None:
+            self._take_up(device, grant, now)
+
+    def _take_up(self, device: _Device, grant: Grant, now: float) -> None:
+        device.running = live = self._live[grant.entry.id]
+        device.since_s = now
+        if live.started_s == inf:
+            live.started_s = now
+        if live.served_s >= live.target_s:
+            live.take_up()
+        self._begin(device, live, grant.slice_s, now)
+
+    def _begin(self, device: _Device, live: _Live, slice_s: float, now: float) -> None:
+        """A piece: to the end of the job's step, or of its slice."""
+        device.began_s = now
+        device.piece_s = max(0.0, live.target_s - live.served_s)
+        device.alone = not self._scheduler.ready(device.name)
+        if not device.alone:
+            device.piece_s = min(device.piece_s, slice_s)
+        self._plan(device, live)
+
+    def _plan(self, device: _Device, live: _Live) -> None:
+        """What comes next: the end of the piece, or a milestone that somebody waits for."""
+        when = device.began_s + device.piece_s
+        if live.followers:
+            when = min(when, max(self._now, device.began_s + live.followers[0][0] - live.served_s))
+        device.plan += 1
+        self._at(when, partial(self._reached, device, live, device.plan))
+
+    def _reached(self, device: _Device, live: _Live, plan: int, now: float) -> None:
+        if plan != device.plan:
+            return
+        served_s = live.served_s + now - device.began_s
+        while live.followers and live.followers[0][0] <= served_s + _NEAR:
+            heappop(live.followers)[2](now)
+        if now < device.began_s + device.piece_s:
+            if plan == device.plan:
+                self._plan(device, live)
+            return
+        device.plan += 1
+        self._piece_over(device, live, now)
+
+    def _piece_over(self, device: _Device, live: _Live, now: float) -> None:
+        """Books the time, sees what becomes of the job, and asks who goes on."""
+        scheduler, entry = self._scheduler, live.entry
+        seconds = device.piece_s
+        live.served_s += seconds
+        if live.served_s >= live.target_s - _NEAR:
+            live.served_s = live.target_s
+            scheduler.ran(entry, seconds, now)
+            seconds = 0.0
+            if not self._goes_on(device, live, now):
+                self._span_over(device, live, now)
+                self._next(device, now)
+                return
+        grant = scheduler.turn(entry, seconds, now)
+        if grant is None:
+            self._begin(device, live, scheduler.policy.slice_s, now)
+        else:
+            self._span_over(device, live, now)
+            self._take_up(device, grant, now)
+
+    def _goes_on(self, device: _Device, live: _Live, now: float) -> bool:
+        """Its step is over. False: the job has left the device, to wait or for good."""
+        while (wait := live.next_wait()) is not None:
+            if self._wait(live, wait, now):
+                return False
+        if live.step < len(live.job.steps):
+            live.take_up()
+            return True
+        device.running, device.asking = None, True  # who is woken now needs not ask for it
+        self._scheduler.done(live.entry, now)
+        self._ended(live, now)
+        return False
+
+    def _span_over(self, device: _Device, live: _Live, now: float) -> None:
+        if self._spans is not None:
+            self._spans.append(Span(device.name, live.number, device.since_s, now))

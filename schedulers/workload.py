@@ -1,0 +1,137 @@
+"""A workload: which jobs come when, and what each of them does. What the simulator runs; without code.
+
+A job is a list of steps: device time, waits, predictions. A wait ends after a while (a sleep, something on
+the host), or when another job has come to a *milestone*: it has been served so many seconds, or has ended. In
+a workload made from a trace all milestones lie in the past of those who wait for them, so whatever the order
+in which a policy serves the jobs, nobody waits for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import inf
+
+from coro_rt.schedulers.errors import SchedulerError
+from coro_rt.schedulers.qos import QoS
+
+
+@dataclass(frozen=True, slots=True)
+class Milestone:
+    """Job number `job` has been served `served_s` device seconds, or has ended."""
+
+    job: int
+    served_s: float = inf  # inf: when it has ended
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """So many seconds on the job's device."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Away from the device: for `seconds`, or until a milestone if there is one.
+
+    `on` is the number of the job that is waited for, which inherits the urgency meanwhile.
+    """
+
+    seconds: float = 0.0
+    until: Milestone | None = None
+    on: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Predict:
+    """The job says how many device seconds it will still take."""
+
+    seconds_left: float
+
+
+Step = Run | Wait | Predict
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What somebody else does to a job at a time: another urgency, or a cancel.
+
+    A cancelled job that has not started leaves; another one is served next, once, to clean up.
+    """
+
+    at_s: float
+    qos: QoS | None = None
+    deadline_s: float | None = None
+    cancel: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadJob:
+    """One job. Times are seconds since the workload's beginning, `deadline_s` too.
+
+    It comes at `arrives_s`, or, if it has one, at the milestone `after` of the job that starts it.
+    """
+
+    name: str
+    arrives_s: float = 0.0
+    steps: tuple[Step, ...] = ()
+    qos: QoS = QoS.DEFAULT
+    tenant: str = "default"
+    device: str = "cpu"
+    deadline_s: float = inf
+    predicted_s: float = 0.0
+    after: Milestone | None = None
+    changes: tuple[Change, ...] = ()
+
+    @property
+    def service_s(self) -> float:
+        """The device seconds of all its steps."""
+        return sum(step.seconds for step in self.steps if isinstance(step, Run))
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Jobs, numbered by their places, and the scheduler's settings.
+
+    `devices` has for each how many seconds a job takes to give way when it is asked: on average half a
+    quantum.
+    Raises SchedulerError for what cannot be: the message says which job.
+    """
+
+    jobs: tuple[WorkloadJob, ...]
+    devices: Mapping[str, float] = field(default_factory=lambda: {"cpu": 0.0002})
+    shares: Mapping[str, float] = field(default_factory=dict)
+    background_share: float = 0.05
+    max_wait_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        for device, give_way_s in self.devices.items():
+            if not 0 <= give_way_s < inf:
+                raise SchedulerError(
+                    f"giving way on device {device!r} takes a number of seconds from 0 on, not {give_way_s!r}"
+                )
+        for number, job in enumerate(self.jobs):
+            problem = self._problem(number, job)
+            if problem is not None:
+                raise SchedulerError(f"job {number} ({job.name}) of the workload {problem}")
+
+    def _problem(self, number: int, job: WorkloadJob) -> str | None:
+        if job.device not in self.devices:
+            return f"is for device {job.device!r}; there are {sorted(self.devices)}"
+        if not 0 <= job.arrives_s < inf:
+            return f"arrives at {job.arrives_s!r}; it takes a number of seconds from 0 on"
+        numbers: list[int | None] = [job.after.job if job.after is not None else None]
+        for step in job.steps:
+            if isinstance(step, Predict):
+                continue
+            if not 0 <= step.seconds < inf:
+                return f"has the step {step}; seconds are a number from 0 on"
+            if isinstance(step, Wait):
+                numbers += [step.on, step.until.job if step.until is not None else None]
+        for other in numbers:
+            if other == number:
+                return "waits for itself"
+            if other is not None and not 0 <= other < len(self.jobs):
+                return f"waits for job {other}; there are {len(self.jobs)}, numbered from 0"
+        return None

@@ -1,8 +1,8 @@
 """Decoding while the host's own thread runs pure Python without a pause, with one thread for the kernels.
 
-Whoever runs Python needs the GIL, and the host gives it up only every `sys.getswitchinterval()`. Both are measured alone
-and together: the tokens that a job writes (nobody reads them meanwhile; the stream's buffer takes them all), and the turns
-that the host's loop makes.
+Whoever runs Python needs the GIL, and the host gives it up only every `sys.getswitchinterval()`. Both are
+measured alone and together: the tokens that a job writes (nobody reads them meanwhile; the stream's buffer
+takes them all), and the turns that the host's loop makes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def measure(
     figures: Figures, model: str | PathLike[str], seconds: float, repeat: int,
     tick: Callable[[str], object], noise: Noise,
 ) -> None:  # fmt: skip
-    """Under coro_rt, and with the job on a thread of its own: percent of what each does alone, and the rates."""
+    """Under coro_rt, and with the job on a thread of its own: percent of what each does alone."""
     for turn in range(repeat):
         for driver in DRIVERS:
             if driver.key in ("threads", "dynamic"):
@@ -37,9 +37,7 @@ def measure(
                 run_on("trio", _one, figures, model, seconds, driver, turn)
 
 
-async def _one(
-    figures: Figures, model: str | PathLike[str], seconds: float, driver: Any, turn: int
-) -> None:
+async def _one(figures: Figures, model: str | PathLike[str], seconds: float, driver: Any, turn: int) -> None:
     options = {"threads": 1} if driver.is_ours else {}
     async with driven(driver, model, 1, **options) as runs:
         host_alone = _spin(seconds)

@@ -1,11 +1,12 @@
 """What a decision of the scheduler alone costs, per policy, from 100 to 100,000 ready entries.
 
-No threads and no jobs: the scheduler is called as a worker would call it, in one thread. Two decisions, each in
-microseconds of the CPU (the thread's own time, so that neighbours on the machine count less):
+No threads and no jobs: the scheduler is called as a worker would call it, in one thread. Two decisions, each
+in microseconds of the CPU (the thread's own time, so that neighbours on the machine count less):
 
-- "turn": one `Scheduler.turn`. Slices of a nanosecond make each turn compare everybody and, under policies where equals
-  take turns, hand the device over.
-- "arrival": somebody of a random level comes, the running one ends, the next is granted: `submit`, `done`, `next`.
+- "turn": one `Scheduler.turn`. Slices of a nanosecond make each turn compare everybody and, under policies
+  where equals take turns, hand the device over.
+- "arrival": somebody of a random level comes, the running one ends, the next is granted: `submit`, `done`,
+  `next`.
 """
 
 from __future__ import annotations

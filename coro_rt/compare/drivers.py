@@ -1,13 +1,14 @@
 """The ways to run an assistant's jobs that are compared. The jobs are the same coroutines in all of them.
 
-coro_rt has one worker for the device, which switches between the jobs. A *thread per task* has a worker, which is an OS
-thread, for each job: the job's launches run in that thread, with the GIL released, and the operating system decides who
-runs. A *pool* has some threads; a job waits, in the order of coming, until one is free, and keeps it to its end.
+coro_rt has one worker for the device, which switches between the jobs. A *thread per task* has a worker,
+which is an OS thread, for each job: the job's launches run in that thread, with the GIL released, and the
+operating system decides who runs. A *pool* has some threads; a job waits, in the order of coming, until one
+is free, and keeps it to its end.
 
-To be fair to threads: they are started beforehand and warm; a worker with one job decides nothing and only steps it; each
-runs its kernels alone (several threads to a kernel, in every one of many threads, would only be in each other's way),
-while coro_rt's gang has all CPUs; and one of the ways lowers the background's threads with `nice`, which is the nearest
-that threads have to priorities.
+To be fair to threads: they are started beforehand and warm; a worker with one job decides nothing and only
+steps it; each runs its kernels alone (several threads to a kernel, in every one of many threads, would only
+be in each other's way), while coro_rt's gang has all CPUs; and one of the ways lowers the background's
+threads with `nice`, which is the nearest that threads have to priorities.
 """
 
 from __future__ import annotations
@@ -81,7 +82,9 @@ class Driven:
                 await self.runtime.run(_lower_this_thread, device=device)
 
     @asynccontextmanager
-    async def generate(self, prompt: list[int], *, urgent: bool, max_tokens: int) -> AsyncIterator[Stream[Any]]:
+    async def generate(
+        self, prompt: list[int], *, urgent: bool, max_tokens: int
+    ) -> AsyncIterator[Stream[Any]]:
         """A stream of the model's tokens after `prompt`, on the thread that the driver has for it."""
         options: dict[str, Any] = {"max_tokens": max_tokens, "ignore_eos": True}
         with qos(QoS.USER_INTERACTIVE if urgent else QoS.BACKGROUND):
@@ -120,7 +123,9 @@ async def _lower_this_thread() -> None:
 
 
 @asynccontextmanager
-async def driven(driver: Driver, model: str | os.PathLike[str], jobs: int, **options: Any) -> AsyncIterator[Driven]:
+async def driven(
+    driver: Driver, model: str | os.PathLike[str], jobs: int, **options: Any
+) -> AsyncIterator[Driven]:
     """Open a runtime in the way of a driver, for `jobs` jobs at a time, and load the model."""
     if not driver.is_ours:
         threads = jobs if driver.placing is Placing.OWN_THREAD else min(jobs, pool_size())

@@ -1,9 +1,10 @@
 """How long a kernel must be to be worth dispatching.
 
-A task has many kernels of one length run, one after the other, and waits for each before it asks for the next. The
-overhead is `(time with the runtime - time inline) / N`, in percent of the kernel. "a job" chains them with `await`, as a
-model's author does; the others cross to another thread and back for each: a task that asks the runtime for each alone,
-and a thread pool whose result is waited for. Break-even is the length at which the overhead is `WORTH` of the kernel.
+A task has many kernels of one length run, one after the other, and waits for each before it asks for the
+next. The overhead is `(time with the runtime - time inline) / N`, in percent of the kernel. "a job" chains
+them with `await`, as a model's author does; the others cross to another thread and back for each: a task that
+asks the runtime for each alone, and a thread pool whose result is waited for. Break-even is the length at
+which the overhead is `WORTH` of the kernel.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Where coroutines lose: a job that runs Python for long, with no point to switch at.
 
-A background job runs `STEP_S` of pure Python at a time, then one kernel; beside it somebody asks for one short kernel.
-A worker cannot take a coroutine off in the middle of its Python; threads it takes off, every `sys.getswitchinterval()`.
+A background job runs `STEP_S` of pure Python at a time, then one kernel; beside it somebody asks for one
+short kernel. A worker cannot take a coroutine off in the middle of its Python; threads it takes off, every
+`sys.getswitchinterval()`.
 """
 
 from __future__ import annotations

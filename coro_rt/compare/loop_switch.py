@@ -12,7 +12,9 @@ import trio
 from coro_rt.compare.hosts import BACKENDS, run_on
 from coro_rt.compare.statistics import Probe
 
-Waiting = tuple[Callable[[int], Awaitable[None]], Callable[[int], None]]  # wait for one's turn; give another his
+Waiting = tuple[
+    Callable[[int], Awaitable[None]], Callable[[int], None]
+]  # wait for one's turn; give another his
 
 
 def loop_probes(ready: str, dependent: str, jobs: int, switches: int) -> list[Probe]:

@@ -1,9 +1,9 @@
 """Host → device → host: a task asks for one short kernel and waits for it, again and again.
 
-Ours is `await runtime.run(job)`, a whole job with its ledger, deadline and cancelling; the peers hand a function to a
-thread: `trio.to_thread.run_sync`, `anyio.to_thread.run_sync`, `loop.run_in_executor`. On each loop all take turns,
-some hundred asks at a time; a sample is the median ask of one turn. Nobody spins while waiting: `host_cpu` in the JSON
-is the CPU time of the process per ask.
+Ours is `await runtime.run(job)`, a whole job with its ledger, deadline and cancelling; the peers hand a
+function to a thread: `trio.to_thread.run_sync`, `anyio.to_thread.run_sync`, `loop.run_in_executor`. On each
+loop all take turns, some hundred asks at a time; a sample is the median ask of one turn. Nobody spins while
+waiting: `host_cpu` in the JSON is the CPU time of the process per ask.
 """
 
 from __future__ import annotations
@@ -30,9 +30,7 @@ OURS, ANYIO = "coro_rt", "anyio.to_thread"
 Ask = Callable[[], Awaitable[Any]]
 
 
-def measure(
-    figures: Figures, asks: int, repeat: int, tick: Callable[[str], object], noise: Noise
-) -> None:
+def measure(figures: Figures, asks: int, repeat: int, tick: Callable[[str], object], noise: Noise) -> None:
     """A figure for each way on each loop, named "way, loop"; µs per ask."""
     for backend in BACKENDS:
         tick(f"{WHAT}: {backend}")

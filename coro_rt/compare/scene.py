@@ -1,9 +1,10 @@
 """The assistant: background jobs that never end, and somebody who asks now and then, under each driver.
 
-Every background task reads a prompt, writes an answer, and begins again. Beside them one task asks a short question,
-reads the answer to its end, pauses, and asks the next; prompts and pauses are the same under every driver. A round begins
-when the background has begun to write, and ends with the first answer that ends after `window_s`. Times to the first
-token are samples of single asks; what is a percentile or a rate has a sample for each round.
+Every background task reads a prompt, writes an answer, and begins again. Beside them one task asks a short
+question, reads the answer to its end, pauses, and asks the next; prompts and pauses are the same under every
+driver. A round begins when the background has begun to write, and ends with the first answer that ends after
+`window_s`. Times to the first token are samples of single asks; what is a percentile or a rate has a sample
+for each round.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from itertools import count
+from itertools import count, pairwise
 from os import PathLike
 from typing import Any
 
@@ -99,7 +100,9 @@ class Round:
     async def background(self, runs: Driven) -> None:
         """A job that never ends."""
         while True:
-            await self.answer(runs, self.setting.background_prompt, self.setting.background_answer, urgent=False)
+            await self.answer(
+                runs, self.setting.background_prompt, self.setting.background_answer, urgent=False
+            )
 
     async def ask(self, runs: Driven) -> None:
         """Ask until the window is over."""
@@ -115,7 +118,7 @@ class Round:
                 self.unanswered += 1
                 moments = [time.perf_counter()]  # it took longer than that
             self.ttft_s.append(moments[0] - asked)
-            self.gaps_s += [later - earlier for earlier, later in zip(moments, moments[1:], strict=False)]
+            self.gaps_s += [later - earlier for earlier, later in pairwise(moments)]
 
 
 def measure(
@@ -167,12 +170,15 @@ async def play(figures: Figures | None, one: Round, driver: Driver, **options: A
         (SOCKETS, "sockets", sockets),
     ):
         figures.add(what, key, unit, value)
+    figures.joules_counted = usage.counted
     if usage.peak_bytes is not None:
         figures.add(MEMORY, key, "MB", usage.peak_bytes / 1e6)
     if cpu_s and driver.is_ours:
         figures.add(LEDGER, key, "", ledger_s / cpu_s)
     if one.unanswered:
-        figures.note(f"{driver.title}: an ask was given up after {setting.patience_s:g} s, and counts as that long")
+        figures.note(
+            f"{driver.title}: an ask was given up after {setting.patience_s:g} s, and counts as that long"
+        )
 
 
 def _workers_cpu_s(runs: Driven) -> float:

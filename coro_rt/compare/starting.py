@@ -1,7 +1,7 @@
 """Starting and joining tasks that do nothing, and the memory of those that wait.
 
-Memory is what the process grows by (RSS), counted in a process of its own for each, with all of them waiting for an
-event of their own kind.
+Memory is what the process grows by (RSS), counted in a process of its own for each, with all of them waiting
+for an event of their own kind.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def start_probes(tasks: int) -> list[Probe]:
 
 def memory_probes(counts: dict[str, int]) -> list[Probe]:
     """Bytes per waiting task of each kind that `counts` names, and how many there are to be."""
-    return [Probe(MEMORY, who, "bytes", partial(_in_child, who, count), count) for who, count in counts.items()]
+    return [
+        Probe(MEMORY, who, "bytes", partial(_in_child, who, count), count) for who, count in counts.items()
+    ]
 
 
 async def _nothing() -> None:

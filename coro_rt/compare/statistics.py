@@ -1,26 +1,28 @@
 """Samples, taken in turns, and what is said about them: medians and quartiles, never a figure alone.
 
-One idea: all that are compared are measured once, then all a second time, and so on, so that a machine that gets
-slower for a while gets slower for everybody.
+One idea: all that are compared are measured once, then all a second time, and so on, so that a machine that
+gets slower for a while gets slower for everybody.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
 import numpy as np
 
-NOISY = 0.10  # of its time that a loop was kept from running, or of the median that the loops' middle half spans
+NOISY = (
+    0.10  # of its time that a loop was kept from running, or of the median that the loops' middle half spans
+)
 _SPIN = 200_000  # turns of the loop: some milliseconds
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Something to measure: `what` of whom, at which number of jobs (or the like). `measure` gives a sample."""
+    """Something to measure: `what` of whom, at which number of jobs (or the like); gives a sample."""
 
     what: str
     who: str
@@ -60,6 +62,7 @@ class Figures:
 
     def __init__(self) -> None:
         self.notes: list[str] = []
+        self.joules_counted = False  # by the machine; else they are modelled
         self._found: dict[tuple[str, str, float | None], Figure] = {}
 
     def add(self, what: str, who: str, unit: str, sample: float, at: float | None = None) -> None:
@@ -75,7 +78,7 @@ class Figures:
             self.notes.append(text)
 
     def take(self, probes: Iterable[Probe], repeat: int, tick: Callable[[str], object], noise: Noise) -> None:
-        """Measure all of them, in turns. One that the machine refuses (threads, memory) is left out and noted."""
+        """Measure all of them, in turns. One that the machine refuses (threads, memory) is noted."""
         left = list(probes)
         for _ in range(repeat):
             for probe in list(left):
@@ -90,7 +93,7 @@ class Figures:
                 else:
                     self.add(probe.what, probe.who, probe.unit, sample, probe.at)
 
-    def __iter__(self) -> Iterable[Figure]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Figure]:
         return iter(self._found.values())
 
     def of(self, what: str) -> list[Figure]:
@@ -150,8 +153,9 @@ class Noise:
         if self.kept_waiting < NOISY and self.spread < NOISY:
             return None
         return (
-            f"this machine was noisy: a loop between the measurements was kept waiting for {self.kept_waiting:.0%} "
-            f"of its time, and its times spread by {self.spread:.0%}. Ratios may hold, times do not"
+            "this machine was noisy: a loop between the measurements was kept waiting for "
+            f"{self.kept_waiting:.0%} of its time, and its times spread by {self.spread:.0%}. "
+            "Ratios may hold, times do not"
         )
 
     def as_json(self) -> dict[str, Any]:

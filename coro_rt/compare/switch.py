@@ -3,12 +3,13 @@
 Two shapes, N switches in each, `(time with the runtime - time inline) / N`:
 
 - "ready": all jobs are ready all the time, and do nothing but `await coro_rt.checkpoint()`. The policy is the
-  default one with slices of a nanosecond (a subclass of one line), so that each checkpoint puts the job back, decides
-  among all that are ready and takes up another.
-- "dependent": each job waits for the one before it, in a ring, through `coro_rt.Event`: a wait, a wake and a switch.
+  default one with slices of a nanosecond (a subclass of one line), so that each checkpoint puts the job back,
+  decides among all that are ready and takes up another.
+- "dependent": each job waits for the one before it, in a ring, through `coro_rt.Event`: a wait, a wake and a
+  switch.
 
-Time is taken inside one of the jobs, from one of its turns to a later one, so that starting them does not count. The
-peers are in `thread_switch` and `loop_switch`; the floor is a bare `coro.send`.
+Time is taken inside one of the jobs, from one of its turns to a later one, so that starting them does not
+count. The peers are in `thread_switch` and `loop_switch`; the floor is a bare `coro.send`.
 """
 
 from __future__ import annotations

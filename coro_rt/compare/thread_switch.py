@@ -1,8 +1,9 @@
 """The same switches between threads: a ring in which each waits for the one before, and a pool.
 
-A thread for each task, each with a `threading.Event` or a bare `threading.Lock` of its own. Once as the system
-places them, once all on one core, which saves them the way to another core: the better one counts. The pool is
-`ThreadPoolExecutor` as people write it: the tasks that are ready are submitted together, or each submits the next.
+A thread for each task, each with a `threading.Event` or a bare `threading.Lock` of its own. Once as the
+system places them, once all on one core, which saves them the way to another core: the better one counts. The
+pool is `ThreadPoolExecutor` as people write it: the tasks that are ready are submitted together, or each
+submits the next.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 
 from coro_rt.compare.statistics import Probe
@@ -75,9 +76,7 @@ def _on_one_core(ring: Callable[[int, int], float], threads: int, laps: int) -> 
         os.sched_setaffinity(0, allowed)
 
 
-def _ring(
-    threads: int, laps: int, wait: Callable[[int], object], wake: Callable[[int], object]
-) -> float:
+def _ring(threads: int, laps: int, wait: Callable[[int], object], wake: Callable[[int], object]) -> float:
     times: list[float] = []
 
     def member(at: int) -> None:
@@ -109,10 +108,8 @@ def _ring(
 
 def wake_if_possible(wake: Callable[[int], object], at: int) -> None:
     """A lock that is open already cannot be opened."""
-    try:
+    with suppress(RuntimeError):
         wake(at)
-    except RuntimeError:
-        pass
 
 
 @contextmanager

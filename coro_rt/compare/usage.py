@@ -1,7 +1,7 @@
 """What a stretch of time took of the machine: CPU time, context switches, memory, joules.
 
-Counters are of the whole process, every thread included. A voluntary switch is a thread that went to sleep, so there
-are as many wake-ups; an involuntary one is a thread that the system put aside.
+Counters are of the whole process, every thread included. A voluntary switch is a thread that went to sleep,
+so there are as many wake-ups; an involuntary one is a thread that the system put aside.
 """
 
 from __future__ import annotations

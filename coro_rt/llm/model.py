@@ -139,9 +139,7 @@ class LLM:
             model, prompt_ids(model, prompt), max_tokens, sampling, stop, ignore_eos=ignore_eos
         )
         placed = self._device if device is None else self._checked_device(device)
-        return self._runtime.stream(
-            generate, model, request, _lender or model, buffer=buffer, device=placed
-        )
+        return self._runtime.stream(generate, model, request, _lender or model, buffer=buffer, device=placed)
 
     def chat(self, messages: str | Tokens[Message], **options: Any) -> Stream[Token]:
         """Stream the answer to a question, or to a list of {"role": ..., "content": ...}. Options as for
@@ -220,7 +218,9 @@ class LLM:
 
     def _checked_device(self, name: str) -> str:
         """A CPU device with no more threads than the one that the model's buffers are made for."""
-        cpus = {device.name: device.threads for device in self._runtime.devices if isinstance(device, CpuDevice)}
+        cpus = {
+            device.name: device.threads for device in self._runtime.devices if isinstance(device, CpuDevice)
+        }
         if name not in cpus or cpus[name] > cpus[self._device]:
             raise DeviceError(
                 f"{self.name} runs on this runtime's CPU devices with at most {cpus[self._device]} threads; "

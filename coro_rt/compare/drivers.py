@@ -45,6 +45,7 @@ class Driver:
     """One way. `policy` matters to coro_rt's alone."""
 
     key: str
+    short: str
     title: str
     placing: Placing
     policy: str = "fifo"
@@ -56,11 +57,14 @@ class Driver:
 
 
 DRIVERS = (
-    Driver("threads", "a thread per task", Placing.OWN_THREAD),
-    Driver("threads, nice", "a thread per task, background at nice 10", Placing.OWN_THREAD, lowers_background=True),
-    Driver("pool", "a thread pool", Placing.POOL),
-    Driver("fair", "coro_rt, fair", Placing.WORKER, "fair"),
-    Driver("dynamic", "coro_rt, dynamic", Placing.WORKER, "dynamic"),
+    Driver("threads", "threads", "a thread per task", Placing.OWN_THREAD),
+    Driver(
+        "threads, nice", "threads, nice", "a thread per task, background at nice 10", Placing.OWN_THREAD,
+        lowers_background=True,
+    ),
+    Driver("pool", "thread pool", "a thread pool", Placing.POOL),
+    Driver("fair", "coro_rt, fair", "coro_rt, fair", Placing.WORKER, "fair"),
+    Driver("dynamic", "coro_rt, dynamic", "coro_rt, dynamic", Placing.WORKER, "dynamic"),
 )  # fmt: skip
 
 

@@ -1,18 +1,20 @@
 """The report's plots, as SVG that is put into its page: drawn narrow, so that they can be read on a phone.
 
-Every plot shows medians, and the middle half of the samples as a bar or band. Colours belong to whom they show.
+Every plot shows medians, and the middle half of the samples as a bar or band. Colours belong to whom they
+show.
 """
 
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import floor, log10
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from coro_rt.compare import kernel_length, roundtrip, scene, starting, switch, thread_switch
 from coro_rt.compare.drivers import DRIVERS
@@ -66,11 +68,15 @@ def _scene_delays(figures: Figures) -> Plot | None:
         ],
         logarithmic=True,
     )
-    return svg and Plot(
-        "How long somebody waits who asks while the background works",
-        "Logarithmic; shorter is better. A bar is the median, the line across its end the middle half of the samples. "
-        "All five run the same jobs.",
-        svg,
+    return (
+        None
+        if svg is None
+        else Plot(
+            "How long somebody waits who asks while the background works",
+            "Logarithmic; shorter is better. A bar is the median, the line across its end the middle half of the "
+            "samples. All five run the same jobs.",
+            svg,
+        )
     )
 
 
@@ -86,11 +92,14 @@ def _scene_rates(figures: Figures) -> Plot | None:
             (scene.MEMORY, "peak memory, MB"),
         ],
     )
-    return svg and Plot(
-        "What the machine does meanwhile",
-        "Of tokens more is better, of the others less. What urgent answers get, the background does not: see how "
-        "much of it is left.",
-        svg,
+    return (
+        None
+        if svg is None
+        else Plot(
+            "What the machine does meanwhile",
+            "Of tokens more is better, of the others less. What urgent answers get, the background does not.",
+            svg,
+        )
     )
 
 
@@ -98,7 +107,7 @@ def _switches(figures: Figures) -> Plot | None:
     ready, dependent = figures.of(switch.READY), figures.of(switch.DEPENDENT)
     if not ready:
         return None
-    canvas, axes = _canvas(2, 2.6)
+    canvas, axes = _canvas(2, 2.7)
     for panel, found, title in (
         (axes[0], ready, "all tasks are ready, each gives way in turn"),
         (axes[1], dependent, "each waits for the one before it"),
@@ -118,13 +127,15 @@ def _switches(figures: Figures) -> Plot | None:
         panel.set_yscale("log")
         panel.set_title(title, loc="left", fontsize=9)
         panel.set_ylabel("µs per switch")
-        _legend(panel, 3)
+        _plain_numbers(panel.xaxis, panel.yaxis)
     axes[1].set_xlabel("tasks")
+    both = [panel.get_legend_handles_labels() for panel in axes]
+    _legend(canvas, *both)
     return Plot(
         "What a switch costs",
-        "Both axes logarithmic. (time with the runtime - time inline) / N; bands are the middle half of the samples. "
-        "Threads wait for each other in either case; dashed: all kept on one core. Event loops have no priorities "
-        "and no ledger: the difference to them is what those cost.",
+        "Both axes logarithmic. (time with the runtime - time inline) / N; bands are the middle half of the "
+        "samples; dashed: all threads kept on one core. Event loops have no priorities and no ledger: the "
+        "difference to them is what those cost.",
         _svg(canvas),
     )
 
@@ -142,8 +153,9 @@ def _roundtrips(figures: Figures) -> Plot | None:
         panel.set_title(f"on {backend}, µs", loc="left", fontsize=9)
     return Plot(
         "Host → device → host",
-        f"A task asks for one kernel of {roundtrip.KERNEL_S * 1e6:.0f} µs and waits for it: two hand-overs between "
-        "threads, whatever the way. Shorter is better; ours is a whole job, with deadline, ledger and cancelling.",
+        f"A task asks for one kernel of {roundtrip.KERNEL_S * 1e6:.0f} µs and waits for it: two hand-overs "
+        "between threads, whatever the way. Shorter is better; ours is a whole job, with deadline, ledger and "
+        "cancelling.",
         _svg(canvas),
     )
 
@@ -176,7 +188,8 @@ def _kernels(figures: Figures) -> Plot | None:
     panel.set_yscale("log")
     panel.set_xlabel("length of the kernel, µs")
     panel.set_ylabel("overhead, % of the kernel")
-    _legend(panel, 1)
+    _plain_numbers(panel.xaxis, panel.yaxis)
+    _legend(canvas, panel.get_legend_handles_labels())
     return Plot(
         "How long a kernel must be",
         "Both axes logarithmic. Where a line crosses the dotted one, dispatching costs 5 % of the kernel.",
@@ -198,13 +211,7 @@ def _svg(canvas: Canvas) -> str:
     with mpl.rc_context(STYLE):
         canvas.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     svg = file.getvalue()
-    svg = svg[svg.index("<svg") :]
-    return re.sub(
-        r'(<svg[^>]*?) width="[^"]*"',
-        r"\1",
-        re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1),
-        count=1,
-    )
+    return svg[svg.index("<svg") :]
 
 
 def _panels(figures: Figures, wanted: list[tuple[str, str]], *, logarithmic: bool = False) -> str | None:
@@ -212,12 +219,12 @@ def _panels(figures: Figures, wanted: list[tuple[str, str]], *, logarithmic: boo
     there = [(what, title) for what, title in wanted if figures.of(what)]
     if not there:
         return None
-    canvas, axes = _canvas(len(there), 1.25)
-    titles = {driver.key: driver.title for driver in DRIVERS}
+    canvas, axes = _canvas(len(there), 1.3)
+    names = {driver.key: driver.short for driver in DRIVERS}
     for panel, (what, title) in zip(axes, there, strict=True):
         _bars(
             panel,
-            [(titles[one.who].removeprefix("a "), one) for one in figures.of(what)],
+            [(names[one.who], one) for one in figures.of(what)],
             logarithmic=logarithmic,
         )
         panel.set_title(title, loc="left", fontsize=9)
@@ -228,24 +235,23 @@ def _bars(panel: Any, some: list[tuple[str, Figure]], *, logarithmic: bool = Fal
     """Horizontal bars, the first on top, each with its figure beside it."""
     values = [one.median for _, one in some]
     top = max(one.quartiles[1] for _, one in some) or 1.0
-    for at, (name, one) in enumerate(some):
+    for at, (_, one) in enumerate(some):
         low, high = one.quartiles
-        colour = (
-            COLOURS.get(one.who.partition(", ")[0], OTHERS) if one.who not in COLOURS else COLOURS[one.who]
-        )
+        colour = COLOURS.get(one.who) or COLOURS.get(one.who.partition(", ")[0], OTHERS)
         panel.barh(at, one.median, color=colour, height=0.62)
         panel.plot([low, high], [at, at], color="#20242b", linewidth=1, solid_capstyle="butt")
         panel.annotate(
-            _short(one.median), (max(one.median, high), at), xytext=(4, 0), textcoords="offset points", va="center",
-            fontsize=8,
+            _short(one.median), (max(one.median, high), at), xytext=(4, 0), textcoords="offset points",
+            va="center", fontsize=8,
         )  # fmt: skip
-    panel.set_yticks(range(len(some)), [_wrapped(name) for name, _ in some])
+    panel.set_yticks(range(len(some)), [name for name, _ in some])
     panel.invert_yaxis()
     panel.grid(visible=False, axis="y")
     panel.tick_params(axis="y", length=0)
     if logarithmic and min(values) > 0:
         panel.set_xscale("log")
-        panel.set_xlim(10 ** _floor_power(min(values)), top * 4)
+        panel.set_xlim(10 ** floor(log10(min(values))), top * 4)
+        _plain_numbers(panel.xaxis)
     else:
         panel.set_xlim(0, top * 1.2)
 
@@ -266,24 +272,18 @@ def _line(panel: Any, lines: list[Figure], who: str, *, least: float = 0.0) -> N
     )  # fmt: skip
 
 
-def _legend(panel: Any, columns: int) -> None:
-    panel.legend(
-        ncols=columns, loc="upper center", bbox_to_anchor=(0.5, -0.16), handlelength=1.4, columnspacing=1.2
-    )
+def _plain_numbers(*axes: Any) -> None:
+    """1,000 in place of a power of ten."""
+    for axis in axes:
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
-def _wrapped(name: str) -> str:
-    return name.replace(", background", ",\nbackground")
+def _legend(canvas: Canvas, *of_panels: tuple[list[Any], list[str]]) -> None:
+    """Below everything else; each name once."""
+    found = {name: line for lines, names in of_panels for line, name in zip(lines, names, strict=True)}
+    canvas.legend(found.values(), found.keys(), loc="outside lower center", ncols=3, handlelength=1.4)
 
 
 def _short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def _floor_power(value: float) -> int:
-    power = 0
-    while 10**power > value:
-        power -= 1
-    while 10 ** (power + 1) <= value:
-        power += 1
-    return power

@@ -26,6 +26,7 @@ from coro_rt.compare.drivers import DRIVERS, Driven, Driver, driven
 from coro_rt.compare.hosts import run_on
 from coro_rt.compare.statistics import Figures, Noise
 from coro_rt.compare.usage import Meter, network_sockets
+from coro_rt.stream import Stream
 
 TTFT, TTFT_P99, GAP_P99 = "time to first token", "time to first token, P99", "between tokens, P99"
 WORKED, WRITTEN, BACKGROUND = "tokens read and written", "tokens written", "background's tokens written"
@@ -67,7 +68,7 @@ class Round:
     read: int = 0  # tokens of prompts, counted with the first token after them
     written: int = 0
     by_background: int = 0  # of these
-    streams: set[Any] = field(default_factory=set)
+    streams: set[Stream[Any]] = field(default_factory=set)
     ended_device_s: float = 0.0  # of streams that have ended
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ import numba
 import coro_rt
 
 
-@numba.njit(nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(nogil=True)
 def spin(turns: int) -> int:
     """A chain of multiplications that no compiler can shorten."""
     value = turns

@@ -28,6 +28,7 @@ bench: $(VENV)/bench.stamp
 	$(BIN)/coro-rt bench kernels
 	$(BIN)/coro-rt bench decode --peer llama.cpp --batch 4 --beside-busy
 	$(BIN)/coro-rt bench prefill --peer llama.cpp
+	$(BIN)/coro-rt bench respond --peer llama.cpp
 	$(BIN)/python benchmarks/run.py
 
 # llama.cpp compiled for this machine, the second peer of `make bench`: it takes some ten minutes, and a C++ compiler.

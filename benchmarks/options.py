@@ -12,6 +12,5 @@ class Options:
     model: str
     threads: tuple[int, ...]
     repeat: int
-    asks: int
     backends: tuple[str, ...]
     seconds: float

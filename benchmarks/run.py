@@ -1,6 +1,6 @@
 """The command: run benchmarks, print tables, keep every sample as JSON.
 
-python -m benchmarks.run all of them python -m benchmarks.run --only switch --json out.json
+python -m benchmarks.run --json out.json; what a switch costs is in `coro-rt compare`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from coro_rt.bench.machine import describe, line
 from coro_rt.bench.measure import Report
 from coro_rt.bench.table import show
 
-NAMES = ("respond", "lag", "switch", "decisions")
+NAMES = ("lag",)
 
 
 @click.command()
@@ -34,8 +34,7 @@ NAMES = ("respond", "lag", "switch", "decisions")
 @click.option(
     "--repeat", default=7, show_default=True, help="Repetitions, interleaved with the peer's (switch)."
 )
-@click.option("--threads", default="1,2", show_default=True, help="The largest is what respond and lag use.")
-@click.option("--asks", default=30, show_default=True, help="Urgent questions, idle and as many under load.")
+@click.option("--threads", default="1,2", show_default=True, help="The largest is what lag uses.")
 @click.option("--backends", default=",".join(BACKENDS), show_default=True, help="Event loops to measure on.")
 @click.option(
     "--seconds", default=10.0, show_default=True, help="How long each lag and idle measurement takes."
@@ -44,7 +43,7 @@ NAMES = ("respond", "lag", "switch", "decisions")
     "--model", default="smollm2-135m-instruct", show_default=True, help="A catalogue name or a GGUF file."
 )
 def main(
-    only: tuple[str, ...], json_file: click.utils.LazyFile | None, repeat: int, threads: str, asks: int,
+    only: tuple[str, ...], json_file: click.utils.LazyFile | None, repeat: int, threads: str,
     backends: str, seconds: float, model: str,
 ) -> None:  # fmt: skip
     """Benchmarks of coro_rt, side by side with its peers. They print what they find and fail nothing."""
@@ -60,7 +59,7 @@ def main(
         raise click.BadParameter(
             f"{threads!r}: numbers with commas, like 1,2", param_hint="--threads"
         ) from None
-    options = Options(model, counts, repeat, asks, hosts, seconds)
+    options = Options(model, counts, repeat, hosts, seconds)
     console = Console(stderr=json_file is not None and json_file.name == "-")
     console.width = max(console.width, 110)
     machine = describe()

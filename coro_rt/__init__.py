@@ -24,6 +24,7 @@ from coro_rt.errors import (
     ModelError,
     ModelFileError,
     ModelNotFound,
+    MonitorError,
     Overloaded,
     QuantizeError,
     RuntimeClosed,
@@ -42,8 +43,10 @@ from coro_rt.memory import MemoryBudget, Reservation
 from coro_rt.on_host import on_host
 from coro_rt.qos import qos
 from coro_rt.runtime import Runtime, open_runtime
+from coro_rt.schedulers.explanation import Explanation
 from coro_rt.schedulers.policy import Policy
 from coro_rt.schedulers.qos import QoS
+from coro_rt.snapshot import DeviceSnapshot, JobSnapshot, Snapshot
 from coro_rt.stats import Stats
 from coro_rt.stream import Outlet, Stream
 from coro_rt.sync import Event, Lock
@@ -56,12 +59,15 @@ __all__ = [
     "DeadlockError",
     "Device",
     "DeviceError",
+    "DeviceSnapshot",
     "DownloadError",
     "Event",
+    "Explanation",
     "HostObjectError",
     "Job",
     "JobCancelled",
     "JobHandle",
+    "JobSnapshot",
     "Kernel",
     "KernelError",
     "Launch",
@@ -72,6 +78,7 @@ __all__ = [
     "ModelError",
     "ModelFileError",
     "ModelNotFound",
+    "MonitorError",
     "Outlet",
     "Overloaded",
     "Policy",
@@ -82,6 +89,7 @@ __all__ = [
     "RuntimeClosed",
     "SamplingError",
     "SchedulerError",
+    "Snapshot",
     "Stats",
     "Stream",
     "TemplateError",

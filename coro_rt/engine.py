@@ -10,6 +10,8 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio.abc
@@ -19,10 +21,11 @@ from coro_rt.devices.base import Device
 from coro_rt.errors import Cancelled, DeviceError, Overloaded, RuntimeClosed
 from coro_rt.hosts import Host, Waiter, protected
 from coro_rt.job import CancelReason, Job, JobEntry
+from coro_rt.ledger import Ledger
 from coro_rt.parker import Clock
 from coro_rt.schedulers.ejection import Ejection
-from coro_rt.schedulers.entry import State
-from coro_rt.schedulers.explanation import Explanation
+from coro_rt.schedulers.entry import Entry, State
+from coro_rt.schedulers.explanation import Explanation, Known
 from coro_rt.schedulers.qos import QoS
 from coro_rt.schedulers.registry import PolicyLike
 from coro_rt.schedulers.scheduler import Scheduler
@@ -31,7 +34,7 @@ from coro_rt.traps import join_outcome
 from coro_rt.worker import Worker
 
 if TYPE_CHECKING:
-    from coro_rt.trace.writer import TraceWriter
+    from coro_rt.trace.recorder import Recorder
 
 logger = logging.getLogger("coro_rt")
 
@@ -78,25 +81,31 @@ class Engine:
         self.clock = clock
         self.lock = threading.Lock()
         self._deciding = Deciding(self)
-        self._settings: dict[str, Any] = {
+        settings: dict[str, Any] = {
             "devices": [device.name for device in devices],
             "shares": dict(shares or {}),
             "background_share": background_share,
             "max_wait_s": max_wait_s,
         }
-        self.scheduler = Scheduler(policy, **self._settings, on_ejected=self._ejected)
-        self._trace: TraceWriter | None = None
-        if record is not None:
-            from coro_rt.trace.recorder import recorded  # here: most runtimes never need it
-            from coro_rt.trace.writer import TraceWriter
+        self._recorder: Recorder | None = None
+        # `timer`, not `clock`: whatever the jobs' time is, a policy takes real time.
+        make = partial(Scheduler, policy, **settings)
+        if record is None:
+            self.scheduler = make(on_ejected=self._ejected, timer=perf_counter)
+        else:
+            from coro_rt.trace.recorder import Recorder  # here: most runtimes never need it
 
-            self._trace = TraceWriter(record)
-            self.scheduler = recorded(self.scheduler, self._trace, self)
+            self._recorder = Recorder(
+                make, settings, record, engine=self, on_ejected=self._ejected, timer=perf_counter
+            )
+            self.scheduler = cast(Scheduler, self._recorder)
         self.workers = {device.name: Worker(self, device) for device in devices}
         self.admission = Admission(max_jobs)
         self._raise_when_full = raise_when_full
         self.jobs: dict[Job[Any], None] = {}  # submitted and not done
         self.jobs_done = 0
+        self.ended = Ledger()  # what the jobs that have ended used
+        self.opened_at = clock()
         self.closing = False
         self._empty: Waiter | None = None  # waits for the last job, while closing
         self.effects: list[Callable[[], object]] = []  # what is to be done once the lock is free
@@ -244,7 +253,9 @@ class Engine:
             self.after(waiter.deliver)
         job.waiters = None
         parent = job.parent
-        if parent is not None:
+        if parent is None:
+            self.ended += job.ledger
+        else:
             parent.past += job.ledger
             if job.error is None or isinstance(job.error, Cancelled):
                 parent.forget_child(job)  # a failed one stays, until somebody gets its error
@@ -292,22 +303,24 @@ class Engine:
         """Another policy."""
         with self.deciding():
             self.scheduler.set_policy(policy, self.clock())
+            for worker in self.workers.values():
+                if worker.idle and self.scheduler.ready(worker.name):  # the last one put them off
+                    self._made_ready(worker, gives_way=False)
 
     @protected
     def explain(self, job: Job[Any]) -> Explanation:
         """Why a job runs or waits."""
+        known = Known(granted=lambda device: self.workers[device].granted, waiting=_waiting)
         with self.lock:
-            return self.scheduler.explain(job.entry, self.clock())
+            return self.scheduler.explain(job.entry, self.clock(), known)
 
     # The whole.
 
     def start_workers(self) -> None:
         """Start the recording, the devices and the workers' threads. Raises what a device raises, and
         OSError for a trace that cannot be written."""
-        if self._trace is not None:
-            from coro_rt.trace.recorder import header
-
-            self._trace.open(header(self.scheduler, self._settings, self.clock()))
+        if self._recorder is not None:
+            self._recorder.open(self.clock())
         for worker in self.workers.values():
             worker.start()
 
@@ -331,8 +344,8 @@ class Engine:
             for worker in self.workers.values():
                 worker.stop()
         finally:
-            if self._trace is not None:
-                self._trace.close()
+            if self._recorder is not None:
+                self._recorder.close()
 
     def worker_failed(self, worker: Worker, failure: BaseException) -> None:
         """A worker's thread ends by an error of ours or of its device: its jobs end with DeviceError.
@@ -359,6 +372,8 @@ class Engine:
             for job in orphans:
                 if job.state is State.RUNNING:
                     self._fail_locked(job, failure)
+                elif job.state is State.READY:
+                    self.scheduler.expedite(job.entry, self.clock())  # also if the policy puts it off
             while (grant := self.scheduler.next(worker.name, self.clock())) is not None:
                 self._fail_locked(cast(JobEntry, grant.entry).job, failure)
 
@@ -370,8 +385,9 @@ class Engine:
     def _ejected(self, ejection: Ejection) -> None:
         self.after(
             lambda: logger.warning(
-                "policy %r was replaced by 'dynamic': its %s for %r failed: %s",
+                "policy %r was replaced by 'dynamic' at %.3f s: its %s for %r failed: %s",
                 ejection.policy,
+                ejection.now,
                 ejection.hook,
                 ejection.entry.name,
                 ejection.reason,
@@ -382,19 +398,31 @@ class Engine:
     def stats(self, *, memory_used: int, memory_budget: int | None) -> Stats:
         """Everything at one moment."""
         with self.lock:
-            states = [job.state for job in self.jobs]
-            cost_s = sum(worker.switching_s for worker in self.workers.values())
-            measured = sum(worker.measured for worker in self.workers.values())
-            return Stats(
-                jobs_ready=states.count(State.READY),
-                jobs_running=states.count(State.RUNNING),
-                jobs_waiting=states.count(State.WAITING),
-                jobs_done=self.jobs_done,
-                switches=self.scheduler.switches,
-                preemptions=self.scheduler.preemptions,
-                decisions=self.scheduler.decisions,
-                switch_cost_s=cost_s / measured if measured else 0.0,
-                device_busy_s={name: worker.busy_s for name, worker in self.workers.items()},
-                memory_used=memory_used,
-                memory_budget=memory_budget,
-            )
+            return self.stats_locked(memory_used=memory_used, memory_budget=memory_budget)
+
+    def stats_locked(self, *, memory_used: int, memory_budget: int | None) -> Stats:
+        """Like `stats`; counts no jobs one by one."""
+        scheduler, workers = self.scheduler, self.workers
+        ready = sum(scheduler.ready(name) for name in workers)
+        running = sum(scheduler.running(name) is not None for name in workers)
+        cost_s = sum(worker.switching_s for worker in workers.values())
+        measured = sum(worker.measured for worker in workers.values())
+        return Stats(
+            jobs_ready=ready,
+            jobs_running=running,
+            jobs_waiting=len(self.jobs) - ready - running,
+            jobs_done=self.jobs_done,
+            switches=scheduler.switches,
+            preemptions=scheduler.preemptions,
+            decisions=scheduler.decisions,
+            switch_cost_s=cost_s / measured if measured else 0.0,
+            device_busy_s={name: worker.busy_s for name, worker in workers.items()},
+            memory_used=memory_used,
+            memory_budget=memory_budget,
+        )
+
+
+def _waiting(entry: Entry) -> tuple[str, float | None]:
+    """Under the lock: what a WAITING entry waits for, and since when."""
+    job = cast(JobEntry, entry).job
+    return ("", None) if job.trap is None else (job.trap.what(), job.parked_at)

@@ -18,6 +18,7 @@ __all__ = [
     "ModelError",
     "ModelFileError",
     "ModelNotFound",
+    "MonitorError",
     "Overloaded",
     "QuantizeError",
     "RuntimeClosed",
@@ -60,6 +61,10 @@ class Overloaded(CoroRtError):
 
 class MemoryBudgetExceeded(Overloaded):
     """A model or a sequence does not fit into the memory budget given to `open_runtime`."""
+
+
+class MonitorError(CoroRtError):
+    """A runtime cannot be watched, or the one that is to be watched does not answer."""
 
 
 class HostObjectError(CoroRtError):

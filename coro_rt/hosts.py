@@ -115,6 +115,10 @@ class Host(ABC):
         """Let other tasks run, and be cancelled."""
 
     @abstractmethod
+    def task_name(self) -> str:
+        """What the running task is called, for people."""
+
+    @abstractmethod
     def _is_current(self) -> bool: ...
 
     @abstractmethod
@@ -145,6 +149,10 @@ class AsyncioHost(Host):
     def _resume(self, task: Any) -> None:
         if not task.done():
             task.set_result(None)
+
+    def task_name(self) -> str:
+        task = asyncio.current_task()
+        return "" if task is None else task.get_name()
 
     async def checkpoint(self) -> None:
         await asyncio.sleep(0)
@@ -202,6 +210,10 @@ class TrioHost(Host):
 
     def _resume(self, task: Any) -> None:
         self._trio.lowlevel.reschedule(task)
+
+    def task_name(self) -> str:
+        name: str = self._trio.lowlevel.current_task().name
+        return name
 
     async def checkpoint(self) -> None:
         await self._trio.lowlevel.checkpoint()

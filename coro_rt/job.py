@@ -74,8 +74,10 @@ class Job(Generic[T]):
         "launch",
         "outlet",
         "parent",
+        "parked_at",
         "past",
         "quanta",
+        "task",
         "trap",
         "urgency",
         "value",
@@ -94,6 +96,7 @@ class Job(Generic[T]):
         urgency: Urgency,
         qos: QoS,
         deadline: float,
+        task: str = "",
         parent: Job[Any] | None = None,
         predicted_s: float = 0.0,
     ) -> None:
@@ -113,6 +116,7 @@ class Job(Generic[T]):
         )
         self.entry.job = self  # until it is DONE
         self.parent = parent
+        self.task: str = task if parent is None else parent.task  # the name of the task that asked for it
         self.children: dict[Job[Any], None] | None = None  # unfinished, or failed and not yet asked for
         self.outlet: Outlet[Any] | None = None  # where it streams to; None unless it came from Runtime.stream
 
@@ -121,6 +125,7 @@ class Job(Generic[T]):
         self.inbox_error: BaseException | None = None
         self.launch: Launch[Any] | None = None  # suspended half-done, or to be started
         self.trap: Trap | None = None  # what it waits for; set exactly while it is WAITING
+        self.parked_at = 0.0  # since when
 
         self.cancelled: CancelReason | None = None
         self.winding_up = False  # its own code has ended, its children have not; no longer to be cancelled
@@ -148,14 +153,19 @@ class Job(Generic[T]):
     @property
     def ledger(self) -> Ledger:
         """What it and its children have used so far."""
-        entry = self.entry
-        total = self.past + Ledger(
-            entry.served_s, self.host_s, entry.waited_s, entry.switches, self.quanta, self.joules
-        )
+        total = self.spent
         for child in list(self.children or ()):
             if child.state is not State.DONE:
                 total += child.ledger
         return total
+
+    @property
+    def spent(self) -> Ledger:
+        """Like `ledger`, without the children that have not ended."""
+        entry = self.entry
+        return self.past + Ledger(
+            entry.served_s, self.host_s, entry.waited_s, entry.switches, self.quanta, self.joules
+        )
 
     def forget_child(self, child: Job[Any]) -> None:
         """A child has ended, or its error is somebody else's."""

@@ -28,6 +28,9 @@ class OnHost(Trap):
         self.job: Job[Any] | None = None
         self.scope: anyio.CancelScope | None = None  # made and touched on the loop only
 
+    def what(self) -> str:
+        return f"on_host({function_name(self.fn)})"
+
     def arrive(self, job: Job[Any]) -> bool:
         self.job = job
         job.engine.after(partial(job.engine.host.post, self._start))

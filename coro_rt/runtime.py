@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mappi
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, TypeVarTuple
 
 import anyio
@@ -16,7 +17,7 @@ import anyio.to_thread
 
 from coro_rt.devices import Device, open_device
 from coro_rt.engine import Engine
-from coro_rt.errors import DeviceError, RuntimeClosed
+from coro_rt.errors import DeviceError, MonitorError, RuntimeClosed
 from coro_rt.handle import JobHandle, outcome
 from coro_rt.hosts import Waiter, current_host, protected
 from coro_rt.job import Job, function_name, make_coroutine
@@ -25,11 +26,13 @@ from coro_rt.parker import Clock
 from coro_rt.qos import current_urgency, runtime_clock
 from coro_rt.schedulers.explanation import Explanation
 from coro_rt.schedulers.registry import PolicyLike
+from coro_rt.snapshot import Snapshot, take
 from coro_rt.stats import Stats
 from coro_rt.stream import Outlet, Stream
 
 if TYPE_CHECKING:
     from coro_rt.llm.model import LLM
+    from coro_rt.monitor.server import Monitor
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
@@ -117,13 +120,32 @@ class Runtime:
         """Counts since it was opened, and what there is now."""
         return self._engine.stats(memory_used=self.memory.used, memory_budget=self.memory.budget)
 
+    def snapshot(self, *, limit: int = 64) -> Snapshot:
+        """Devices, queues and jobs at this moment; from any thread.
+
+        Of the ready jobs of each device it names the first `limit`, of the waiting ones as many, and counts
+        the rest, so that it takes bounded time.
+        """
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
+            raise ValueError(f"limit is a whole number, zero or more, not {limit!r}")
+        return take(self._engine, self.memory, limit=limit)
+
+    def jobs(self, wanted: str, *, limit: int = 16) -> list[Job[Any]]:
+        """The jobs that have not ended with a name, or the one with an id as in a snapshot; the oldest
+        `limit`. From any thread; looks at all jobs, without holding anything up."""
+        found = (job for job in list(self._engine.jobs) if wanted in (job.name, str(job.entry.id)))
+        return list(islice(found, limit))
+
     def set_policy(self, policy: PolicyLike) -> None:
         """Change the policy; what is waiting is ordered anew. Raises SchedulerError, and changes nothing, if
         it cannot be taken."""
         self._engine.set_policy(policy)
 
     def explain(self, job: Job[Any] | JobHandle[Any] | Stream[Any]) -> Explanation:
-        """Why a job runs or waits, and who goes before it."""
+        """Why a job runs or waits, who goes before it and who ran instead; `str()` of it is a sentence.
+
+        Takes bounded time: of many jobs the first are named. From any thread.
+        """
         found = job if isinstance(job, Job) else job.job
         if found is None:
             raise RuntimeError("this stream has not started: there is nothing to explain")
@@ -173,6 +195,7 @@ class Runtime:
                 urgency=urgency,
                 qos=urgency.level,
                 deadline=engine.clock() + within_s,
+                task=host.task_name(),
                 predicted_s=predicted_s,
             )
             job.outlet = outlet
@@ -199,7 +222,9 @@ class open_runtime:
 
     However the block is left: all jobs are cancelled and waited for, all threads are joined.
 
-    - `policy`: "dynamic", "fair", "strict", "fifo", a `Policy` of your own, or a path "package.module:Class"
+    - `policy`: "dynamic", "fair", "eevdf", "strict", "fifo", "mlfq", "edf", "laxity", "powersave", the name
+      of an installed one (entry points in the group "coro_rt.policies"), a `Policy` of your own, or a path
+      "package.module:Class"
     - `devices`: names or Device objects, ["cpu"] if None; jobs go to the first unless they say otherwise
     - `threads`: how many the CPU's kernels use; by default what affinity and the cgroup's quota allow
     - `memory`: the budget of models and their caches, in bytes or like "1GiB"; None: unlimited
@@ -210,10 +235,13 @@ class open_runtime:
       first) or raises Overloaded
     - `record`: a file to write a trace to, of what the scheduler is asked and decides (docs/traces.md);
       compressed if it ends in ".gz"
+    - `monitor`: whether `coro-rt top`, run by the same user, may look into it; None: as the environment
+      variable CORO_RT_MONITOR says, 1 or 0. A Unix socket and a thread that sleeps until asked
     - `clock`: gives seconds, never less than before; `coro_rt.testing.VirtualClock` is one
 
     Raises DeviceError for a device that there is not, SchedulerError for a policy or share that cannot be
-    taken, OSError for a trace that cannot be written.
+    taken, MonitorError if it cannot be watched although that is asked for, OSError for a trace that cannot be
+    written.
     """
 
     def __init__(
@@ -229,6 +257,7 @@ class open_runtime:
         max_jobs: int = 100_000,
         on_full: Literal["wait", "raise"] = "wait",
         record: str | os.PathLike[str] | None = None,
+        monitor: bool | None = None,
         clock: Clock | None = None,
     ) -> None:
         if isinstance(max_jobs, bool) or not isinstance(max_jobs, int) or max_jobs < 1:
@@ -241,6 +270,8 @@ class open_runtime:
         if not self._devices:
             raise DeviceError("devices is empty: name at least one, or leave it out for the CPU")
         self._threads = threads
+        self._monitored = _monitored() if monitor is None else monitor
+        self._monitor: Monitor | None = None
         self._memory = MemoryBudget(memory)
         self._make_engine = partial(
             Engine,
@@ -262,16 +293,22 @@ class open_runtime:
         host = current_host()
         devices = [open_device(device, threads=self._threads) for device in self._devices]
         engine = self._make_engine(host, devices)
+        runtime = Runtime(engine, self._memory)
         try:
             engine.start_workers()
+            if self._monitored:
+                from coro_rt.monitor.server import Monitor  # here: most runtimes are not watched
+
+                self._monitor = Monitor(runtime)
             engine.host_tasks = anyio.create_task_group()
             await engine.host_tasks.__aenter__()
         except BaseException:
+            self._close_monitor()
             engine.stop_workers()
             raise
         self._engine = engine
         self._clock_token = runtime_clock.set(engine.clock)
-        return Runtime(engine, self._memory)
+        return runtime
 
     @protected
     async def __aexit__(self, exc_type: object, exc: BaseException | None, _: object) -> None:
@@ -285,9 +322,22 @@ class open_runtime:
         waiter = Waiter(engine.host)
         engine.close(waiter)
         interrupted = await engine.host.wait(waiter, lambda: False)
+        self._close_monitor()  # now: who does not come to an end can be seen
         engine.stop_workers()
         # Its tasks' errors went to their jobs. Without the block's exception it adds none of its own, and
         # wraps nothing.
         await engine.host_tasks.__aexit__(None, None, None)
         if interrupted is not None and exc is None:
             interrupted()
+
+    def _close_monitor(self) -> None:
+        if self._monitor is not None:
+            self._monitor.close()
+
+
+def _monitored() -> bool:
+    """What the environment says. Raises MonitorError."""
+    value = os.environ.get("CORO_RT_MONITOR", "")
+    if value not in ("", "0", "1"):
+        raise MonitorError(f"CORO_RT_MONITOR is 1 or 0, not {value!r}")
+    return value == "1"

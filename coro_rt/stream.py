@@ -90,6 +90,9 @@ class _Room(Trap):
     def __init__(self, outlet: Outlet[Any]) -> None:
         self._outlet = outlet
 
+    def what(self) -> str:
+        return "room in its stream's buffer"
+
     def arrive(self, job: Job[Any]) -> bool:
         outlet = self._outlet
         if len(outlet._items) < outlet._buffer:

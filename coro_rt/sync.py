@@ -24,6 +24,9 @@ class _Acquire(Trap):
     def __init__(self, lock: Lock) -> None:
         self.lock = lock
 
+    def what(self) -> str:
+        return "a lock"
+
     def arrive(self, job: Job[Any]) -> bool:
         lock = self.lock
         if lock._holder is None:
@@ -100,6 +103,9 @@ class _Wait(Trap):
     def __init__(self, event: Event) -> None:
         self.event = event
         self.on: Entry | None = None if event._owner is None else event._owner.entry
+
+    def what(self) -> str:
+        return "an event"
 
     def arrive(self, job: Job[Any]) -> bool:
         event = self.event

@@ -36,6 +36,10 @@ class Trap:
 
     on: Entry | None = None  # the entry that is waited for, which inherits urgency
 
+    def what(self) -> str:
+        """What is waited for, in a few words for people; "" leaves it open."""
+        return ""
+
     def arrive(self, job: Job[Any]) -> bool:
         """Under the lock. True: nothing to wait for (the answer is in `job.inbox`). False: registered; to be
         woken."""
@@ -95,6 +99,9 @@ class Sleep(Trap):
         self.seconds = seconds
         self.job: Job[Any] | None = None  # None: not registered, or undone
 
+    def what(self) -> str:
+        return f"the end of sleep({self.seconds:g})"
+
     def arrive(self, job: Job[Any]) -> bool:
         if self.seconds <= 0:
             return True
@@ -123,6 +130,9 @@ class Join(Trap):
     def __init__(self, other: Job[Any]) -> None:
         self.other = other
         self.on = other.entry
+
+    def what(self) -> str:
+        return "a result"
 
     def arrive(self, job: Job[Any]) -> bool:
         if self.other.state is State.DONE:

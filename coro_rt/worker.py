@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from coro_rt.errors import Cancelled, JobCancelled
@@ -17,6 +18,7 @@ from coro_rt.job import CancelReason, Job, explain_host_object, foreign_await
 from coro_rt.kernel import Launch
 from coro_rt.parker import make_parker
 from coro_rt.schedulers.errors import DeadlockError
+from coro_rt.schedulers.explanation import Granted
 from coro_rt.sleepers import Sleepers
 from coro_rt.traps import CHECKPOINT, Join, Trap, local
 
@@ -28,6 +30,7 @@ logger = logging.getLogger("coro_rt")
 
 LONG_STEP_S = 0.002  # nobody else can run meanwhile: worth a line in the log
 ALONE_S = 0.1  # the longest slice of a job that nobody waits behind; a newcomer ends it early
+KEPT_GRANTS = 256  # so far back an explanation knows who ran
 UNMEASURED = 15  # switches whose time is not taken, between two whose is: a look at the clock is dear here
 _END: Any = object()  # in place of a trap: the coroutine has ended
 
@@ -50,7 +53,8 @@ class Worker:
         self.switching_s = 0.0  # of those switches whose time was taken
         self.measured = 0  # how many they are
         self._unmeasured = 0  # switches to come before the next of them
-        self._until = -math.inf  # when the first sleeper wakes, as far as was known when it became idle
+        self.granted: deque[Granted] = deque(maxlen=KEPT_GRANTS)  # under the lock
+        self._until = -math.inf  # when something is to be done, as far as was known when it became idle
         self._stopping = False
         self._ended = False
         self.alone = False  # nobody else was ready, so a newcomer is a reason to ask again; under the lock
@@ -108,10 +112,11 @@ class Worker:
         self.device.clear_preempt()  # under the lock: what it was raised for is seen by the decision below
         grant = self.engine.scheduler.next(self.name, now)
         if grant is None:
+            self.granted.append((now, None))
             self.job = None
             self._ended = self._stopping
             self.idle = not self._ended
-            self._until = self.sleepers.until
+            self._until = min(self.sleepers.until, self._scheduler.resumes_at(self.name))
             return None
         self._granted_s = grant.slice_s
         self._measure_out()
@@ -119,7 +124,12 @@ class Worker:
         entry: Any = grant.entry
         job: Job[Any] = entry.job
         self.job = job
+        self.granted.append((now, entry))
         return job
+
+    def held_s(self, now: float) -> float:
+        """Under the lock: for how long the running job has had the device since its time was last booked."""
+        return 0.0 if self.job is None else max(0.0, now - self._since)
 
     def _measure_out(self) -> None:
         """Under the lock: how long the job may run. While nobody waits, long: coming back takes the GIL."""
@@ -173,6 +183,7 @@ class Worker:
                     self.job = following = entry.job
                     self._slice_s = self._granted_s = grant.slice_s
                     self.alone = False
+                    self.granted.append((now, entry))
             else:
                 following = self._next(now)
             self.deciding = False
@@ -258,6 +269,7 @@ class Worker:
             job.inbox_error = exc
             return True
         job.trap = trap
+        job.parked_at = now
         return False
 
 

@@ -97,6 +97,28 @@ def current_cpu(context: Any, builder: Any) -> Any:
     return builder.sext(call_llvm(builder, "sched_getcpu", _I32), _I64)
 
 
+CORES_BYTES = 128  # of a set of cores: a bit for each of 1,024
+
+
+@define(types.boolean, types.int64, types.int64)
+def get_cores(context: Any, builder: Any, thread: Any, cores: Any) -> Any:
+    """Put the set of cores that a thread (the OS's number) may use to address `cores`. Linux only."""
+    return _affinity(builder, "sched_getaffinity", thread, cores)
+
+
+@define(types.boolean, types.int64)
+def use_cores(context: Any, builder: Any, cores: Any) -> Any:
+    """Have this thread use the set of cores at address `cores` only. Linux only."""
+    return _affinity(builder, "sched_setaffinity", ir.Constant(_I64, 0), cores)
+
+
+def _affinity(builder: Any, name: str, thread: Any, cores: Any) -> Any:
+    if sys.platform != "linux":
+        return ir.Constant(ir.IntType(1), 0)
+    code = call_llvm(builder, name, _I32, builder.trunc(thread, _I32), ir.Constant(_I64, CORES_BYTES), cores)
+    return builder.icmp_signed("==", code, ir.Constant(_I32, 0))
+
+
 @define(types.void)
 def pause(context: Any, builder: Any) -> None:
     """Tell the core that this is a spinning loop."""

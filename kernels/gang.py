@@ -17,8 +17,8 @@ A helper that loses its core in the middle of a chunk does cost: the leader has 
 again, some milliseconds. So after a long wait the leader works alone for ten times as long: the gang shrinks
 when somebody else wants the cores, loses a tenth to waiting at most, and grows back.
 
-A helper that finds itself on the leader's core, because the OS has nowhere else to put it, can only take time
-from the leader: it goes back to sleep, and the leader works alone for a while.
+A helper that finds itself on the leader's core, where the OS puts it when all are busy, can only take time
+from the leader: it moves to another one, and if it may use no other, it goes back to sleep.
 
 Helpers spin for a while when there is nothing to claim (the gap between two operations is short), then sleep
 on a condition variable; the leader wakes them when it has work that is worth it.
@@ -33,17 +33,20 @@ from numpy.typing import NDArray
 
 from .atomics import (
     CONDITION_BYTES,
+    CORES_BYTES,
     MUTEX_BYTES,
     atomic_add,
     atomic_load,
     atomic_store,
     compare_and_swap,
     current_cpu,
+    get_cores,
     init_mutex_and_condition,
     lock,
     now_ns,
     pause,
     unlock,
+    use_cores,
     wait,
     wake_all,
     yield_cpu,
@@ -52,11 +55,14 @@ from .jit import entry
 from .memory import CACHE_LINE, aligned_zeros
 from .program import (
     OP_BYTES,
+    STATE_BURST,
+    STATE_DONE_NS,
     STATE_OP,
     STATE_UNIT,
     Program,
     Workspace,
     call_units,
+    follow,
     unit_cost_ns,
     units_address,
     units_of,
@@ -73,12 +79,13 @@ class Outcome(IntEnum):
 
 
 # The control block, one cache line for each word that different threads write
-_TICKET, _FINISHED, _SLOT, _SLEEPERS, _GENERATION, _QUIT, _ALONE, _MUTEX, _CONDITION = (
-    i * CACHE_LINE for i in range(9)
+_TICKET, _FINISHED, _SLOT, _SLEEPERS, _GENERATION, _QUIT, _ALONE, _LEADER, _MUTEX, _CONDITION = (
+    i * CACHE_LINE for i in range(10)
 )
 _SLOT_OP, _SLOT_WS, _SLOT_STATE, _SLOT_UNITS, _SLOT_CHUNK, _SLOT_CPU = (_SLOT + i * 8 for i in range(6))
 _ALONE_UNTIL_NS = _ALONE  # until then the leader shares nothing
-_CONTROL_BYTES = _CONDITION + CONDITION_BYTES
+_LEADER_THREAD = _LEADER  # the OS's number of the leader's thread
+_CORES = _CONDITION + CONDITION_BYTES  # each thread's room for a set of cores
 assert MUTEX_BYTES <= CACHE_LINE
 
 _CLOSED = 0x7FFFFFFF
@@ -120,7 +127,10 @@ def _run(control, code, preempt, ops, count, ws, state, end_ns, threads):  # typ
             store_i64(state + STATE_OP, at)
             store_i64(state + STATE_UNIT, unit)
             return outcome
+        if at == count and load_i64(state + STATE_BURST) > 0 and follow(ws, state) and outcome == 0:
+            at = 0
     store_i64(state + STATE_OP, at)
+    store_i64(state + STATE_DONE_NS, now_ns())
     return 0
 
 
@@ -193,6 +203,8 @@ def _help(control, code, thread):  # type: ignore[no-untyped-def]
         claimed = ticket & _UNIT_MASK
         cpu = current_cpu()
         crowded = cpu >= 0 and cpu == load_i64(control + _SLOT_CPU)
+        if crowded and _move(control, cpu, thread):
+            continue
         if crowded:
             atomic_store(control + _ALONE_UNTIL_NS, now_ns() + _CROWDED_NS)
         elif claimed != _CLOSED:
@@ -222,6 +234,20 @@ def _help(control, code, thread):  # type: ignore[no-untyped-def]
         spins = 0
         if atomic_load(control + _QUIT) != 0:
             return
+
+
+@entry
+def _move(control, cpu, thread):  # type: ignore[no-untyped-def]
+    """Leave a core for another one that the leader may use. False if there is none."""
+    cores = control + _CORES + thread * CORES_BYTES
+    if not get_cores(load_i64(control + _LEADER_THREAD), cores):
+        return False
+    word = cores + cpu // 64 * 8
+    store_i64(word, load_i64(word) & ~(np.int64(1) << (cpu % 64)))
+    for other in range(0, CORES_BYTES, 8):
+        if load_i64(cores + other) != 0:
+            return use_cores(cores)
+    return False
 
 
 @entry
@@ -261,8 +287,9 @@ class Gang:
         self.threads = threads
         self.preempt = np.zeros(8, np.int64) if preempt is None else preempt
         self._preempt_address = int(self.preempt.ctypes.data)
-        self._block = aligned_zeros(_CONTROL_BYTES)
+        self._block = aligned_zeros(_CORES + threads * CORES_BYTES)
         self._control = int(self._block.ctypes.data)
+        self._words = self._block.view(np.int64)
         self._helpers: list[threading.Thread] = []
 
     def start(self) -> None:
@@ -292,6 +319,7 @@ class Gang:
         >= end_ns`.
         """
         table = program.table
+        self._words[_LEADER_THREAD // 8] = threading.get_native_id()
         return Outcome(
             _run(
                 self._control, units_address(), self._preempt_address, table.ctypes.data, len(table),

@@ -20,6 +20,9 @@ that may be done in any order by any thread:
     GELU        a row                            float32 row → float32 row, and int8 row
     POOL        a text                           its rows → one row of length 1
 
+A step in which every row has logits may be followed by others without leaving this code, a *burst*: each
+row's best token is what it gets next.
+
 The last three are for encoders: several texts lie in one step behind each other, and a row sees its whole
 text.
 
@@ -51,7 +54,7 @@ from .norm import norm_row
 from .packed import PackedMatrix
 from .pool import pool_rows
 from .rope import turn_head
-from .simd import LANES, inline, load_f32, load_i32, load_i64, store_f32, store_i64
+from .simd import LANES, inline, load_f32, load_i32, load_i64, store_f32, store_i32, store_i64
 
 
 class Op(IntEnum):
@@ -91,6 +94,7 @@ class Buffer(IntEnum):
     SPANS = 16  # int32 first row and count, one pair per text
     POOLED = 17  # float32, one row per text
     PARTS = 18  # parts of the first rows' queries, by head and split: see `attention`
+    MADE = 19  # what a burst made: int32 token and float32 log-probability, LONGEST_BURST of them
 
 
 class Field(IntEnum):
@@ -137,7 +141,12 @@ class State(IntEnum):
     ROWS = 2
     TAIL = 3
     LONGEST = 4  # of the step's texts, in positions
-    COUNT = 8
+    BURST = 5  # how many tokens to make for each row; 0: no burst
+    MADE = 6  # how many there are
+    ENDS = 7  # address and number of the tokens that end a burst
+    END_COUNT = 8
+    DONE_NS = 9  # when the step was done, by the monotonic clock
+    COUNT = 16
 
 
 # numba sees plain integers
@@ -159,9 +168,12 @@ OP_BYTES = int(Field.COUNT) * 8
 _TOKENS, _POSITIONS, _PAGES, _SCRATCH = (
     int(b) * 16 for b in (Buffer.TOKENS, Buffer.POSITIONS, Buffer.PAGES, Buffer.SCRATCH)
 )
-_SPANS, _PARTS = int(Buffer.SPANS) * 16, int(Buffer.PARTS) * 16
+_SPANS, _PARTS, _LOGITS, _SUMMARIES, _MADE = (
+    int(b) * 16 for b in (Buffer.SPANS, Buffer.PARTS, Buffer.LOGITS, Buffer.SUMMARY, Buffer.MADE)
+)
 STATE_LONGEST = int(State.LONGEST) * 8
 STATE_OP, STATE_UNIT, STATE_ROWS, STATE_TAIL = (int(s) * 8 for s in list(State)[:4])
+STATE_BURST, STATE_MADE, STATE_ENDS, STATE_END_COUNT, STATE_DONE_NS = (int(s) * 8 for s in list(State)[5:10])
 
 
 class Program:
@@ -390,10 +402,13 @@ class Widths:
             attention.scratch_bytes(self.heads, size), Buffer.LENGTHS: 4, Buffer.SPANS: 8,
             Buffer.POOLED: align_up(self.pooled * 4),
             Buffer.PARTS: self.heads * splits * int(attention.part_bytes(size)),
+            Buffer.MADE: LONGEST_BURST * 8,
         }  # fmt: skip
 
 
-_PER_TAIL = (Buffer.LOGITS, Buffer.SUMMARY, Buffer.SPANS, Buffer.POOLED)
+_PER_TAIL = (Buffer.LOGITS, Buffer.SUMMARY, Buffer.SPANS, Buffer.POOLED, Buffer.MADE)
+
+LONGEST_BURST = 64
 
 FEW = 4
 """Rows of a step whose long contexts are shared out by split: with more rows there is enough to share."""
@@ -442,11 +457,18 @@ class Workspace:
         pages: list[NDArray[np.int64]],
         *,
         tail: int,
+        burst: int = 1,
+        ends: NDArray[np.int32] | None = None,
     ) -> None:
         """Set up a step: token ids, their positions, each token's table of pages, logits for the last `tail`
         tokens.
+
+        `burst`: how many steps may follow each other, if all rows have logits; there must be pages for them.
+        A row's best token is its next; one of `ends`, or logits that are no numbers, ends the burst for all.
         """
         count = len(tokens)
+        assert 1 <= burst <= LONGEST_BURST, burst
+        assert burst == 1 or tail == count, (burst, tail, count)
         assert 0 < count <= self.rows, (count, self.rows)
         assert 0 <= tail <= min(count, self.tail), (tail, count, self.tail)
         assert len(positions) == len(pages) == count
@@ -456,6 +478,12 @@ class Workspace:
         self._row_pages = pages  # keeps the tables alive
         self.state[:] = 0
         self.state[State.ROWS], self.state[State.TAIL] = count, tail
+        if burst > 1:
+            self.state[State.BURST] = burst
+            if ends is not None and len(ends):
+                assert ends.dtype == np.int32
+                self.state[State.ENDS], self.state[State.END_COUNT] = ends.ctypes.data, len(ends)
+        self._ends = ends  # kept alive
 
     def begin_texts(
         self,
@@ -478,6 +506,20 @@ class Workspace:
         spans[:, 0] = np.cumsum([0, *lengths[:-1]])
         spans[:, 1] = lengths if pooled is None else np.minimum(lengths, pooled)
         self.state[State.LONGEST] = max(lengths)
+
+    @property
+    def made(self) -> tuple[NDArray[np.int32], Floats]:
+        """(tokens, their log-probabilities), [rows, n] each: what a burst made. Of each row all but the last
+        have been read, too.
+        """
+        count, made = int(self.state[State.TAIL]), int(self.state[State.MADE])
+        words = self.array(Buffer.MADE).view(np.int32).reshape(-1, LONGEST_BURST, 2)[:count, :made]
+        return words[..., 0], words[..., 1].view(np.float32)
+
+    @property
+    def done_ns(self) -> int:
+        """When the step was done, as `time.monotonic_ns()`."""
+        return int(self.state[State.DONE_NS])
 
     @property
     def pooled(self) -> Floats:
@@ -559,6 +601,33 @@ def unit_cost_ns(op, ws, state):  # type: ignore[no-untyped-def]
     if kind == _POOL:
         return load_i64(state + STATE_LONGEST) * load_i64(op + _COLUMNS) // 16
     return load_i64(op + _COLUMNS)
+
+
+@entry
+def follow(ws, state):  # type: ignore[no-untyped-def]
+    """After a step of a burst: note its tokens, and set the next one up. False if there is none."""
+    made = load_i64(state + STATE_MADE)
+    goes_on = made + 1 < load_i64(state + STATE_BURST)
+    for t in range(load_i64(state + STATE_TAIL)):
+        summary = load_i64(ws + _SUMMARIES) + t * load_i64(ws + _SUMMARIES + 8)
+        token, log_sum = load_i64(summary), load_f32(summary + 8)
+        logit = load_f32(load_i64(ws + _LOGITS) + t * load_i64(ws + _LOGITS + 8) + token * 4)
+        at = load_i64(ws + _MADE) + t * load_i64(ws + _MADE + 8) + made * 8
+        store_i32(at, token)
+        store_f32(at + 4, logit - log_sum)
+        if not np.isfinite(log_sum):
+            goes_on = False
+        for i in range(load_i64(state + STATE_END_COUNT)):
+            if load_i32(load_i64(state + STATE_ENDS) + i * 4) == token:
+                goes_on = False
+    store_i64(state + STATE_MADE, made + 1)
+    if goes_on:
+        for t in range(load_i64(state + STATE_ROWS)):
+            made_at = load_i64(ws + _MADE) + t * load_i64(ws + _MADE + 8) + made * 8
+            store_i32(load_i64(ws + _TOKENS) + t * 4, load_i32(made_at))
+            position = load_i64(ws + _POSITIONS) + t * 4
+            store_i32(position, load_i32(position) + 1)
+    return goes_on
 
 
 @inline

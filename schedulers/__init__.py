@@ -4,26 +4,43 @@ if __name__ != "coro_rt.schedulers":  # one file, one name
     raise ImportError("import coro_rt.schedulers, not " + __name__)
 
 from coro_rt.schedulers.dynamic import Dynamic
+from coro_rt.schedulers.edf import Edf
+from coro_rt.schedulers.eevdf import Eevdf
 from coro_rt.schedulers.ejection import Ejection
 from coro_rt.schedulers.entry import Entry, Grant, State
 from coro_rt.schedulers.errors import DeadlockError, SchedulerError
-from coro_rt.schedulers.explanation import Explanation
+from coro_rt.schedulers.explanation import Explanation, Known, Ran
 from coro_rt.schedulers.fair import Fair
 from coro_rt.schedulers.fifo import Fifo
+from coro_rt.schedulers.laxity import Laxity
+from coro_rt.schedulers.mlfq import Mlfq
 from coro_rt.schedulers.outcome import JobOutcome, Outcome, Span, Waiting
 from coro_rt.schedulers.policy import Policy
+from coro_rt.schedulers.powersave import PowerSave
 from coro_rt.schedulers.qos import QoS
 from coro_rt.schedulers.registry import POLICIES, get_policy
 from coro_rt.schedulers.scheduler import Scheduler
 from coro_rt.schedulers.simulation import simulate
 from coro_rt.schedulers.strict import Strict
-from coro_rt.schedulers.workload import Change, Milestone, Predict, Run, Wait, Workload, WorkloadJob
+from coro_rt.schedulers.workload import (
+    Change,
+    DeviceTiming,
+    Milestone,
+    Predict,
+    Run,
+    Wait,
+    Workload,
+    WorkloadJob,
+)
 
 __all__ = [
     "POLICIES",
     "Change",
     "DeadlockError",
+    "DeviceTiming",
     "Dynamic",
+    "Edf",
+    "Eevdf",
     "Ejection",
     "Entry",
     "Explanation",
@@ -31,11 +48,16 @@ __all__ = [
     "Fifo",
     "Grant",
     "JobOutcome",
+    "Known",
+    "Laxity",
     "Milestone",
+    "Mlfq",
     "Outcome",
     "Policy",
+    "PowerSave",
     "Predict",
     "QoS",
+    "Ran",
     "Run",
     "Scheduler",
     "SchedulerError",

@@ -16,10 +16,10 @@ class Dynamic(Policy):
     everybody's turn comes (ageing); a job whose deadline is near overtakes its level; equals take turns,
     slice by slice.
 
-    Bound, for a tenant alone and N other entries without deadlines of their own, nobody expedited or waited
-    for:
+    Bound, for a tenant alone and N others ready at a time, without deadlines of their own, nobody expedited
+    or waited for:
 
-        wait <= min(target[qos], max_wait_s) + 2 * (N + 1) * (slice_s + quantum_s)
+        wait <= target[qos] + 2 * (N + 1) * turn_s, where a turn is a slice and a quantum
     """
 
     bounded = True
@@ -28,3 +28,6 @@ class Dynamic(Policy):
         target = job.ready_since + TARGETS_S[job.qos]
         latest_start = job.deadline - job.predicted_seconds_left - MARGIN_S
         return latest_start if latest_start < target else target  # a NaN prediction leaves the target
+
+    def bound_s(self, job: Entry, others: int, turn_s: float) -> float:
+        return TARGETS_S[job.qos] + 2 * (others + 1) * turn_s

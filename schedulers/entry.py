@@ -42,13 +42,14 @@ class Entry:
 
     `deadline` is absolute, on the clock that `now` is read from. `ready_since` is when it last became ready
     or, while it runs, when its slice began. Seconds: `served_s` on the device, `waited_s` ready but not
-    running. `switches` counts the grants that took the device over from another entry. `vtime` belongs to the
-    policy.
+    running. `switches` counts the grants that took the device over from another entry. `started_at` is when
+    it was first granted its device: infinity before. `vtime` belongs to the policy.
     """
 
     __slots__ = (
         "background",
         "deadline",
+        "deferred",
         "device",
         "effective_qos",
         "expedited",
@@ -65,6 +66,7 @@ class Entry:
         "ready_since",
         "served_s",
         "started",
+        "started_at",
         "state",
         "submitted_at",
         "switches",
@@ -99,6 +101,7 @@ class Entry:
         self.state = State.NEW
         self.started = False  # has been granted the device at least once
         self.submitted_at = 0.0
+        self.started_at = inf
         self.ready_since = 0.0
         self.served_s = 0.0
         self.waited_s = 0.0
@@ -120,8 +123,14 @@ class Entry:
         self.ticket = 0  # of its valid item in a heap; 0: none
         self.older: Any = None  # its neighbours among the ready, by how long they wait; None: not ready
         self.newer: Any = None
+        self.deferred = False  # ready, but not to be granted in turn yet
         self.expedited = False
         self.grant: Grant | None = None  # made once, given again at every turn
+
+    @property
+    def label(self) -> str:
+        """For people, as names repeat: "summarise #12"."""
+        return self.name if self.name == f"job-{self.id}" else f"{self.name} #{self.id}"
 
     def __repr__(self) -> str:
         return f"<Entry {self.id} {self.name!r} {self.qos.name} {self.state.value}>"

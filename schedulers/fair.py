@@ -8,7 +8,7 @@ _IN_TURN = Turn.POLICY
 
 
 class Fair(Policy):
-    """key = vtime + slice_s / weight[qos], where vtime = served_s / weight, at least the clock when ready.
+    """key = vtime + slice_s / weight[qos], where vtime = served_s / weight, at least the clock when it comes.
 
     The clock is the largest key that was granted in turn. Weights double from level to level: 1, 2, 4, 8, 16.
     (Golestani, "A self-clocked fair queueing scheme", 1994; Waldspurger's stride scheduling has the same
@@ -17,31 +17,32 @@ class Fair(Policy):
     Effect: jobs share the device in proportion to their weights, slice by slice; sleeping earns nothing. An
     urgent job gets a larger share, not the next quantum: nobody is preempted within a slice.
 
-    Bound, for a tenant alone, with quanta no longer than a slice and nobody expedited or waited for:
+    Bound, for a tenant alone, with turns of at most turn_s (a slice and a quantum no longer than that) and N
+    others ready at a time, nobody expedited or waited for:
 
-        wait <= (slice_s + quantum_s) * (1 + sum of (1 + 2 * weight_j / weight)) / (1 - background_share),
-
-    the sum over all others j that are ready meanwhile.
+        wait <= turn_s * (1 + N * (1 + 2 * largest / weight)), where the largest weight is 16
     """
 
     bounded = True
-
-    def __init__(self) -> None:
-        self._clocks: dict[tuple[str, str], float] = {}
 
     def key(self, job: Entry, now: float) -> float:
         return job.vtime + self.slice_s / WEIGHTS[job.qos]
 
     def on_ready(self, job: Entry, now: float) -> None:
-        clock = self._clocks.get((job.device, job.tenant), 0.0)
+        assert job.lane is not None
+        clock = job.lane.clock
         if job.vtime < clock:
             job.vtime = clock
 
     def on_ran(self, job: Entry, seconds: float, now: float) -> None:
         job.vtime += seconds / WEIGHTS[job.qos]
         # Who runs out of turn (overdue, background's share) may be far ahead; newcomers must not start there.
-        if job.turn is _IN_TURN and job.key > self._clocks.get((job.device, job.tenant), 0.0):
-            self._clocks[job.device, job.tenant] = job.key
+        assert job.lane is not None
+        if job.turn is _IN_TURN and job.key > job.lane.clock:
+            job.lane.clock = job.key
 
     def preempts(self, candidate: Entry, running: Entry, now: float) -> bool:
         return False
+
+    def bound_s(self, job: Entry, others: int, turn_s: float) -> float:
+        return turn_s * (1 + others * (1 + 2 * WEIGHTS[-1] / WEIGHTS[job.qos]))

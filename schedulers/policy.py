@@ -23,12 +23,14 @@ Key = float | tuple[float, ...]
 class Policy:
     """Orders ready entries. Reads them and changes nothing but their `vtime`, which is its own to use.
 
-    A method that raises, a key that is not a number or a tuple of numbers (or is NaN, or changes between the
-    two shapes), and a `preempts` that does not return a bool eject the policy: `dynamic` takes over.
+    `dynamic` takes over, within the same decision, from a policy one of whose methods raises or is slow time
+    and again (see `Scheduler`), whose key is not a number or a tuple of numbers (or is NaN, or changes
+    between the two shapes), whose `preempts` does not return a bool, or which is `bounded` and lets somebody
+    wait for longer than both `max_wait_s` and its own `bound_s`.
     """
 
     name: ClassVar[str] = ""  # what people type; the class's name in lower case if empty
-    bounded: ClassVar[bool] = False  # True: the docstring gives a bound on every wait
+    bounded: ClassVar[bool] = False  # True: `bound_s`, and the docstring in words, bound every wait
     guarantees_background: ClassVar[bool] = (
         True  # False: background has no share beyond what the keys give it
     )
@@ -43,10 +45,19 @@ class Policy:
         raise NotImplementedError
 
     def on_ready(self, job: Entry, now: float) -> None:
-        """`job` becomes ready, or its slice is over; its key is asked for next. Default: nothing."""
+        """`job` was submitted or has woken; its key is asked for next. Default: nothing."""
 
     def on_ran(self, job: Entry, seconds: float, now: float) -> None:
         """`job` ran for `seconds` on its device. Default: nothing."""
+
+    def defer_until(self, job: Entry, now: float) -> float:
+        """When `job`, which was submitted or has woken, may be granted the device at the earliest.
+
+        Until then the device stays idle rather than run it; but it is not put off beyond `max_wait_s`, nor
+        once it has begun its turn, nor when it is waited for or expedited or its urgency changes. Default:
+        now.
+        """
+        return now
 
     def on_done(self, job: Entry, now: float) -> None:
         """`job` has ended. Default: nothing."""
@@ -58,3 +69,9 @@ class Policy:
         and equals never do. Once the slice is over this is not asked: the smaller key goes on.
         """
         return bool(candidate.key < running.key)
+
+    def bound_s(self, job: Entry, others: int, turn_s: float) -> float:
+        """For `bounded` policies: the longest wait of `job` while at most `others` others are ready, each of
+        whose turns takes `turn_s` at most, in seconds of what the policy has to give (background's guaranteed
+        share and other tenants' come on top). Default: nobody has a third turn before everybody's first."""
+        return 2 * (others + 1) * turn_s

@@ -51,15 +51,18 @@ class ReadyQueue:
         "background_owed_s",
         "calm",
         "count",
+        "deferred",
         "due_at",
         "expedited",
         "guaranteed_share",
         "lanes",
         "last",
         "line",
+        "longest_turn_s",
         "max_wait_s",
         "name",
         "only_lane",
+        "peak",
         "prune_at",
         "running",
         "stale",
@@ -81,6 +84,7 @@ class ReadyQueue:
         self.line = Entry(0)  # both ends of the list of the ready: its `newer` has waited longest
         self.line.older = self.line.newer = self.line
         self.expedited: deque[Entry] = deque()
+        self.deferred: list[tuple[float, int, Entry]] = []  # a heap: those that are put off, until when
         self.lanes: dict[str, Lane] = {}
         self.only_lane: Lane | None = None  # the common case, one tenant, needs no search
         self.prune_at = 16
@@ -93,6 +97,8 @@ class ReadyQueue:
         self.turn = _POLICY  # of the last grant
         self.calm = False  # the last grant came right after an overdue one: it keeps its slice
         self.used_s = 0.0  # seconds run in the current slice
+        self.longest_turn_s = 0.0  # and the most entries: what a bounded policy is held to
+        self.peak = 0
 
         self.guaranteed_share = 0.0
         self.background_count = 0  # ready background entries
@@ -127,12 +133,41 @@ class ReadyQueue:
         entry.newer = line = self.line
         entry.older = newest = line.older
         line.older = newest.newer = entry
+        self._put(entry)
+
+    def _put(self, entry: Entry) -> None:
+        lane = entry.lane
+        assert lane is not None
         entry.ticket = ticket = next(self.tickets)
         if entry.background:
             self.background_count += 1
             heappush(lane.background, (entry.key, ticket, entry))
         else:
             heappush(lane.foreground, (entry.key, ticket, entry))
+
+    def defer(self, entry: Entry, until: float) -> None:
+        """Puts off a ready entry: it is not granted in turn before a time."""
+        self._withdraw(entry)
+        entry.deferred = True
+        entry.ticket = ticket = next(self.tickets)
+        heappush(self.deferred, (until, ticket, entry))
+
+    def undefer(self, now: float) -> None:
+        """Ends what was put off until now."""
+        deferred = self.deferred
+        while deferred and (deferred[0][0] <= now or deferred[0][1] != deferred[0][2].ticket):
+            _, ticket, entry = heappop(deferred)
+            if ticket == entry.ticket:
+                entry.deferred = False
+                self._put(entry)
+
+    def resumes_at(self) -> float:
+        """When somebody can be granted who cannot now; `inf`: nobody is put off."""
+        self.undefer(-inf)
+        if not self.deferred:
+            return inf
+        oldest: Entry = self.line.newer
+        return min(self.deferred[0][0], oldest.ready_since + self.max_wait_s)
 
     def grant(self, entry: Entry, turn: Turn) -> None:
         """Takes out the entry that runs from now on."""
@@ -144,11 +179,15 @@ class ReadyQueue:
     def hand_over(self, entry: Entry, to: Entry, turn: Turn) -> None:
         """The running entry joins the ready, and another goes: `push` and `grant`, with one operation on
         their heap where `to` is its first."""
-        lane, heap = to.lane, None
+        lane = to.lane
         assert lane is not None
-        if lane is entry.lane and entry.background is to.background:
-            heap = lane.background if to.background else lane.foreground
-        if heap is None or heap[0][2] is not to:
+        heap = lane.background if to.background else lane.foreground
+        if (
+            lane is not entry.lane
+            or entry.background is not to.background
+            or to.deferred
+            or heap[0][2] is not to
+        ):
             self.push(entry)
             self.grant(to, turn)
             return
@@ -173,13 +212,19 @@ class ReadyQueue:
 
     def rekey(self, entry: Entry, key: Any, *, background: bool) -> None:
         """Gives a ready entry another key or level; it has still waited as long as it has."""
-        if background is not entry.background:
-            self.background_count += 1 if background else -1
-            entry.background = background
+        self._withdraw(entry)
+        entry.background = background
         entry.key = key
-        entry.ticket = ticket = next(self.tickets)
-        assert entry.lane is not None
-        heappush(entry.lane.background if background else entry.lane.foreground, (key, ticket, entry))
+        self._put(entry)
+
+    def _withdraw(self, entry: Entry) -> None:
+        """Makes the item of a ready entry invalid."""
+        entry.ticket = 0
+        if entry.deferred:
+            entry.deferred = False
+            return
+        if entry.background:
+            self.background_count -= 1
         self.stale += 1
         if self.stale > self.count + 64:
             self._compact()
@@ -190,13 +235,8 @@ class ReadyQueue:
         entry.older.newer = newer = entry.newer
         newer.older = entry.older
         entry.older = entry.newer = None
-        entry.ticket = 0
         entry.expedited = False
-        if entry.background:
-            self.background_count -= 1
-        self.stale += 1
-        if self.stale > self.count + 64:
-            self._compact()
+        self._withdraw(entry)
 
     def begin_slice(self, entry: Entry, turn: Turn) -> None:
         """The running entry begins a slice."""
@@ -211,12 +251,14 @@ class ReadyQueue:
         for lane in self.lanes.values():
             lane.foreground.clear()
             lane.background.clear()
+        self.deferred.clear()
         self.stale = 0
         self.background_count = 0
         ready = list(self)
         self.line.older = self.line.newer = self.line
         self.count = 0
         for entry in ready:
+            entry.deferred = False
             self.push(entry)
 
     def pick(self, now: float) -> tuple[Entry, Turn] | None:
@@ -225,13 +267,16 @@ class ReadyQueue:
             expedited = self.first_expedited()
             if expedited is not None:
                 return expedited, _EXPEDITED
-        if now > self.due_at and self.turn is not _OVERDUE:
+        if now >= self.due_at and self.turn is not _OVERDUE:
             overdue = self.overdue(now)
             if overdue is not None:
                 return overdue, _OVERDUE
+        if self.deferred:
+            self.undefer(now)
         head = self.head()
-        if head is None:
-            return None
+        if head is None:  # all there are may be put off, but not for ever, even right after an overdue one
+            overdue = self.overdue(now)
+            return None if overdue is None else (overdue, _OVERDUE)
         if self.background_owed_s > 0.0 and not head.background and self.owes_background():
             return self._background_head(), _SHARE
         return head, _POLICY
@@ -266,14 +311,14 @@ class ReadyQueue:
 
     def overdue(self, now: float) -> Entry | None:
         """The entry that has waited longest, if that is longer than max_wait_s."""
-        if now <= self.due_at:
+        if now < self.due_at:
             return None
         if not self.count:
             self.due_at = now + self.max_wait_s
             return None
         oldest: Entry = self.line.newer
         self.due_at = oldest.ready_since + self.max_wait_s
-        return oldest if now > self.due_at else None
+        return oldest if now >= self.due_at else None
 
     def owes_background(self) -> bool:
         """Whether background waits and has received less than its share."""

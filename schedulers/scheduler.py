@@ -18,15 +18,16 @@ from math import inf
 from typing import Any
 
 from coro_rt.schedulers.dynamic import Dynamic
-from coro_rt.schedulers.ejection import Ejection, key_kind
+from coro_rt.schedulers.ejection import Ejection, Stopwatch, TooSlow, key_kind
 from coro_rt.schedulers.entry import Entry, Grant, State, Turn
 from coro_rt.schedulers.errors import SchedulerError
-from coro_rt.schedulers.explanation import Explanation, explain
+from coro_rt.schedulers.explanation import Explanation, Known, explain
 from coro_rt.schedulers.inheritance import check_circle, inherit, inherit_keys, link, release, unlink
 from coro_rt.schedulers.policy import Policy
 from coro_rt.schedulers.qos import QoS
 from coro_rt.schedulers.ready import ReadyQueue
-from coro_rt.schedulers.registry import PolicyLike, get_policy
+from coro_rt.schedulers.registry import POLICIES, PolicyLike, get_policy
+from coro_rt.schedulers.upcoming import upcoming
 
 # Looking up a member of an Enum takes as long as a call, so these are named once.
 _READY, _RUNNING = State.READY, State.RUNNING
@@ -39,6 +40,11 @@ class Scheduler:
     `shares` are the tenants' weights (1 where not given); `background_share` is background's part of each
     device while it has work; `on_ejected` is called in the middle of a decision, so it must not raise and not
     call the scheduler.
+
+    With a `timer`, a policy that is not one of ours is ejected when a hundredth of its calls, and more than
+    three, took longer than `policy_budget_s`, or one of them a hundred times as long; a single slow call is
+    the machine's fault. Without `inheritance` nobody takes over the urgency of those who wait for it, and a
+    circle is not noticed: only to see what that does.
     """
 
     def __init__(
@@ -49,7 +55,10 @@ class Scheduler:
         shares: Mapping[str, float] | None = None,
         background_share: float = 0.05,
         max_wait_s: float = 10.0,
+        inheritance: bool = True,
         on_ejected: Callable[[Ejection], None] | None = None,
+        timer: Callable[[], float] | None = None,
+        policy_budget_s: float = 0.002,
     ) -> None:
         for tenant, weight in (shares or {}).items():
             if not 0 < weight < inf:
@@ -58,6 +67,10 @@ class Scheduler:
                 )
         if not 0 <= background_share < 1:
             raise SchedulerError(f"background_share is {background_share!r}; it takes 0 <= share < 1")
+        if not policy_budget_s > 0:
+            raise SchedulerError(
+                f"policy_budget_s is {policy_budget_s!r}; it takes a positive number of seconds"
+            )
         if not max_wait_s > 0:
             raise SchedulerError(f"max_wait_s is {max_wait_s!r}; it takes a positive number of seconds")
         self.switches = 0  # grants of a device to another entry than the one before
@@ -66,7 +79,10 @@ class Scheduler:
         self._shares = dict(shares or {})
         self._background_share = background_share
         self._max_wait_s = max_wait_s
+        self._inheritance = inheritance
         self._on_ejected = on_ejected
+        self._timer = timer
+        self._policy_budget_s = policy_budget_s
         self._tickets = count(1)
         self._queues: dict[str, ReadyQueue] = {}
         self._entries: dict[Entry, None] = {}  # submitted and not done, in the order of submission
@@ -94,6 +110,10 @@ class Scheduler:
     def ready(self, device: str) -> int:
         """How many entries are ready on a device."""
         return self._queue(device).count
+
+    def resumes_at(self, device: str) -> float:
+        """When to ask `next` again after it said None: somebody is put off until then; `inf`: nobody is."""
+        return self._queue(device).resumes_at()
 
     # What the host and the workers call.
 
@@ -133,8 +153,8 @@ class Scheduler:
         assert queue.running is entry, f"{entry!r} does not run"
         assert seconds >= 0.0, seconds
         queue.charge(entry, seconds)
-        if self._on_ran is not None:
-            self._call_on_ran(entry, seconds, now)
+        if self._observes:
+            self._observe(entry, seconds, now)
         self.decisions += 1
         if queue.used_s >= self._slice_s:
             picked = self._successor(queue, entry, now)
@@ -162,8 +182,8 @@ class Scheduler:
         assert seconds >= 0.0, seconds
         assert entry.lane is not None
         entry.lane.queue.charge(entry, seconds)
-        if self._on_ran is not None:
-            self._call_on_ran(entry, seconds, now)
+        if self._observes:
+            self._observe(entry, seconds, now)
 
     def park(self, entry: Entry, now: float, *, on: Entry | None = None) -> None:
         """RUNNING to WAITING. `on` is the entry that it waits for, which inherits its urgency while it does.
@@ -171,6 +191,8 @@ class Scheduler:
         A WAITING entry may be parked again on somebody else: a lock was handed on. Raises DeadlockError, and
         changes nothing, if `on` waits for this entry already.
         """
+        if not self._inheritance:
+            on = None
         if on is not None:
             check_circle(entry, on)
         if entry.state is State.WAITING:
@@ -254,6 +276,8 @@ class Scheduler:
         inherit(entry)
         queue = entry.lane.queue
         if entry.state is _READY:
+            if entry.deferred:
+                queue.rekey(entry, entry.key, background=entry.background)
             return self._gives_way(queue, entry, now)
         if entry.state is _RUNNING and queue.turn is _POLICY:
             head = queue.head()
@@ -268,9 +292,19 @@ class Scheduler:
         """Changes the policy; every entry gets a new key. SchedulerError, and no change, for no policy."""
         self._adopt(get_policy(policy), now)
 
-    def explain(self, entry: Entry, now: float) -> Explanation:
-        """Why an entry waits or runs, and who goes before it."""
-        return explain(entry, self._queue(entry.device), self._policy.name, now)
+    def explain(self, entry: Entry, now: float, known: Known = Known()) -> Explanation:  # noqa: B008 (frozen)
+        """Why an entry waits or runs, who goes before it, and, as far as it is known, who ran instead."""
+        queue = self._queue(entry.device)
+        return explain(entry, queue, policy=self._policy.name, slice_s=self._slice_s, now=now, known=known)
+
+    def running(self, device: str) -> Entry | None:
+        """Who has a device."""
+        return self._queue(device).running
+
+    def upcoming(self, device: str, now: float, limit: int) -> list[Entry]:
+        """At most `limit` ready entries of a device in the order in which they would be granted, in bounded
+        time: see upcoming.py."""
+        return upcoming(self._queue(device), now, slice_s=self._slice_s, limit=limit)
 
     # Transitions.
 
@@ -282,25 +316,44 @@ class Scheduler:
 
     def _enqueue(self, entry: Entry, now: float) -> bool:
         """Puts an entry that has become READY into its queue. Returns like `submit`."""
+        if self._on_ready is not None:
+            self._call_on_ready(entry, now)
         self._renew(entry, now)
         lane = entry.lane
         assert lane is not None
         lane.queue.push(entry)
+        if self._defer_until is not None and self._put_off(lane.queue, entry, now):
+            return False
         return self._gives_way(lane.queue, entry, now)
+
+    def _put_off(self, queue: ReadyQueue, entry: Entry, now: float) -> bool:
+        """Asks the policy whether a READY entry has to wait for a time, and sees to it."""
+        assert self._defer_until is not None
+        try:
+            until = self._defer_until(entry, now)
+            later = bool(until > now)
+        except Exception as error:
+            self._eject("defer_until", entry, _raised(error), now)
+            return False
+        if later:
+            queue.defer(entry, until)
+        return later
 
     def _renew(self, entry: Entry, now: float) -> None:
         """Gives an entry the key of one that becomes ready now."""
         entry.ready_since = now
-        if self._on_ready is not None:
-            self._call_on_ready(entry, now)
         entry.own_key = entry.key = self._key_of(entry, now)
         if entry.waiters or entry.effective_qos is not entry.qos:
             inherit(entry)
 
     def _granted(self, queue: ReadyQueue, entry: Entry, now: float) -> Grant:
         """READY to RUNNING, for an entry that its queue has let go."""
+        if self._judges and queue.turn is _OVERDUE and queue.only_lane is not None:
+            self._judge(queue, entry, now)
         entry.state = _RUNNING
-        entry.started = True
+        if not entry.started:
+            entry.started = True
+            entry.started_at = now
         entry.waited_s += now - entry.ready_since
         entry.ready_since = now
         if queue.last is not entry:
@@ -345,12 +398,15 @@ class Scheduler:
                 return None if queue.turn is _EXPEDITED else (expedited, _EXPEDITED)
         if queue.turn is not _POLICY or not queue.count:
             return None
-        if now > queue.due_at and not queue.calm:
+        if now >= queue.due_at and not queue.calm:
             overdue = queue.overdue(now)
             if overdue is not None:
                 return overdue, _OVERDUE
+        if queue.deferred:
+            queue.undefer(now)
         head = queue.head()
-        assert head is not None
+        if head is None:
+            return None
         return (head, _POLICY) if self._preempts(queue, head, entry, now) else None
 
     def _gives_way(self, queue: ReadyQueue, candidate: Entry, now: float) -> bool:
@@ -387,16 +443,26 @@ class Scheduler:
     def _adopt(self, policy: Policy, now: float) -> None:
         """Makes a policy decide, and gives every entry a key from it."""
         kind = type(policy)
+        ours = kind in POLICIES.values()
         self._policy = policy
         self._slice_s = float(policy.slice_s)
-        self._key = policy.key
+        guard: Callable[[Any], Any] = _unguarded
+        if not ours and self._timer is not None:
+            guard = Stopwatch(self._timer, self._policy_budget_s).timed
+        self._key = guard(policy.key)
         self._key_kind: type | None = None  # float or tuple, with the first key
-        self._on_ready = policy.on_ready if kind.on_ready is not Policy.on_ready else None
-        self._on_ran = policy.on_ran if kind.on_ran is not Policy.on_ran else None
-        self._on_done = policy.on_done if kind.on_done is not Policy.on_done else None
-        self._on_preempts = policy.preempts if kind.preempts is not Policy.preempts else None
+        # Those that say nothing but the default are not asked.
+        self._on_ready = guard(policy.on_ready) if kind.on_ready is not Policy.on_ready else None
+        self._on_ran = guard(policy.on_ran) if kind.on_ran is not Policy.on_ran else None
+        self._on_done = guard(policy.on_done) if kind.on_done is not Policy.on_done else None
+        self._on_preempts = guard(policy.preempts) if kind.preempts is not Policy.preempts else None
+        self._defer_until = guard(policy.defer_until) if kind.defer_until is not Policy.defer_until else None
+        self._judges = policy.bounded and not ours  # the tests hold ours to their bounds
+        self._observes = self._judges or self._on_ran is not None
         for queue in self._queues.values():
             self._promise_share(queue)
+            for lane in queue.lanes.values():
+                lane.clock = 0.0
         for entry in self._entries:
             entry.vtime = 0.0
         for entry in self._entries:
@@ -408,6 +474,10 @@ class Scheduler:
         inherit_keys(self._entries)
         for queue in self._queues.values():
             queue.rebuild()
+            if self._defer_until is not None:
+                for entry in list(queue):
+                    if not entry.started and self._policy is policy:
+                        self._put_off(queue, entry, now)
 
     def _promise_share(self, queue: ReadyQueue) -> None:
         queue.guaranteed_share = self._background_share if self._policy.guarantees_background else 0.0
@@ -420,12 +490,31 @@ class Scheduler:
         except Exception as error:
             self._eject("on_ready", entry, _raised(error), now)
 
-    def _call_on_ran(self, entry: Entry, seconds: float, now: float) -> None:
-        assert self._on_ran is not None
+    def _observe(self, entry: Entry, seconds: float, now: float) -> None:
+        """The policy hears of service; if it is held to a bound, what that depends on is kept."""
+        if self._judges:
+            assert entry.lane is not None
+            queue = entry.lane.queue
+            queue.longest_turn_s = max(queue.longest_turn_s, queue.used_s)
+            queue.peak = max(queue.peak, queue.count)
+        if self._on_ran is not None:
+            try:
+                self._on_ran(entry, seconds, now)
+            except Exception as error:
+                self._eject("on_ran", entry, _raised(error), now)
+
+    def _judge(self, queue: ReadyQueue, entry: Entry, now: float) -> None:
+        """Ejects a bounded policy that let an entry become overdue, unless the crowd explains it."""
+        waited = now - entry.ready_since
+        turn_s = max(queue.longest_turn_s, self._slice_s)
         try:
-            self._on_ran(entry, seconds, now)
+            bound = self._policy.bound_s(entry, queue.peak, turn_s)
+            kept = waited <= bound / (1.0 - queue.guaranteed_share)
         except Exception as error:
-            self._eject("on_ran", entry, _raised(error), now)
+            self._eject("bound_s", entry, _raised(error), now)
+            return
+        if not kept:
+            self._eject("bound_s", entry, f"let it wait {waited:.3f} s and promises at most {bound!r} s", now)
 
     def _key_of(self, entry: Entry, now: float) -> Any:
         """The policy's key, checked."""
@@ -459,4 +548,8 @@ class Scheduler:
 
 
 def _raised(error: Exception) -> str:
-    return f"raised {type(error).__name__}: {error}"
+    return str(error) if isinstance(error, TooSlow) else f"raised {type(error).__name__}: {error}"
+
+
+def _unguarded(hook: Any) -> Any:
+    return hook

@@ -3,7 +3,7 @@
 A discrete-event simulation: a heap of times, and what happens then. Each device is driven as a worker drives
 it: what it was granted runs until its step is over, its slice is over, or somebody should go before it; then
 the service is booked and the scheduler asked again. What is modelled is only how soon a job gives way when
-it is asked: after a time that each device has. Switches take no time.
+it is asked, and how exactly it keeps its slice: each device has a timing. Switches take no time.
 
 Deterministic: the same workload and policy give the same outcome, to the last bit. A job that runs alone
 takes one event, not one for each slice, so that a quiet day costs little more than its arrivals.
@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from heapq import heappop, heappush
+from itertools import cycle
 from math import inf
 
 from coro_rt.schedulers.ejection import Ejection
@@ -22,13 +23,14 @@ from coro_rt.schedulers.errors import SchedulerError
 from coro_rt.schedulers.outcome import JobOutcome, Outcome, Span
 from coro_rt.schedulers.registry import PolicyLike
 from coro_rt.schedulers.scheduler import Scheduler
-from coro_rt.schedulers.workload import Change, Milestone, Run, Wait, Workload, WorkloadJob
+from coro_rt.schedulers.workload import Change, DeviceTiming, Milestone, Run, Wait, Workload, WorkloadJob
 
 REPORT_EVERY = 4096  # events between two reports of progress
 _NEAR = 1e-9  # seconds: sums of the same pieces, worked out in another order
 
 _Happen = Callable[[float], None]
 _Event = tuple[float, int, _Happen]
+_Follower = tuple[tuple[float, float], int, _Happen]
 
 
 def simulate(
@@ -55,10 +57,12 @@ class _Live:
         "followers",
         "job",
         "number",
+        "passed",
         "served_s",
         "started_s",
         "step",
         "target_s",
+        "wait",
         "waits",
     )
 
@@ -78,11 +82,14 @@ class _Live:
         self.served_s = 0.0  # up to the piece under way
         self.target_s = 0.0  # served so much, its present step is over
         self.step = 0  # the next one
-        self.waits = 0  # how often it has begun or stopped waiting: an end of an earlier wait is out of date
-        self.followers: list[_Event] = []  # what happens when it has been served so much; a heap
+        self.waits = 0  # of its steps, those that were taken
+        self.passed = -1  # of those, the ones behind it: it has had the device since
+        self.wait = 0  # counts waits that began or were broken off: an end of an earlier one is out of date
+        self.followers: list[_Follower] = []  # what happens when it has come to a milestone; a heap
 
     def take_up(self) -> None:
         """Goes on to its next piece of device time, if there is one before it waits or ends."""
+        self.passed = self.waits
         steps = self.job.steps
         while self.step < len(steps):
             step = steps[self.step]
@@ -100,6 +107,7 @@ class _Live:
         if not isinstance(step, Wait):
             return None
         self.step += 1
+        self.waits += 1
         return step
 
     def outcome(self) -> JobOutcome:
@@ -122,11 +130,23 @@ class _Live:
 class _Device:
     """One device: who runs there, and until when if nothing comes between."""
 
-    __slots__ = ("alone", "asking", "began_s", "give_way_s", "name", "piece_s", "plan", "running", "since_s")
+    __slots__ = (
+        "alone",
+        "asking",
+        "began_s",
+        "give_way_s",
+        "name",
+        "overrun_s",
+        "piece_s",
+        "plan",
+        "running",
+        "since_s",
+    )
 
-    def __init__(self, name: str, give_way_s: float) -> None:
+    def __init__(self, name: str, timing: DeviceTiming) -> None:
         self.name = name
-        self.give_way_s = give_way_s
+        self.give_way_s = cycle(timing.give_way_s)
+        self.overrun_s = cycle(timing.overrun_s)
         self.running: _Live | None = None
         self.since_s = 0.0  # it has been running
         self.began_s = 0.0  # the piece under way
@@ -148,7 +168,7 @@ class _Simulation:
         )
         self._policy = self._scheduler.policy.name
         self._ejected: str | None = None
-        self._devices = {name: _Device(name, give_way_s) for name, give_way_s in workload.devices.items()}
+        self._devices = {name: _Device(name, timing) for name, timing in workload.devices.items()}
         self._live = [_Live(number, job) for number, job in enumerate(workload.jobs)]
         self._now = 0.0
         self._order = 0
@@ -189,18 +209,18 @@ class _Simulation:
     # What happens when.
 
     def _at(self, when: float, happen: _Happen) -> None:
-        """Events of the same time happen in the order in which they were asked for."""
+        """Events of the same time happen in the order in which they were asked for; none in the past, where
+        rounding may have put it."""
         self._order += 1
-        heappush(self._events, (when, self._order, happen))
+        heappush(self._events, (max(when, self._now), self._order, happen))
 
     def _when(self, milestone: Milestone, happen: _Happen) -> bool:
         """At a milestone. False: it has been passed."""
         live = self._live[milestone.job]
-        has_begun = live.started_s < inf
-        if live.ended_s < inf or (has_begun and live.served_s >= milestone.served_s - _NEAR):
+        if live.ended_s < inf or milestone.place <= (live.passed, live.served_s + _NEAR):
             return False
         self._order += 1
-        heappush(live.followers, (milestone.served_s, self._order, happen))
+        heappush(live.followers, (milestone.place, self._order, happen))
         device = self._devices[live.job.device]
         if device.running is live:
             self._plan(device, live)
@@ -208,14 +228,14 @@ class _Simulation:
 
     def _expect(self, live: _Live) -> None:
         job = live.job
-        arrive = partial(self._arrive, live)
+        arrive = partial(self._arrive, live, job.after is not None)
         if job.after is None or not self._when(job.after, arrive):
             self._at(job.arrives_s, arrive)
         for change in job.changes:
             self._at(change.at_s, partial(self._change, live, change))
 
-    def _arrive(self, live: _Live, now: float) -> None:
-        self._made_ready(live, gives_way=self._scheduler.submit(live.entry, now))
+    def _arrive(self, live: _Live, at_once: bool, now: float) -> None:
+        self._made_ready(live, gives_way=self._scheduler.submit(live.entry, now), at_once=at_once)
 
     def _change(self, live: _Live, change: Change, now: float) -> None:
         entry, scheduler = live.entry, self._scheduler
@@ -224,11 +244,12 @@ class _Simulation:
         if change.qos is not None or change.deadline_s is not None:
             gives_way = scheduler.set_qos(entry, now, qos=change.qos, deadline=change.deadline_s)
             if gives_way:
-                self._give_way(self._devices[live.job.device])
+                device = self._devices[live.job.device]
+                self._give_way(device, next(device.give_way_s))
         if not change.cancel or entry.state is State.RUNNING:
             return
         if entry.started:
-            live.waits += 1
+            live.wait += 1
             self._made_ready(live, gives_way=scheduler.expedite(entry, now))
         else:
             scheduler.done(entry, now)
@@ -236,8 +257,8 @@ class _Simulation:
 
     def _wait(self, live: _Live, wait: Wait, now: float) -> bool:
         """From now on a job waits. False: there is nothing to wait for any more."""
-        live.waits += 1
-        wake = partial(self._wake, live, live.waits)
+        live.wait += 1
+        wake = partial(self._wake, live, live.wait, wait.sleep or wait.until is not None)
         if wait.until is None:
             self._at(now + wait.seconds, wake)
         elif not self._when(wait.until, wake):
@@ -245,13 +266,13 @@ class _Simulation:
         self._scheduler.park(live.entry, now, on=None if wait.on is None else self._live[wait.on].entry)
         return True
 
-    def _wake(self, live: _Live, waits: int, now: float) -> None:
-        if waits != live.waits:
+    def _wake(self, live: _Live, number: int, at_once: bool, now: float) -> None:
+        if number != live.wait:
             return
         while (wait := live.next_wait()) is not None:  # what it waited for has been handed on
             if self._wait(live, wait, now):
                 return
-        self._made_ready(live, gives_way=self._scheduler.wake(live.entry, now))
+        self._made_ready(live, gives_way=self._scheduler.wake(live.entry, now), at_once=at_once)
 
     def _ended(self, live: _Live, now: float) -> None:
         live.ended_s = now
@@ -260,21 +281,21 @@ class _Simulation:
 
     # What a worker does.
 
-    def _made_ready(self, live: _Live, *, gives_way: bool) -> None:
+    def _made_ready(self, live: _Live, *, gives_way: bool, at_once: bool = False) -> None:
         device = self._devices[live.job.device]
         if device.running is not None:
-            if gives_way or device.alone:
+            if gives_way or device.alone or at_once:
                 device.alone = False
-                self._give_way(device)
+                self._give_way(device, 0.0 if at_once else next(device.give_way_s))
         elif not device.asking:
             device.asking = True
             self._at(self._now, partial(self._next, device))  # after all that comes at this moment
 
-    def _give_way(self, device: _Device) -> None:
+    def _give_way(self, device: _Device, seconds: float) -> None:
         """Whoever runs is asked to stop, which takes it a while."""
         live = device.running
         if live is not None:
-            device.piece_s = min(device.piece_s, self._now - device.began_s + device.give_way_s)
+            device.piece_s = min(device.piece_s, self._now - device.began_s + seconds)
             self._plan(device, live)
 
     def _next(self, device: _Device, now: float) -> None:
@@ -285,6 +306,13 @@ class _Simulation:
         grant = self._scheduler.next(device.name, now)
         if grant is not None:
             self._take_up(device, grant, now)
+        elif (resumes_at := self._scheduler.resumes_at(device.name)) < inf:
+            self._at(resumes_at, partial(self._resume, device, device.plan))
+
+    def _resume(self, device: _Device, plan: int, now: float) -> None:
+        """Somebody was put off until now."""
+        if plan == device.plan and not device.asking:
+            self._next(device, now)
 
     def _take_up(self, device: _Device, grant: Grant, now: float) -> None:
         device.running = live = self._live[grant.entry.id]
@@ -301,14 +329,18 @@ class _Simulation:
         device.piece_s = max(0.0, live.target_s - live.served_s)
         device.alone = not self._scheduler.ready(device.name)
         if not device.alone:
-            device.piece_s = min(device.piece_s, slice_s)
+            device.piece_s = min(device.piece_s, slice_s + next(device.overrun_s))
         self._plan(device, live)
 
     def _plan(self, device: _Device, live: _Live) -> None:
         """What comes next: the end of the piece, or a milestone that somebody waits for."""
         when = device.began_s + device.piece_s
         if live.followers:
-            when = min(when, max(self._now, device.began_s + live.followers[0][0] - live.served_s))
+            waits, served_s = live.followers[0][0]
+            if waits < live.passed:
+                when = self._now
+            elif waits == live.passed:
+                when = min(when, device.began_s + served_s - live.served_s)
         device.plan += 1
         self._at(when, partial(self._reached, device, live, device.plan))
 
@@ -316,7 +348,7 @@ class _Simulation:
         if plan != device.plan:
             return
         served_s = live.served_s + now - device.began_s
-        while live.followers and live.followers[0][0] <= served_s + _NEAR:
+        while live.followers and live.followers[0][0] <= (live.passed, served_s + _NEAR):
             heappop(live.followers)[2](now)
         if now < device.began_s + device.piece_s:
             if plan == device.plan:

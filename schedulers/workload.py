@@ -18,10 +18,17 @@ from coro_rt.schedulers.qos import QoS
 
 @dataclass(frozen=True, slots=True)
 class Milestone:
-    """Job number `job` has been served `served_s` device seconds, or has ended."""
+    """Job number `job` has behind it so many waits, and has been served so many device seconds in all; or it
+    is beyond that, or has ended."""
 
     job: int
     served_s: float = inf  # inf: when it has ended
+    waits: int = 0
+
+    @property
+    def place(self) -> tuple[float, float]:
+        """Where it is on the job's way: the smaller comes first."""
+        return (inf, inf) if self.served_s == inf else (self.waits, self.served_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +42,14 @@ class Run:
 class Wait:
     """Away from the device: for `seconds`, or until a milestone if there is one.
 
-    `on` is the number of the job that is waited for, which inherits the urgency meanwhile.
+    `on` is the number of the job that is waited for, which inherits the urgency meanwhile. `sleep`: the
+    device knows when it ends, so that whoever runs then gives way at once, as at a milestone.
     """
 
     seconds: float = 0.0
     until: Milestone | None = None
     on: int | None = None
+    sleep: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,26 +100,37 @@ class WorkloadJob:
 
 
 @dataclass(frozen=True, slots=True)
-class Workload:
-    """Jobs, numbered by their places, and the scheduler's settings.
+class DeviceTiming:
+    """How late jobs stop on a device: as there are no interrupts within a quantum, and other processes.
 
-    `devices` has for each how many seconds a job takes to give way when it is asked: on average half a
-    quantum.
+    `give_way_s`: seconds that a job takes to give way when it is asked. `overrun_s`: by how much it runs
+    longer than a slice. Each has at least one value; they are used in turn, over and over.
+    """
+
+    give_way_s: tuple[float, ...] = (0.0002,)
+    overrun_s: tuple[float, ...] = (0.0,)
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Jobs, numbered by their places, the devices, and the scheduler's settings.
+
     Raises SchedulerError for what cannot be: the message says which job.
     """
 
     jobs: tuple[WorkloadJob, ...]
-    devices: Mapping[str, float] = field(default_factory=lambda: {"cpu": 0.0002})
+    devices: Mapping[str, DeviceTiming] = field(default_factory=lambda: {"cpu": DeviceTiming()})
     shares: Mapping[str, float] = field(default_factory=dict)
     background_share: float = 0.05
     max_wait_s: float = 10.0
 
     def __post_init__(self) -> None:
-        for device, give_way_s in self.devices.items():
-            if not 0 <= give_way_s < inf:
-                raise SchedulerError(
-                    f"giving way on device {device!r} takes a number of seconds from 0 on, not {give_way_s!r}"
-                )
+        for device, timing in self.devices.items():
+            for values in (timing.give_way_s, timing.overrun_s):
+                if not values or not all(0 <= seconds < inf for seconds in values):
+                    raise SchedulerError(
+                        f"the timing of device {device!r} has numbers of seconds from 0 on, not {values!r}"
+                    )
         for number, job in enumerate(self.jobs):
             problem = self._problem(number, job)
             if problem is not None:

@@ -7,7 +7,7 @@ order, so that whoever doubts the ratio of the medians can look at the pairs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -21,11 +21,17 @@ def spread(samples: Sequence[float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def p99(samples: Sequence[float]) -> float:
+    """The 99th percentile."""
+    return float(np.percentile(samples, 99))
+
+
 @dataclass
 class Row:
     """One figure of one setting. `peer` is empty where nobody is beside us, `limit` None where none is known.
 
     `context`: tokens before the first that is timed. `limit`: what the machine could do at most, in `unit`.
+    `statistic`: what the figure is of its samples; `what` says so where it is not the median.
     """
 
     what: str
@@ -38,29 +44,42 @@ class Row:
     threads: int | None = None
     context: int | None = None
     limit: float | None = None
+    statistic: Callable[[Sequence[float]], float] = median
+
+    @property
+    def our_figure(self) -> float:
+        """Of our samples."""
+        return self.statistic(self.ours)
+
+    @property
+    def peer_figure(self) -> float | None:
+        """Of the peer's samples, if there are any."""
+        return self.statistic(self.peer) if self.peer else None
 
     @property
     def ratio(self) -> float | None:
-        """Ours by the peer's, of medians; above 1 we are better (of times: the peer's by ours)."""
-        if not self.peer:
+        """Ours by the peer's figure; above 1 we are better (of times: the peer's by ours).
+
+        None without a peer, or where either figure is 0.
+        """
+        ours, peer = self.our_figure, self.peer_figure
+        if not ours or not peer:
             return None
-        ours, peer = median(self.ours), median(self.peer)
         return peer / ours if self.less_is_better else ours / peer
 
     @property
     def of_limit(self) -> float | None:
-        """The share of `limit` that the median reaches."""
-        return None if self.limit is None else median(self.ours) / self.limit
+        """The share of `limit` that our figure reaches."""
+        return None if self.limit is None else self.our_figure / self.limit
 
     def as_json(self) -> dict[str, Any]:
-        """Medians, and with them the interquartile ranges (`spread`) and all samples, in order."""
+        """The figures, and with them the interquartile ranges (`spread`) and all samples, in order."""
         samples = {"ours": self.ours, "peer": self.peer or None}
         quartiles = {name: spread(values) if values else None for name, values in samples.items()}
         return {
             "what": self.what, "model": self.model, "format": self.format, "threads": self.threads,
-            "context": self.context, "ours": median(self.ours),
-            "peer": median(self.peer) if self.peer else None, "ratio": self.ratio, "unit": self.unit,
-            "limit": self.limit, "of_limit": self.of_limit,
+            "context": self.context, "ours": self.our_figure, "peer": self.peer_figure, "ratio": self.ratio,
+            "unit": self.unit, "limit": self.limit, "of_limit": self.of_limit,
             "spread": {name: pair and pair[1] - pair[0] for name, pair in quartiles.items()},
             "samples": samples,
         }  # fmt: skip

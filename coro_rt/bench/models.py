@@ -38,6 +38,7 @@ class Wanted:
     repeat: int
     batch: int = 0
     beside_busy: bool = False
+    monitor: bool | None = None
 
 
 async def measure(wanted: Wanted, peers: Peers) -> Report:
@@ -48,7 +49,7 @@ async def measure(wanted: Wanted, peers: Peers) -> Report:
     weights = Weights.of(wanted.path)
     for threads in wanted.threads:
         async with (
-            coro_rt.open_runtime(threads=threads) as runtime,
+            coro_rt.open_runtime(threads=threads, monitor=wanted.monitor) as runtime,
             await runtime.load_model(wanted.path) as llm,
         ):
             limits = Limits(threads)
@@ -137,7 +138,8 @@ async def _disturbed(wanted: Wanted, peers: Peers, report: Report, weights: Weig
     async with AsyncExitStack() as stack:
 
         async def opened(threads: int) -> LLM:
-            runtime = await stack.enter_async_context(coro_rt.open_runtime(threads=threads))
+            opening = coro_rt.open_runtime(threads=threads, monitor=wanted.monitor)
+            runtime = await stack.enter_async_context(opening)
             return await stack.enter_async_context(await runtime.load_model(wanted.path))
 
         llm = await opened(1)

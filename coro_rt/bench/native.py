@@ -2,55 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from coro_rt.errors import CoroRtError
+from .child import Child
+
+SCRIPT = Path(__file__).with_name("native_child.py")
 
 
-class Child:
-    """The process. It sleeps unless it is asked."""
-
-    def __init__(self, python: Path) -> None:
-        self._log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (closed in close)
-        script = Path(__file__).with_name("native_child.py")
-        self._process = subprocess.Popen(
-            [str(python), str(script)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-        )
-
-    def ask(self, do: str, **request: Any) -> dict[str, Any]:
-        """Its answer. Raises CoroRtError with its own words if it fails or is gone."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
-            print(json.dumps({"do": do, **request}), file=self._process.stdin, flush=True)
-            line = self._process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            self._log.seek(0)
-            raise CoroRtError(f"the native llama.cpp ended: {self._log.read()[-500:]}")
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise CoroRtError(f"the native llama.cpp: {answer['error']}")
-        return answer
-
-    def close(self) -> None:
-        """End it."""
-        self._process.kill()
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            pipe.close()
-        self._process.wait()
-        self._log.close()
+def start(python: Path) -> Child:
+    """The process, run by the Python that has `llama_cpp`."""
+    return Child([str(python), str(SCRIPT)], "the native llama.cpp")
 
 
 class Native:

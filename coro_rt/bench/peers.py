@@ -11,8 +11,9 @@ from typing import Any
 
 from coro_rt.errors import CoroRtError
 
-from . import wheel
-from .native import Child, Native
+from . import native, wheel
+from .child import Child
+from .native import Native
 from .turns import Side, in_turns
 from .wheel import Wheel
 
@@ -67,7 +68,7 @@ def installed(wanted: str | None, python: Path = PYTHON) -> Iterator[Peers]:
             peers.openers[Wheel.name] = Wheel
             peers.infos.append(f"{Wheel.name}: {wheel.system_info()}")
         if wanted and python.exists():
-            child = Child(python)
+            child = native.start(python)
             peers.openers[Native.name] = partial(Native, child)
             peers.infos.append(f"{Native.name}: {child.ask('info')['info']}")
         if wanted and not peers.openers:

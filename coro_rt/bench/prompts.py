@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 SUBJECTS = [
@@ -40,3 +42,19 @@ def text_ids(llm: Any, length: int, seed: int) -> list[int]:
         words = (rng.choice(SUBJECTS), rng.choice(VERBS), rng.choice(OBJECTS), rng.choice(ENDINGS))
         ids += llm.tokenizer.encode(" ".join(words).capitalize() + f", {rng.randint(2, 99)} of them. ")
     return ids[:length]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """Pieces of `text`, numbered. No two among `vocabulary` numbers in a row begin with the same token, so
+    that none shares a prefix with another, whoever asks for them and in whatever order.
+    """
+
+    text: Sequence[int]
+    vocabulary: int
+    seed: int
+
+    def take(self, number: int, length: int) -> list[int]:
+        """The prompt of that number: the same at every call."""
+        at = random.Random(f"{self.seed} {number}").randrange(len(self.text) - length + 1)
+        return [(self.seed + number) % self.vocabulary, *self.text[at + 1 : at + length]]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from statistics import median
-
 from rich.console import Console
 from rich.table import Table
 
@@ -33,9 +31,9 @@ def _cells(row: Row) -> list[str]:
     """One for each column, empty where there is nothing to say."""
     about = [row.what, row.unit, row.format, row.threads, row.context]
     found = ["" if one is None else str(one) for one in about]
-    found += [figure(median(row.ours)), _range(row.ours)]
-    if row.peer:
-        found += [figure(median(row.peer)), _range(row.peer), f"{row.ratio:.2f}"]
+    found += [figure(row.our_figure), _range(row.ours)]
+    if row.peer_figure is not None:
+        found += [figure(row.peer_figure), _range(row.peer), "" if row.ratio is None else f"{row.ratio:.2f}"]
     else:
         found += [""] * 3
     if row.limit is not None:

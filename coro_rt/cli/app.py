@@ -24,12 +24,13 @@ from coro_rt.cli.devices import devices
 from coro_rt.cli.models import models, pull
 from coro_rt.cli.quantize import quantize
 from coro_rt.cli.simulate import simulate
+from coro_rt.cli.top import top
 
 logger = logging.getLogger("coro_rt")
 
 
 @click.group(
-    commands=[demo, chat, complete, pull, models, quantize, devices, bench, compare, simulate],
+    commands=[demo, chat, complete, pull, models, quantize, devices, bench, compare, simulate, top],
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

@@ -1,4 +1,6 @@
-"""`coro-rt bench`: how fast kernels and models are here, beside the machine's limits and llama.cpp."""
+"""`coro-rt bench`: how fast kernels and models are here, beside the machine's limits and llama.cpp, and how
+soon somebody is answered beside background work.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from coro_rt import CoroRtError
 from coro_rt.cli.loop import run_async
 from coro_rt.cli.opened import fetch
-from coro_rt.cli.options import DEFAULT_MODEL, Command, with_json
+from coro_rt.cli.options import DEFAULT_MODEL, Command, with_json, with_monitor, with_policy
 from coro_rt.cli.output import Output
 from coro_rt.llm.catalog import CATALOG, resolve
 
@@ -69,6 +72,7 @@ def _model(command: Command) -> Command:
             show_default=True, metavar="FILE",
             help="The Python that has the compiled one.",
         ),
+        with_monitor,
     ]  # fmt: skip
     for option in reversed(options):
         command = option(command)
@@ -79,7 +83,8 @@ def _model(command: Command) -> Command:
 def bench() -> None:
     """Measure kernels and models beside the machine's limits, and beside llama.cpp.
 
-    Figures are medians. Sides that are compared take turns, and one rests while the other is timed.
+    Figures are medians, unless they say otherwise. Sides that are compared take turns, and one rests while
+    the other is timed.
     """
 
 
@@ -128,10 +133,11 @@ def kernels(
 @_common
 def decode(
     model: str, peer: str | None, peer_python: Path, contexts: tuple[int, ...], tokens: int,
-    batch: int | None, beside_busy: bool, threads: tuple[int, ...], repeat: int, output: Output,
+    batch: int | None, beside_busy: bool, monitor: bool | None, threads: tuple[int, ...], repeat: int,
+    output: Output,
 ) -> None:  # fmt: skip
     """Tokens per second that a model writes, after prompts of some lengths."""
-    more = {"batch": batch or 0, "beside_busy": beside_busy}
+    more = {"batch": batch or 0, "beside_busy": beside_busy, "monitor": monitor}
     _measure(model, threads, contexts, tokens, repeat, peer, peer_python, output, more)
 
 
@@ -143,11 +149,70 @@ def decode(
 )  # fmt: skip
 @_common
 def prefill(
-    model: str, peer: str | None, peer_python: Path, contexts: tuple[int, ...], threads: tuple[int, ...],
-    repeat: int, output: Output,
+    model: str, peer: str | None, peer_python: Path, contexts: tuple[int, ...], monitor: bool | None,
+    threads: tuple[int, ...], repeat: int, output: Output,
 ) -> None:  # fmt: skip
     """Tokens per second of a prompt that a model reads, until the first token of its answer."""
-    _measure(model, threads, contexts, 0, repeat, peer, peer_python, output, {})
+    _measure(model, threads, contexts, 0, repeat, peer, peer_python, output, {"monitor": monitor})
+
+
+@bench.command()
+@click.option(
+    "--model", default=DEFAULT_MODEL, show_default=True, metavar="NAME|FILE",
+    help="A name that `coro-rt models` lists, or a GGUF file.",
+)  # fmt: skip
+@click.option(
+    "--peer", type=click.Choice(["llama.cpp"]),
+    help="Its server as well, twice: with its own batch and with one of 64 tokens.",
+)  # fmt: skip
+@with_policy
+@click.option(
+    "--asks", type=click.IntRange(1), default=300, show_default=True, metavar="N",
+    help="Questions on each side beside the background, and as many without.",
+)  # fmt: skip
+@click.option(
+    "--threads", type=click.IntRange(1, 1024), metavar="N",
+    help="Threads for the kernels, on every side.  [default: all that this process may use]",
+)  # fmt: skip
+@click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, metavar="N",
+    help="For the prompts and the pauses.",
+)  # fmt: skip
+@with_monitor
+@with_json
+def respond(
+    model: str, peer: str | None, policy: str, asks: int, threads: int | None, seed: int,
+    monitor: bool | None, output: Output,
+) -> None:  # fmt: skip
+    """How long a short question waits while three background jobs read and write.
+
+    The background reads prompts of 600 tokens and writes 200 after each. Each question is asked a while
+    (0.4 s on average) after the answer to the one before.
+    """
+    from coro_rt.bench.respond import Wanted, measure  # here: it loads numba
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    # No thread of its own: it is drawn after an ask. Nothing where there is no terminal.
+    bar = Progress(
+        *columns,
+        console=output.notes,
+        auto_refresh=False,
+        transient=True,
+        disable=not output.notes.is_terminal,
+    )
+    task = bar.add_task("asks", total=None)
+
+    async def all_of_it() -> Report:
+        path = await _found(model, output)
+        wanted = Wanted(path, asks, policy, threads, peer is not None, seed, monitor)
+        with bar:
+            return await measure(
+                wanted,
+                say=output.note,
+                progress=lambda done, total: bar.update(task, completed=done, total=total, refresh=True),
+            )
+
+    _finish(run_async(all_of_it, "asyncio"), output)
 
 
 def _measure(
@@ -157,17 +222,21 @@ def _measure(
     from coro_rt.bench import models, peers  # here: they load numba
 
     async def all_of_it() -> Report:
-        try:
-            path = resolve(model)
-        except CoroRtError:
-            if model not in CATALOG:
-                raise
-            path = await fetch(model, output)
-        wanted = models.Wanted(path, threads, contexts, tokens, repeat, **more)
+        wanted = models.Wanted(await _found(model, output), threads, contexts, tokens, repeat, **more)
         with peers.installed(peer, peer_python) as found:
             return await models.measure(wanted, found)
 
     _finish(run_async(all_of_it, "asyncio"), output)
+
+
+async def _found(model: str, output: Output) -> Path:
+    """The model's file, fetched if it is one of the catalogue's and missing."""
+    try:
+        return resolve(model)
+    except CoroRtError:
+        if model not in CATALOG:
+            raise
+        return await fetch(model, output)
 
 
 def _finish(report: Report, output: Output) -> None:
@@ -179,4 +248,5 @@ def _finish(report: Report, output: Output) -> None:
     output.results.width = max(output.results.width, 140)
     show(output.results, report)
     rows = [row.as_json() for row in report.rows]
-    output.json({"machine": machine, "rows": rows, "notes": report.notes})
+    claims = [claim.as_json() for claim in report.claims]
+    output.json({"machine": machine, "rows": rows, "claims": claims, "notes": report.notes})

@@ -36,7 +36,12 @@ async def opened_model(settings: Settings, output: Output) -> AsyncIterator[tupl
     if not cache_folder().exists():
         output.note("compiling the kernels for this CPU: some 15 seconds, only this once ...")
     async with (
-        open_runtime(policy=settings.policy, threads=settings.threads, record=settings.record) as runtime,
+        open_runtime(
+            policy=settings.policy,
+            threads=settings.threads,
+            monitor=settings.monitor,
+            record=settings.record,
+        ) as runtime,
         await runtime.load_model(path) as llm,
     ):
         yield runtime, llm

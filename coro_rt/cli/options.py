@@ -29,6 +29,7 @@ class Settings:
     model: str
     policy: str
     threads: int | None
+    monitor: bool | None
     backend: str
     max_tokens: int
     temperature: float
@@ -61,7 +62,7 @@ def _temperature(context: click.Context, parameter: click.Parameter, value: floa
     return value
 
 
-def writable(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+def _writable(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     """For a file that is written at the end, or all along: it can be."""
     if value is not None:
         path = Path(value)
@@ -73,7 +74,7 @@ def writable(context: click.Context, parameter: click.Parameter, value: str | No
 
 
 def _json(context: click.Context, parameter: click.Parameter, value: str | None) -> Output:
-    return Output(value if value == "-" else writable(context, parameter, value))
+    return Output(value if value == "-" else _writable(context, parameter, value))
 
 
 def text(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
@@ -87,22 +88,42 @@ def text(context: click.Context, parameter: click.Parameter, value: str | None) 
     return value
 
 
-_POLICIES = f"{', '.join(POLICIES)}, or 'package.module:Class' for one of your own."
+with_json = click.option(
+    "--json",
+    "output",
+    metavar="FILE",
+    is_flag=False,
+    flag_value="-",
+    callback=_json,
+    help="Write the result as JSON; '-', or no FILE: to standard output.",
+)
+"""Gives the command its `output`."""
 
-policies_option = click.option(
+_POLICIES = f"{', '.join(POLICIES)}, an installed one, or 'package.module:Class' for one of your own."
+
+with_policy = click.option(
+    "--policy", default="dynamic", show_default=True, callback=_policy, metavar="NAME",
+    help=_POLICIES,
+)  # fmt: skip
+"""Gives the command its `policy`."""
+
+with_policies = click.option(
     "--policy", "policies", multiple=True, callback=_policies, metavar="NAME",
     help=f"{_POLICIES} May be given several times.",
 )  # fmt: skip
 """Gives the command its `policies`."""
 
-with_json = click.option(
-    "--json",
-    "output",
-    metavar="FILE",
-    callback=_json,
-    help="Write the result as JSON; '-': to standard output.",
-)
-"""Gives the command its `output`."""
+with_record = click.option(
+    "--record", callback=_writable, metavar="FILE",
+    help="Write a trace of what is scheduled, for `coro-rt simulate`; compressed if it ends in .gz.",
+)  # fmt: skip
+"""Gives the command its `record`, for `open_runtime`."""
+
+with_monitor = click.option(
+    "--monitor/--no-monitor", default=None,
+    help="Whether `coro-rt top` may look into it.  [default: as CORO_RT_MONITOR says, 1 or 0]",
+)  # fmt: skip
+"""Gives the command its `monitor`, for `open_runtime`."""
 
 
 def with_model(*, max_tokens: int) -> Callable[[Command], Command]:
@@ -112,10 +133,7 @@ def with_model(*, max_tokens: int) -> Callable[[Command], Command]:
             "--model", default=DEFAULT_MODEL, show_default=True, metavar="NAME|FILE",
             help="A name that `coro-rt models` lists, or a GGUF file.",
         ),
-        click.option(
-            "--policy", default="dynamic", show_default=True, callback=_policy, metavar="NAME",
-            help=_POLICIES,
-        ),
+        with_policy,
         click.option(
             "--threads", type=click.IntRange(1, 1024), metavar="N",
             help="Threads for the kernels.  [default: all that this process may use]",
@@ -136,10 +154,8 @@ def with_model(*, max_tokens: int) -> Callable[[Command], Command]:
             "--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True, metavar="N",
             help="The same seed gives the same answer.",
         ),
-        click.option(
-            "--record", callback=writable, metavar="FILE",
-            help="Write a trace of what is scheduled, for `coro-rt simulate`; compressed if it ends in .gz.",
-        ),
+        with_monitor,
+        with_record,
     ]  # fmt: skip
 
     def decorate(command: Command) -> Command:

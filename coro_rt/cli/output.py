@@ -10,12 +10,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, RenderableType
 
 # A model's text may hold anything, and a terminal obeys control characters.
 _CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], "\N{REPLACEMENT CHARACTER}")
 del _CONTROLS[ord("\n")], _CONTROLS[ord("\t")]
+
+
+def plain(text: str) -> str:
+    """`text` without what a terminal would obey."""
+    return text.translate(_CONTROLS)
 
 
 class Output:
@@ -32,24 +36,34 @@ class Output:
 
     def line(self, text: str, *, style: str = "") -> None:
         """A line of the result."""
-        self.results.print(text.translate(_CONTROLS), style=style, markup=False)
+        self.results.print(plain(text), style=style, markup=False)
 
     def write(self, text: str) -> None:
         """A piece of a model's text, shown at once."""
-        self.results.file.write(text.translate(_CONTROLS))
+        self.results.file.write(plain(text))
         self.results.file.flush()
 
-    def table(self, table: Table) -> None:
-        """A table of the result."""
+    def table(self, table: RenderableType) -> None:
+        """A table of the result, or several."""
         self.results.print(table, soft_wrap=False)
+
+    @property
+    def is_json(self) -> bool:
+        """Whether JSON was asked for."""
+        return self._json_to is not None
 
     def json(self, result: dict[str, Any]) -> None:
         """The result as JSON, if that was asked for."""
-        if self._json_to is None:
-            return
-        written = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
+        self._write_json(json.dumps(result, indent=2, ensure_ascii=False), "w")
+
+    def json_line(self, result: dict[str, Any]) -> None:
+        """One of many results as a line of JSON, if that was asked for."""
+        self._write_json(json.dumps(result, ensure_ascii=False), "a")
+
+    def _write_json(self, written: str, mode: str) -> None:
         if self._json_to == "-":
-            sys.stdout.write(written)
+            sys.stdout.write(written + "\n")
             sys.stdout.flush()
-        else:
-            Path(self._json_to).write_text(written, encoding="utf-8", errors="replace")
+        elif self._json_to is not None:
+            with Path(self._json_to).open(mode, encoding="utf-8", errors="replace") as file:
+                file.write(written + "\n")

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
 from coro_rt import TraceFileError
-from coro_rt.cli.options import policies_option, with_json
+from coro_rt.cli.options import with_json, with_policies
 from coro_rt.cli.output import Output
 from coro_rt.schedulers.outcome import Outcome
 from coro_rt.schedulers.simulation import simulate as simulated
@@ -27,7 +27,7 @@ from coro_rt.trace.workload_file import read_workload
 @click.argument(
     "file", metavar="TRACE|WORKLOAD", type=click.Path(exists=True, dir_okay=False, path_type=Path)
 )
-@policies_option
+@with_policies
 @click.option(
     "--replay", "only_replay", is_flag=True,
     help="Decide a trace again under its own policy, and compare every decision.",

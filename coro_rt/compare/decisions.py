@@ -38,7 +38,8 @@ class _Crowd:
     """Many ready entries of all levels, and one that runs. Made at the first measurement."""
 
     def __init__(self, policy: type[Policy], ready: int, decisions: int) -> None:
-        self._policy = type(policy.__name__, (policy,), {"name": policy.name, "slice_s": 1e-9})
+        self._policy = policy()
+        self._policy.slice_s = 1e-9
         self._size, self._decisions = ready, decisions
         self._random = random.Random(ready)
         self._ids = count()

@@ -3,7 +3,7 @@
 Two shapes, N switches in each, `(time with the runtime - time inline) / N`:
 
 - "ready": all jobs are ready all the time, and do nothing but `await coro_rt.checkpoint()`. The policy is the
-  default one with slices of a nanosecond (a subclass of one line), so that each checkpoint puts the job back,
+  default one with slices of a nanosecond, so that each checkpoint puts the job back,
   decides among all that are ready and takes up another.
 - "dependent": each job waits for the one before it, in a ring, through `coro_rt.Event`: a wait, a wake and a
   switch.
@@ -30,10 +30,11 @@ READY, DEPENDENT = "switch, all ready", "switch, dependent"
 OURS, FLOOR = "coro_rt", "a bare coro.send"
 
 
-class EveryCheckpoint(Dynamic):
+def every_checkpoint() -> Dynamic:
     """`dynamic`, but equals take turns at every switch point."""
-
-    slice_s = 1e-9
+    policy = Dynamic()
+    policy.slice_s = 1e-9
+    return policy
 
 
 def probes(counts: Sequence[int], switches: int) -> list[Probe]:
@@ -59,7 +60,7 @@ def inline_s(turns: int) -> float:
 def _on_trio(shape: Any, jobs: int, switches: int) -> float:
     async def main() -> float:
         # The kernels' threads have nothing to do here.
-        async with coro_rt.open_runtime(policy=EveryCheckpoint(), threads=1) as runtime:
+        async with coro_rt.open_runtime(policy=every_checkpoint(), threads=1) as runtime:
             microseconds: float = await runtime.run(shape, runtime, jobs, max(2, switches // jobs))
             return microseconds
 

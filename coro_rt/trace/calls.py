@@ -38,7 +38,7 @@ CALLS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """Every public call that changes something, and its parameters in their order."""
 
-ASKING = frozenset({"ready", "explain", "policy"})
+ASKING = frozenset({"ready", "running", "explain", "upcoming", "policy", "resumes_at"})
 """Public, but they change nothing, so they are not written down."""
 
 OPTIONAL = frozenset({"on", "qos", "deadline"})
@@ -54,6 +54,10 @@ ENTRY_FIELDS = ("name", "qos", "tenant", "device", "deadline", "predicted_second
 """What `submit` says about its entry, besides the number."""
 
 
+WORKER = "worker"
+"""In place of an entry: a worker woke it, which knew when its sleep would be over."""
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One line of a trace. `arguments` are as the scheduler takes them, but that entries are numbers."""
@@ -62,8 +66,9 @@ class Call:
     name: str
     arguments: Mapping[str, Any]
     answer: Any = None  # as written: the decision
-    by: int | None = None  # the entry whose step made the call, if not the entry's own
+    by: int | str | None = None  # the entry whose step made the call, if not the entry's own; or WORKER
     entry: Mapping[str, Any] = field(default_factory=dict)  # of a submit: ENTRY_FIELDS
+    slow: int | None = None  # the policy was ejected, as this one of its calls had taken too long
 
 
 def written(value: Any) -> Any:

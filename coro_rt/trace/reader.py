@@ -15,7 +15,7 @@ from typing import Any
 
 from coro_rt.errors import TraceFileError
 from coro_rt.schedulers.qos import QoS
-from coro_rt.trace.calls import CALLS, ENTRIES, ENTRY_FIELDS, FORMAT, NUMBERS, OPTIONAL, VERSION, Call
+from coro_rt.trace.calls import CALLS, ENTRIES, ENTRY_FIELDS, FORMAT, NUMBERS, OPTIONAL, VERSION, WORKER, Call
 
 LONGEST_LINE = 1 << 20
 _CHUNK = 1 << 16
@@ -128,10 +128,13 @@ class Trace:
                 raise self.error(number, f"entry {arguments['entry']} is submitted a second time")
             known.add(arguments["entry"])
         by = read.get("by")
-        for reference in [by, *(arguments.get(parameter) for parameter in ENTRIES)]:
+        for reference in [None if by == WORKER else by, *(arguments.get(parameter) for parameter in ENTRIES)]:
             if reference is not None and reference not in known:
                 raise self.error(number, f"{name} is about entry {reference!r}, which was never submitted")
-        return Call(number, name, arguments, read.get("answer"), by, entry)
+        slow = read.get("slow")
+        if slow is not None and (isinstance(slow, bool) or not isinstance(slow, int) or slow < 1):
+            raise self.error(number, f"'slow' is the number of a call of the policy, from 1 on, not {slow!r}")
+        return Call(number, name, arguments, read.get("answer"), by, entry, slow)
 
     def _value(self, number: int, parameter: str, value: Any) -> Any:
         """A value of a parameter, as the scheduler takes it."""

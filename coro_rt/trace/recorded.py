@@ -10,16 +10,23 @@ a task that asks again as soon as it has its answer asks at the recorded times, 
 from __future__ import annotations
 
 from math import inf
-from statistics import median
 from typing import Any
 
 from coro_rt.schedulers.outcome import JobOutcome, Outcome, Span
 from coro_rt.schedulers.qos import QoS
-from coro_rt.schedulers.workload import Change, Milestone, Predict, Run, Step, Wait, Workload, WorkloadJob
-from coro_rt.trace.calls import Call
+from coro_rt.schedulers.workload import (
+    Change,
+    DeviceTiming,
+    Milestone,
+    Predict,
+    Run,
+    Step,
+    Wait,
+    Workload,
+    WorkloadJob,
+)
+from coro_rt.trace.calls import WORKER, Call
 from coro_rt.trace.reader import Trace
-
-GIVE_WAY_S = 0.0002  # where a trace does not show how long it takes: nobody had to
 
 
 class _Job:
@@ -45,6 +52,7 @@ class _Job:
         self.running = False
         self.ready_since: float | None = now  # None: it is not ready
         self.waited_s = 0.0
+        self.waits = 0  # of its steps
         self.waits_since: float | None = None  # None: it does not wait
         self.waits_on: _Job | None = None
 
@@ -67,8 +75,15 @@ class _Device:
         self.since = 0.0
         self.slice_s = 0.0
         self.used_s = 0.0
+        self.broken = False  # somebody was woken within the slice, as will be when it is simulated
         self.asked_at: float | None = None  # whoever runs should give way, since then
         self.delays: list[float] = []  # how long that took
+        self.overruns: list[float] = []  # by how much slices were too long where another job's turn came
+
+    def timing(self) -> DeviceTiming:
+        """What a trace does not show is left as it is by default."""
+        usual = DeviceTiming()
+        return DeviceTiming(tuple(self.delays) or usual.give_way_s, tuple(self.overruns) or usual.overrun_s)
 
 
 class Recorded:
@@ -95,10 +110,7 @@ class Recorded:
         self.complete = trace.complete
         self.workload = Workload(
             jobs=tuple(self._workload_job(job) for job in self._jobs.values()),
-            devices={
-                name: median(device.delays) if device.delays else GIVE_WAY_S
-                for name, device in self._devices.items()
-            },
+            devices={name: device.timing() for name, device in self._devices.items()},
             shares=header.shares,
             background_share=header.background_share,
             max_wait_s=header.max_wait_s,
@@ -139,7 +151,7 @@ class Recorded:
             case "park":
                 self._park(call, device, job, now)
             case "wake":
-                self._wait_over(job, self._milestone(call.by, now), now)
+                self._wait_over(job, self._milestone(call.by, now), now, sleep=call.by == WORKER)
                 self._asks(device, call, now)
             case "expedite":
                 job.changes.append(Change(now - self._start, cancel=True))
@@ -161,8 +173,7 @@ class Recorded:
         job.booked = now
         device.used_s += seconds
         if device.asked_at is not None:
-            if now > device.asked_at:  # else the worker itself woke somebody, about to decide
-                device.delays.append(now - device.asked_at)
+            device.delays.append(max(0.0, now - device.asked_at))
             device.asked_at = None
 
     def _turn(self, call: Call, device: _Device, job: _Job, now: float) -> None:
@@ -170,12 +181,15 @@ class Recorded:
         self._decisions += 1
         slice_over = device.used_s >= device.slice_s
         if call.answer is not None:
-            self._preemptions += not slice_over
+            if not slice_over:
+                self._preemptions += 1
+            elif not device.broken:
+                device.overruns.append(device.used_s - device.slice_s)
             self._left(call, device, job, now)
             job.ready_since = now
             self._granted(call, device, now)
         elif slice_over:
-            device.used_s = 0.0
+            device.used_s, device.broken = 0.0, False
 
     def _granted(self, call: Call, device: _Device, now: float) -> None:
         if call.answer is None:
@@ -190,6 +204,7 @@ class Recorded:
         job.booked = now
         job.started = min(job.started, now)
         device.running, device.since, device.slice_s, device.used_s = job, now, slice_s, 0.0
+        device.broken = False
         self._switches += device.last is not job
         device.last = job
 
@@ -214,7 +229,7 @@ class Recorded:
         on = call.arguments.get("on")
         job.waits_since, job.waits_on = now, None if on is None else self._jobs[on]
 
-    def _wait_over(self, job: _Job, until: Milestone | None, now: float) -> None:
+    def _wait_over(self, job: _Job, until: Milestone | None, now: float, *, sleep: bool = False) -> None:
         """It has waited until now; from now on it is ready."""
         if job.waits_since is None:
             return
@@ -222,7 +237,8 @@ class Recorded:
         if until is None and on is not None and on.ended < inf:
             until = Milestone(on.number)
         seconds = max(0.0, now - job.waits_since)
-        job.steps.append(Wait(seconds, until, None if on is None else on.number))
+        job.steps.append(Wait(seconds, until, None if on is None else on.number, sleep and until is None))
+        job.waits += 1
         job.waits_since, job.ready_since = None, now
 
     def _done(self, call: Call, device: _Device, job: _Job, now: float) -> None:
@@ -235,8 +251,11 @@ class Recorded:
             job.changes.append(Change(now - self._start, cancel=True))
 
     def _asks(self, device: _Device, call: Call, now: float) -> None:
-        """If the answer says that the running job should give way, this is when."""
-        if call.answer is True and device.asked_at is None:
+        """If the host asks the running job to give way, this is when. A job's own step, and a worker that
+        wakes a sleeper, are about to decide anyway."""
+        if call.by is not None:
+            device.broken = True
+        elif call.answer is True and device.asked_at is None:
             device.asked_at = now
 
     def _device(self, call: Call, name: str) -> _Device:
@@ -245,11 +264,11 @@ class Recorded:
             raise self._trace.error(call.line, f"there is no device {name!r}, only {sorted(self._devices)}")
         return device
 
-    def _milestone(self, by: int | None, now: float) -> Milestone | None:
-        if by is None:
+    def _milestone(self, by: int | str | None, now: float) -> Milestone | None:
+        if not isinstance(by, int):
             return None
         job = self._jobs[by]
-        return Milestone(job.number, job.progress(now))
+        return Milestone(job.number, job.progress(now), job.waits)
 
     def _workload_job(self, job: _Job) -> WorkloadJob:
         return WorkloadJob(

@@ -6,28 +6,58 @@ the scheduler itself, and pays nothing.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from coro_rt._version import __version__
+from coro_rt.schedulers.ejection import Ejection
 from coro_rt.schedulers.entry import Entry
 from coro_rt.schedulers.errors import SchedulerError
 from coro_rt.schedulers.scheduler import Scheduler
-from coro_rt.trace.calls import CALLS, ENTRY_FIELDS, FORMAT, OPTIONAL, VERSION, policy_path, written
+from coro_rt.trace.calls import (
+    CALLS,
+    ENTRY_FIELDS,
+    FORMAT,
+    OPTIONAL,
+    VERSION,
+    WORKER,
+    policy_path,
+    written,
+)
+from coro_rt.trace.writer import TraceWriter
 from coro_rt.traps import local
 
 if TYPE_CHECKING:
     from coro_rt.engine import Engine
-    from coro_rt.trace.writer import TraceWriter
 
 
 class Recorder:
-    """Called as the scheduler is, under the engine's lock. Everything that it does not note, it hands on."""
+    """Called as the scheduler is, under the engine's lock. Everything that it does not note, it hands on.
 
-    def __init__(self, scheduler: Scheduler, writer: TraceWriter, engine: Engine) -> None:
-        self._scheduler = scheduler
-        self._note = writer.note
+    `make(on_ejected=..., timer=...)` makes the scheduler; `settings` are what it was made with, for the
+    header.
+    """
+
+    def __init__(
+        self,
+        make: Callable[..., Scheduler],
+        settings: dict[str, Any],
+        path: str | os.PathLike[str],
+        *,
+        engine: Engine,
+        on_ejected: Callable[[Ejection], None],
+        timer: Callable[[], float],
+    ) -> None:
         self._engine = engine
+        self._settings = settings
+        self._writer = TraceWriter(path, as_line)
+        self._note = self._writer.note
+        self._on_ejected = on_ejected
+        self._timer = timer
+        self._readings = 0  # of the timer, two for each call of a policy's method, since the call began
+        self._slow: int | None = None  # the number of the policy's call that took too long
+        self._scheduler = make(on_ejected=self._ejected, timer=self._read_timer)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._scheduler, name)
@@ -35,43 +65,56 @@ class Recorder:
     def __len__(self) -> int:
         return len(self._scheduler)
 
-    def _stepping(self) -> int | None:
-        """The entry whose own code makes this call: None for the host, and for a worker that decides."""
+    def open(self, now: float) -> None:
+        """Begin the trace. Raises OSError."""
+        settings = dict(self._settings, max_wait_s=written(self._settings["max_wait_s"]))
+        self._writer.open(
+            {
+                "format": FORMAT,
+                "version": VERSION,
+                "coro_rt": __version__,
+                "policy": policy_path(self._scheduler.policy),
+                **settings,
+                "now": now,
+            }
+        )
+
+    def close(self) -> None:
+        """End the trace. No calls come any more."""
+        self._writer.close()
+
+    def _caller(self) -> int | str | None:
+        """The entry whose own code makes this call, or WORKER for a worker that decides; None: the host."""
         worker = local.worker
-        if worker is None or worker.deciding or worker.job is None or worker.engine is not self._engine:
+        if worker is None or worker.engine is not self._engine:
             return None
-        return worker.job.entry.id
+        return WORKER if worker.deciding or worker.job is None else worker.job.entry.id
 
+    def _read_timer(self) -> float:
+        self._readings += 1
+        return self._timer()
 
-def recorded(scheduler: Scheduler, writer: TraceWriter, engine: Engine) -> Scheduler:
-    """A scheduler whose calls are noted."""
-    return cast(Scheduler, Recorder(scheduler, writer, engine))
-
-
-def header(scheduler: Scheduler, settings: dict[str, Any], now: float) -> dict[str, Any]:
-    """A trace's first line. `settings`: what the scheduler was made with, besides the policy."""
-    fixed = {name: written(value) if name == "max_wait_s" else value for name, value in settings.items()}
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "coro_rt": __version__,
-        "policy": policy_path(scheduler.policy),
-        **fixed,
-        "now": now,
-    }
+    def _ejected(self, ejection: Ejection) -> None:
+        # That a method took too long is what a replay cannot find by itself. Where it returned nonsense
+        # instead it comes to the same; one that raised was not timed to its end, and `bound_s` never is.
+        if ejection.hook != "bound_s" and self._readings and self._readings % 2 == 0:
+            self._slow = self._readings // 2
+        self._on_ejected(ejection)
 
 
 def as_line(note: tuple[Any, ...]) -> dict[str, Any]:
     """A note as it stands in a trace. By the writer, not under the lock."""
-    name, arguments, answer, by, entry = note
+    name, arguments, answer, by, entry, slow = note
     line: dict[str, Any] = {"call": name}
     for parameter, value in arguments.items():
         if value is not None or parameter not in OPTIONAL:
             line[parameter] = written(value)
     if entry is not None:
         line |= {field: written(value) for field, value in zip(ENTRY_FIELDS, entry, strict=True)}
-    if by is not None and by != line.get("entry"):
+    if by is not None and by != line.get("entry") and (by != WORKER or name == "wake"):
         line["by"] = by
+    if slow is not None:
+        line["slow"] = slow
     if answer is not None:
         line["answer"] = written(answer)
     return line
@@ -88,13 +131,14 @@ def _noting(name: str, parameters: tuple[str, ...]) -> Callable[..., Any]:
             if isinstance(value, Entry):
                 arguments[parameter] = value.id
         entry = tuple([getattr(args[0], field) for field in ENTRY_FIELDS]) if new else None
-        by = self._stepping()
+        by = self._caller()
+        self._readings, self._slow = 0, None
         try:
             answer = method(self._scheduler, *args, **named)
         except SchedulerError as error:
-            self._note((name, arguments, error, by, entry))
+            self._note((name, arguments, error, by, entry, self._slow))
             raise
-        self._note((name, arguments, answer, by, entry))
+        self._note((name, arguments, answer, by, entry, self._slow))
         return answer
 
     return call

@@ -16,7 +16,7 @@ from typing import Any
 
 from coro_rt.errors import SchedulerError, TraceFileError
 from coro_rt.schedulers.qos import QoS
-from coro_rt.schedulers.workload import Run, Step, Wait, Workload, WorkloadJob
+from coro_rt.schedulers.workload import DeviceTiming, Run, Step, Wait, Workload, WorkloadJob
 
 MOST_JOBS = 1_000_000
 _FILE_KEYS = ("seed", "duration_s", "background_share", "max_wait_s", "shares", "devices", "jobs")
@@ -59,7 +59,9 @@ def make_workload(read: object) -> Workload:
             if len(jobs) > MOST_JOBS:
                 raise TraceFileError(f"{where} comes to more than {MOST_JOBS:,} jobs: give it a 'count'")
     devices = {
-        str(name): _number(_table(device, f"device {name!r}", ("give_way_s",)), "give_way_s", name, 0.0002)
+        str(name): _timing(
+            _table(device, f"device {name!r}", ("give_way_s", "overrun_s")), f"device {name!r}"
+        )
         for name, device in _table(top.get("devices", {"cpu": {}}), "'devices'").items()
     }
     shares = _table(top.get("shares", {}), "'shares'")
@@ -73,6 +75,15 @@ def make_workload(read: object) -> Workload:
         )
     except SchedulerError as error:
         raise TraceFileError(str(error)) from None
+
+
+def _timing(read: object, where: str) -> DeviceTiming:
+    device = _table(read, where, ("give_way_s", "overrun_s"))
+    usual = DeviceTiming()
+    return DeviceTiming(
+        (_number(device, "give_way_s", where, *usual.give_way_s),),
+        (_number(device, "overrun_s", where, *usual.overrun_s),),
+    )
 
 
 def _group(group: dict[str, Any], where: str, random: Random, duration_s: float) -> Iterator[WorkloadJob]:
@@ -119,6 +130,8 @@ def _arrivals(group: dict[str, Any], where: str, random: Random, duration_s: flo
         return
     if "every_s" not in group:
         raise TraceFileError(f"{where} has neither 'at_s' nor 'every_s': when do its jobs come?")
+    if group["every_s"] == 0:
+        raise TraceFileError(f"'every_s' of {where} is 0: its jobs would all come at once, without end")
     gap = _distribution(group["every_s"], f"'every_s' of {where}", random)
     now = _number(group, "from_s", where, 0.0)
     until_s = _number(group, "until_s", where, duration_s)

@@ -12,10 +12,9 @@ import os
 import threading
 import zlib
 from collections import deque
+from collections.abc import Callable
 from io import FileIO
 from typing import Any
-
-from coro_rt.trace.recorder import as_line
 
 logger = logging.getLogger("coro_rt")
 
@@ -24,9 +23,12 @@ GATHER_S = 0.1  # how long notes are gathered before they are written
 
 
 class TraceWriter:
-    """A trace file, compressed if its name ends in ".gz"."""
+    """A trace file, compressed if its name ends in ".gz". `as_line` makes of a note what is written."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], as_line: Callable[[tuple[Any, ...]], dict[str, Any]]
+    ) -> None:
+        self._as_line = as_line
         self.path = os.fspath(path)
         self._zip = zlib.compressobj(wbits=31) if self.path.endswith(".gz") else None
         self._notes: deque[tuple[Any, ...]] = deque()
@@ -81,7 +83,7 @@ class TraceWriter:
     def _write_notes(self) -> None:
         lines: list[dict[str, Any]] = []
         while self._notes:
-            lines.append(as_line(self._notes.popleft()))
+            lines.append(self._as_line(self._notes.popleft()))
         self._calls += len(lines)
         if lines:
             self._try_to_write(lines)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,18 +14,6 @@ KEYS = {
     "what", "model", "format", "threads", "context", "ours", "peer", "ratio", "unit", "limit", "of_limit",
     "spread", "samples",
 }  # fmt: skip
-WRITE = (
-    "import sys; from pathlib import Path; from tiny import Tiny; Tiny(form='Q4_1').write(Path(sys.argv[1]))"
-)
-
-
-@pytest.fixture(scope="module")
-def tiny_file(tmp_path_factory):
-    """Written in a process of its own: the makers are modules of another folder of tests."""
-    path = tmp_path_factory.mktemp("bench") / "tiny.gguf"
-    makers = Path(__file__).parents[1] / "llm"
-    subprocess.run([sys.executable, "-c", WRITE, str(path)], check=True, cwd=makers)
-    return path
 
 
 @pytest.fixture(autouse=True)
@@ -153,7 +140,7 @@ def test_a_peer_that_is_not_installed_is_an_error_that_says_how_to_get_it(
 
 def test_the_native_peer_answers_through_its_pipe(tmp_path, monkeypatch):
     """The script runs where only a stand-in of llama_cpp is: what the protocol says is what is asked for."""
-    from coro_rt.bench.native import Child
+    from coro_rt.bench.native import start
     from coro_rt.errors import CoroRtError
 
     (tmp_path / "llama_cpp.py").write_text(
@@ -161,7 +148,7 @@ def test_the_native_peer_answers_through_its_pipe(tmp_path, monkeypatch):
         "def llama_print_system_info(): return b'AVX512_VNNI = 1 |  REPACK = 1'\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    child = Child(Path(sys.executable))
+    child = start(Path(sys.executable))
     try:
         assert child.ask("info")["info"] == "AVX512_VNNI = 1 | REPACK = 1"
         with pytest.raises(CoroRtError, match="IndexError"):
@@ -171,11 +158,11 @@ def test_the_native_peer_answers_through_its_pipe(tmp_path, monkeypatch):
 
 
 def test_a_native_peer_that_cannot_start_says_why(monkeypatch):
-    from coro_rt.bench.native import Child
+    from coro_rt.bench.native import start
     from coro_rt.errors import CoroRtError
 
     monkeypatch.setenv("PYTHONPATH", "")
-    child = Child(Path(sys.executable))
+    child = start(Path(sys.executable))
     try:
         with pytest.raises(CoroRtError, match="llama_cpp"):
             child.ask("info")

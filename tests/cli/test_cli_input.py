@@ -9,7 +9,7 @@ import pytest
 
 from coro_rt.schedulers.registry import POLICIES
 
-COMMANDS = ["demo", "chat", "complete", "pull", "models", "quantize", "devices"]
+COMMANDS = ["demo", "chat", "complete", "pull", "models", "quantize", "devices", "top"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -29,7 +29,8 @@ def test_the_help_lists_the_commands(coro_rt_cli, arguments):
 
 @pytest.mark.parametrize("command", ["demo", "chat", "complete"])
 @pytest.mark.parametrize(
-    "option", ["--model", "--policy", "--threads", "--backend", "--max-tokens", "--temperature", "--seed"]
+    "option",
+    ["--model", "--policy", "--threads", "--backend", "--max-tokens", "--temperature", "--seed", "--monitor"],
 )
 def test_the_commands_that_run_a_model_share_their_options(coro_rt_cli, command, option):
     assert f"{option} " in coro_rt_cli(command, "--help").out
@@ -45,7 +46,7 @@ WRONG = {
     "unknown model": (["complete", "hi", "--model", "smollm2-135m"], "did you mean smollm2-135m-instruct?"),
     "missing file": (["complete", "hi", "--model", "missing.gguf"], "missing.gguf"),
     "unknown model to pull": (["pull", "gpt"], "'gpt'"),
-    "unknown policy": (["demo", "--policy", "fastest"], "dynamic, fair, fifo, strict"),
+    "unknown policy": (["demo", "--policy", "fastest"], "dynamic, edf, eevdf, fair"),
     "policy that cannot be imported": (["demo", "--policy", "nowhere:Policy"], "nowhere"),
     "unknown backend": (["demo", "--backend", "curio"], "'trio', 'asyncio', 'uvloop'"),
     "negative temperature": (["complete", "hi", "--temperature", "-1"], "temperature"),

@@ -197,6 +197,60 @@ def test_rows_of_different_sequences_do_not_touch_each_other(program: Program) -
     assert np.array_equal(together.logits, want[[70, 9]])
 
 
+def singly(start: int, count: int) -> list[int]:
+    """Tokens chosen one step at a time after TOKENS[: start + 1]."""
+    run, made = Run(MODEL, Gang(1)), [int(TOKENS[start])]
+    run.step(TOKENS[:start], tail=0)
+    while len(made) <= count:
+        made.append(int(run.step(np.array(made[-1:], np.int32))[0].argmax()))
+    return made[1:]
+
+
+@pytest.mark.parametrize("preempted", [False, True])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_burst_makes_the_tokens_that_single_steps_make(threads: int, preempted: bool) -> None:
+    starts, count = [100, 9], 30
+    gang = Gang(threads)
+    gang.start()
+    try:
+        runs = [Run(MODEL, gang) for _ in starts]
+        for run, start in zip(runs, starts, strict=True):
+            run.step(TOKENS[:start], tail=0)
+        workspace = Workspace(WIDTHS, rows=2, tail=2, threads=threads)
+        positions = np.array(starts, np.int32)
+        workspace.begin(TOKENS[starts], positions, [run.table for run in runs], tail=2, burst=count)
+        outcome, made = None, []
+        while outcome is not Outcome.DONE or len(made) < count:
+            if outcome is Outcome.DONE:  # preempted at the end of a step: go on with what it made
+                tables = [run.table for run in runs]
+                tokens = np.array([[one[-1]] for one in zip(*made, strict=True)], np.int32)[:, 0]
+                positions = np.array([start + len(made) for start in starts], np.int32)
+                workspace.begin(tokens, positions, tables, tail=2, burst=max(count - len(made), 2))
+            gang.preempt[0] = preempted
+            outcome = gang.run(MODEL, workspace)
+            if outcome is Outcome.DONE:
+                tokens, logprobs = workspace.made
+                assert np.all(logprobs <= 0)
+                made += [list(column) for column in tokens.T]
+        assert [list(one[:count]) for one in zip(*made, strict=True)] == [singly(s, count) for s in starts]
+    finally:
+        gang.close()
+
+
+def test_a_burst_is_over_with_the_first_row_that_ends() -> None:
+    want = singly(40, 20)
+    ends = np.array([want[7], VOCABULARY + 1], np.int32)
+    first = want.index(want[7])
+    run = Run(MODEL, Gang(1))
+    run.step(TOKENS[:40], tail=0)
+    workspace = Workspace(WIDTHS, rows=1, tail=1, threads=1)
+    workspace.begin(TOKENS[40:41], np.array([40], np.int32), [run.table], tail=1, burst=20, ends=ends)
+    assert run.gang.run(MODEL, workspace) is Outcome.DONE
+    tokens, _ = workspace.made
+    assert tokens.tolist() == [want[: first + 1]]
+    assert 0 < workspace.done_ns <= time.monotonic_ns()
+
+
 def test_no_tail_means_no_logits() -> None:
     run = Run(small_model("Q4_0"), Gang(1))
     assert run.step(TOKENS[:5], tail=0).shape == (0, VOCABULARY)

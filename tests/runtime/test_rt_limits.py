@@ -12,7 +12,9 @@ from rt_tools import Gate, add, opened, simulated, until, until_state
 import coro_rt
 from coro_rt import Device, Policy, QoS
 from coro_rt.devices.cpu import CpuDevice
+from coro_rt.schedulers import PowerSave
 from coro_rt.schedulers.entry import Entry, State
+from coro_rt.testing import VirtualClock, sim_work
 
 pytestmark = pytest.mark.anyio
 
@@ -185,6 +187,105 @@ async def test_a_policy_that_raises_is_replaced_with_one_warning_and_nothing_is_
     assert len(warnings) == 1
     assert "policy 'broken' was replaced by 'dynamic'" in warnings[0]
     assert "mine" in warnings[0]
+
+
+class Nonsense(Policy):
+    """Answers NaN in the middle of a run."""
+
+    keys = 0
+
+    def key(self, job: Entry, now: float) -> float:
+        self.keys += 1
+        return math.nan if self.keys == 5 else job.submitted_at
+
+
+class Dawdling(Policy):
+    """Takes 3 ms for each key, on a timer of the test."""
+
+    time = 0.0
+
+    def key(self, job: Entry, now: float) -> float:
+        Dawdling.time += 0.003
+        return job.submitted_at
+
+
+class Unfair(Policy):
+    """Promises a bound, and prefers one job for ever."""
+
+    bounded = True
+    guarantees_background = False
+
+    def key(self, job: Entry, now: float) -> float:
+        return 0.0 if "favourite" in job.name else 1.0
+
+
+@pytest.mark.parametrize(
+    ("policy", "hook", "reason"),
+    [
+        (Nonsense, "key", "returned nan"),
+        (Dawdling, "key", "took 3 ms, more than the 2 ms that it is given"),
+        (Unfair, "bound_s", "let it wait 1.0"),
+    ],
+)
+async def test_a_bad_policy_of_each_kind_is_replaced_with_one_warning_and_all_jobs_finish(
+    policy: type[Policy], hook: str, reason: str,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("coro_rt.engine.perf_counter", lambda: Dawdling.time)
+    done: list[int] = []
+
+    async def favourite() -> None:
+        for _ in range(200):
+            await sim_work(0.02)
+
+    async def other(number: int) -> None:
+        await sim_work(0.02)
+        done.append(number)
+
+    async with simulated(policy=policy, max_wait_s=1.0) as (runtime, _), anyio.create_task_group() as tg:
+        tg.start_soon(runtime.run, favourite)
+        for number in range(10):
+            tg.start_soon(runtime.run, other, number)
+    assert sorted(done) == list(range(10))
+    warnings = [record.getMessage() for record in caplog.records if record.name == "coro_rt"]
+    assert len(warnings) == 1
+    assert f"policy {policy.name!r} was replaced by 'dynamic' at " in warnings[0]
+    assert f"its {hook} for " in warnings[0]
+    assert reason in warnings[0]
+
+
+async def test_powersave_lets_the_device_rest_until_its_window_ends() -> None:
+    started: list[float] = []
+
+    async def index(clock: VirtualClock) -> None:
+        started.append(clock.now())
+        await sim_work(1.0)
+
+    policy = PowerSave(window_s=5.0)
+    async with simulated(policy=policy) as (runtime, clock), anyio.create_task_group() as tg:
+        with coro_rt.qos(QoS.BACKGROUND), clock.hold():
+            for _ in range(3):
+                tg.start_soon(runtime.run, index, clock)
+            await anyio.wait_all_tasks_blocked()
+    assert started == pytest.approx([5.0, 6.0, 7.0])
+
+
+async def test_a_job_that_is_put_off_can_be_cancelled_and_another_policy_starts_it_at_once() -> None:
+    started: list[float] = []
+
+    async def index(clock: VirtualClock) -> None:
+        started.append(clock.now())
+
+    policy = PowerSave(window_s=5.0)
+    async with simulated(policy=policy) as (runtime, clock), anyio.create_task_group() as tg:
+        with coro_rt.qos(QoS.BACKGROUND), clock.hold():
+            with anyio.CancelScope() as scope:
+                async with runtime.start(index, clock):
+                    scope.cancel()
+            tg.start_soon(runtime.run, index, clock)
+            await anyio.wait_all_tasks_blocked()
+            runtime.set_policy("dynamic")
+    assert started == [0.0]
 
 
 # Devices.

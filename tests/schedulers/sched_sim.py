@@ -56,9 +56,11 @@ class Simulation:
             if entry is None:
                 self._take_up(scheduler.next("cpu", self.now))
                 if self.running is None:
-                    if not self._events:
+                    arrival = self._events[0][0] if self._events else inf
+                    following = min(arrival, scheduler.resumes_at("cpu"))
+                    if following == inf:
                         return
-                    self.now = max(self.now, self._events[0][0])
+                    self.now = max(self.now, following)
                 continue
             step = min(self.quantum_s, self.work_s[entry])
             self.now += step

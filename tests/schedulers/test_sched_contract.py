@@ -1,5 +1,6 @@
 """What every policy's scheduler promises, whatever the order."""
 
+import math
 from collections.abc import Callable
 from types import ModuleType
 
@@ -9,7 +10,17 @@ from hypothesis import strategies as st
 from sched_sim import Simulation, give_way
 
 import coro_rt.schedulers as schedulers
-from coro_rt.schedulers import POLICIES, DeadlockError, Entry, Policy, QoS, Scheduler, SchedulerError, State
+from coro_rt.schedulers import (
+    POLICIES,
+    DeadlockError,
+    Entry,
+    Policy,
+    PowerSave,
+    QoS,
+    Scheduler,
+    SchedulerError,
+    State,
+)
 
 
 class LastComeFirst(Policy):
@@ -43,7 +54,7 @@ def test_the_public_names_are_those_in_all() -> None:
 
 
 @every_policy
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(workload=workloads)
 def test_every_job_gets_exactly_its_work_and_the_same_workload_gives_the_same_decisions(
     policy: type[Policy], workload: list[tuple[float, float, QoS, str, float]]
@@ -70,7 +81,7 @@ def test_every_job_gets_exactly_its_work_and_the_same_workload_gives_the_same_de
 @every_policy
 def test_an_expedited_entry_goes_before_everything_once(policy: type[Policy]) -> None:
     scheduler = Scheduler(policy)
-    low = Entry(0, qos=QoS.BACKGROUND)
+    low = Entry(0, qos=QoS.UTILITY)
     scheduler.submit(low, 0.0)
     others = [Entry(i, qos=QoS.USER_INTERACTIVE) for i in range(1, 5)]
     running = _grant(scheduler, 0.0)
@@ -239,7 +250,9 @@ def test_what_a_user_gets_wrong_is_a_scheduler_error_that_says_so() -> None:
         ("tenant 'a'", lambda: Scheduler(shares={"a": 0.0})),
         ("background_share", lambda: Scheduler(background_share=1.0)),
         ("max_wait_s", lambda: Scheduler(max_wait_s=0.0)),
-        ("no policy 'fare'; known are dynamic, fair, fifo, strict", lambda: Scheduler("fare")),
+        ("policy_budget_s", lambda: Scheduler(policy_budget_s=0.0)),
+        ("window_s", lambda: PowerSave(window_s=0.0)),
+        ("no policy 'fare'; known are dynamic, edf, eevdf, fair, fifo, ", lambda: Scheduler("fare")),
     ]:
         with pytest.raises(SchedulerError, match=wrong):
             call()
@@ -264,6 +277,19 @@ def test_counters_tell_switches_from_going_on_and_preemptions_from_turns() -> No
     assert (low.switches, high.switches) == (2, 1)
     assert low.waited_s == pytest.approx(0.001)
     assert low.served_s == pytest.approx(0.003)
+
+
+def test_an_entry_keeps_the_time_of_its_first_grant() -> None:
+    scheduler = Scheduler("dynamic")
+    entry = Entry(1)
+    scheduler.submit(entry, 1.0)
+    assert entry.started_at == math.inf
+    _grant(scheduler, 1.5)
+    scheduler.ran(entry, 0.5, 2.0)
+    scheduler.park(entry, 2.0)
+    scheduler.wake(entry, 3.0)
+    _grant(scheduler, 4.0)
+    assert (entry.submitted_at, entry.started_at) == (1.0, 1.5)
 
 
 def _grant(scheduler: Scheduler, now: float) -> Entry:

@@ -1,7 +1,9 @@
 """Whoever is waited for is as urgent as those who wait, while they do."""
 
+from math import inf
+
 import pytest
-from sched_sim import give_way
+from sched_sim import Simulation, give_way
 
 from coro_rt.schedulers import Entry, QoS, Scheduler
 
@@ -10,7 +12,7 @@ policies = pytest.mark.parametrize("policy", ["strict", "dynamic"])
 
 def scene(policy: str, *, inherit: bool) -> tuple[Scheduler, Entry, list[Entry], Entry]:
     """A background holder that has begun, a crowd in the middle, and an urgent one waiting for it."""
-    scheduler = Scheduler(policy, background_share=0.0)
+    scheduler = Scheduler(policy, background_share=0.0, inheritance=inherit)
     holder = Entry(0, name="holder", qos=QoS.BACKGROUND)
     scheduler.submit(holder, 0.0)
     grant = scheduler.next("cpu", 0.0)
@@ -23,7 +25,7 @@ def scene(policy: str, *, inherit: bool) -> tuple[Scheduler, Entry, list[Entry],
     assert scheduler.submit(urgent, 0.001)
     assert scheduler.turn(holder, 0.0, 0.001) is not None
     scheduler.ran(urgent, 0.001, 0.002)
-    scheduler.park(urgent, 0.002, on=holder if inherit else None)
+    scheduler.park(urgent, 0.002, on=holder)
     return scheduler, holder, crowd, urgent
 
 
@@ -148,3 +150,31 @@ def test_raised_background_is_not_charged_to_backgrounds_share() -> None:
     scheduler.wake(urgent, 0.002)
     assert queue.background_count == 1
     assert holder.background
+
+
+def inversion(policy: str, *, inheritance: bool) -> float:
+    """How long an urgent one waits that needs what a background one holds for 5 ms more, beside a crowd."""
+    scheduler = Scheduler(policy, inheritance=inheritance, background_share=0.0)
+    simulation = Simulation(scheduler, quantum_s=0.001)
+    holder = simulation.job(0.02, qos=QoS.BACKGROUND, name="holder")
+    for _ in range(10):
+        simulation.job(inf, at=0.015, name="middle")
+    urgent = simulation.job(inf, at=0.015, qos=QoS.USER_INTERACTIVE, name="urgent")
+    simulation.run(until=0.016)
+    assert simulation.running is urgent
+    scheduler.park(urgent, simulation.now, on=holder)
+    simulation.running = None
+    asked = simulation.now
+    while holder not in simulation.ended and simulation.now < 20.0:
+        simulation.run(until=simulation.now + 0.001)
+    return simulation.now - asked
+
+
+@pytest.mark.parametrize("policy", ["strict", "dynamic", "edf", "laxity"])
+def test_an_urgent_entry_waits_for_a_holder_one_quantum_and_what_is_left_of_its_piece(policy: str) -> None:
+    assert inversion(policy, inheritance=True) <= 0.005 + 0.001 + 1e-9
+
+
+@pytest.mark.parametrize("policy", ["strict", "dynamic", "laxity"])
+def test_with_inheritance_off_it_waits_for_the_crowd_until_somebody_is_overdue(policy: str) -> None:
+    assert inversion(policy, inheritance=False) > 1.0

@@ -1,10 +1,12 @@
 """Random calls in any order that the contract allows, against a model that knows only the states."""
 
+from math import inf
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from coro_rt.schedulers import DeadlockError, Entry, QoS, Scheduler, State
+from coro_rt.schedulers import POLICIES, DeadlockError, Entry, QoS, Scheduler, State
 
 DEVICES = ("cpu", "sim")
 times = st.floats(0, 0.01)
@@ -15,9 +17,7 @@ class Calls(RuleBasedStateMachine):
 
     entries = Bundle("entries")
 
-    @initialize(
-        policy=st.sampled_from(["fifo", "strict", "fair", "dynamic"]), max_wait_s=st.sampled_from([0.02, 1e9])
-    )
+    @initialize(policy=st.sampled_from(sorted(POLICIES)), max_wait_s=st.sampled_from([0.02, 1e9]))
     def start(self, policy: str, max_wait_s: float) -> None:
         self.scheduler = Scheduler(policy, devices=DEVICES, max_wait_s=max_wait_s)
         self.state: dict[Entry, State] = {}
@@ -53,8 +53,9 @@ class Calls(RuleBasedStateMachine):
             return
         ready = self.on(device, State.READY)
         grant = self.scheduler.next(device, self.now)
-        assert (grant is None) == (not ready)
         if grant is None:
+            assert all(entry.deferred for entry in ready)
+            assert bool(ready) == (self.scheduler.resumes_at(device) < inf)
             return
         entry = grant.entry
         assert entry in ready
@@ -125,7 +126,7 @@ class Calls(RuleBasedStateMachine):
         )
 
     @precondition(lambda self: len(self.state) > 3)
-    @rule(policy=st.sampled_from(["fifo", "strict", "fair", "dynamic"]))
+    @rule(policy=st.sampled_from(sorted(POLICIES)))
     def set_policy(self, policy: str) -> None:
         self.scheduler.set_policy(policy, self.now)
         self.policy = policy
@@ -155,8 +156,8 @@ class Calls(RuleBasedStateMachine):
         for entry, state in self.state.items():
             if state is State.RUNNING:
                 self.scheduler.done(entry, self.now)
-            elif state is State.WAITING:
-                self.scheduler.wake(entry, self.now)
+            elif state in (State.WAITING, State.READY):
+                self.scheduler.expedite(entry, self.now)  # also if the policy puts it off
         for device in DEVICES:
             while (grant := self.scheduler.next(device, self.now)) is not None:
                 self.scheduler.done(grant.entry, self.now)

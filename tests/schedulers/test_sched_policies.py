@@ -1,6 +1,7 @@
 """What a policy may be, what happens to a bad one, and what the scheduler says about its decisions."""
 
 from collections.abc import Callable
+from importlib.metadata import EntryPoint, EntryPoints
 from math import inf, nan
 from typing import Any
 
@@ -13,11 +14,11 @@ from coro_rt.schedulers import (
     Ejection,
     Entry,
     Fair,
+    Mlfq,
     Policy,
     QoS,
     Scheduler,
     SchedulerError,
-    State,
     get_policy,
 )
 
@@ -119,7 +120,8 @@ def test_a_policy_that_is_bad_from_the_start_is_ejected_when_it_is_set_while_job
 
 
 def test_a_policy_comes_from_a_name_a_class_an_object_or_a_path() -> None:
-    assert set(POLICIES) == {"fifo", "strict", "fair", "dynamic"}
+    names = ["dynamic", "fair", "eevdf", "strict", "fifo", "mlfq", "edf", "laxity", "powersave"]
+    assert list(POLICIES) == names
     assert all(isinstance(get_policy(name), cls) for name, cls in POLICIES.items())
     policy = ShortestFirst()
     assert get_policy(policy) is policy
@@ -128,10 +130,43 @@ def test_a_policy_comes_from_a_name_a_class_an_object_or_a_path() -> None:
     assert policy.name == "shortestfirst"
 
 
+@pytest.fixture
+def packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two installed packages that offer a policy each, one of them broken."""
+    offered = EntryPoints(
+        [
+            EntryPoint("theirs", "coro_rt.schedulers.mlfq:Mlfq", "coro_rt.policies"),
+            EntryPoint("missing", "coro_rt.schedulers.nowhere:Policy", "coro_rt.policies"),
+            EntryPoint("stranger", "coro_rt.schedulers.fifo:Fifo", "somebody.elses"),
+        ]
+    )
+    monkeypatch.setattr(
+        "coro_rt.schedulers.registry.entry_points", lambda *, group: offered.select(group=group)
+    )
+
+
+@pytest.mark.usefixtures("packages")
+def test_an_installed_package_offers_a_policy_as_an_entry_point() -> None:
+    assert isinstance(get_policy("theirs"), Mlfq)
+    assert Scheduler("theirs").policy.name == "mlfq"
+
+
+@pytest.mark.usefixtures("packages")
+def test_an_unknown_name_lists_what_there_is_installed_ones_included() -> None:
+    known = "known are dynamic, edf, eevdf, fair, fifo, laxity, missing, mlfq, powersave, strict, theirs, or"
+    for name in ("thiers", "stranger"):
+        with pytest.raises(SchedulerError, match=known):
+            get_policy(name)
+    with pytest.raises(
+        SchedulerError, match=r"cannot load the policy 'missing' from coro_rt\.schedulers\.now"
+    ):
+        get_policy("missing")
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ("", "known are dynamic, fair, fifo, strict"),
+        ("", "known are dynamic, edf, eevdf, fair, fifo, laxity, mlfq, powersave, strict"),
         ("no.such.module:Policy", "cannot load"),
         ("coro_rt.schedulers:Nothing", "cannot load"),
         (":", "cannot load"),
@@ -213,31 +248,3 @@ def test_a_running_job_that_becomes_less_urgent_gives_way() -> None:
     grant = scheduler.turn(first, 0.0, 0.0)
     assert grant is not None
     assert grant.entry is second
-
-
-def test_explain_says_why_in_a_sentence() -> None:
-    scheduler = Scheduler("dynamic")
-    jobs = [Entry(i, name=f"mail {i}", qos=QoS.UTILITY) for i in range(6)]
-    chat = Entry(9, name="chat", qos=QoS.USER_INTERACTIVE)
-    assert str(scheduler.explain(chat, 0.0)) == "chat (USER_INTERACTIVE) is new."
-    for job in jobs:
-        scheduler.submit(job, 0.0)
-    assert scheduler.next("cpu", 0.0) is not None
-    scheduler.submit(chat, 0.5)
-    assert str(scheduler.explain(jobs[5], 1.0)) == (
-        "mail 5 (UTILITY) is ready for cpu since 1.000 s under dynamic: "
-        "chat is next, because the policy put it first; "
-        "mail 0 runs; before it: chat, mail 1, mail 2 and 2 more."
-    )
-    explanation = scheduler.explain(jobs[5], 1.0)
-    assert explanation.ahead == ("chat", "mail 1", "mail 2", "mail 3", "mail 4")
-    assert explanation.state is State.READY
-    assert "it is next, because it had waited longer than max_wait_s" in str(scheduler.explain(jobs[1], 20.0))
-    assert str(scheduler.explain(jobs[0], 1.0)) == (
-        "mail 0 (UTILITY) is running on cpu under dynamic: the policy put it first."
-    )
-    scheduler.park(jobs[0], 1.0, on=chat)
-    assert str(scheduler.explain(jobs[0], 1.0)) == "mail 0 (UTILITY) is waiting for chat."
-    scheduler.expedite(jobs[5], 1.0)
-    assert "chat (USER_INTERACTIVE) is ready" in str(scheduler.explain(chat, 1.0))
-    assert scheduler.explain(chat, 1.0).ahead == ("mail 5",)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from coro_rt.schedulers import (
     POLICIES,
     Change,
+    DeviceTiming,
     Milestone,
     Policy,
     Predict,
@@ -32,7 +33,7 @@ def job(name: str, *steps, at: float = 0.0, qos: QoS = QoS.DEFAULT, **more) -> W
 
 
 def workload(*jobs: WorkloadJob, give_way_s: float = 0.0005, **more) -> Workload:
-    return Workload(jobs, devices={"cpu": give_way_s}, **more)
+    return Workload(jobs, devices={"cpu": DeviceTiming((give_way_s,))}, **more)
 
 
 @st.composite
@@ -72,7 +73,8 @@ def workloads(draw) -> Workload:
                 changes=tuple(changes),
             )
         )
-    return Workload(tuple(jobs), devices={"cpu": 0.0005, "npu": 0.0})
+    devices = {"cpu": DeviceTiming((0.0005, 0.0), (0.0, 0.001)), "npu": DeviceTiming((0.0,))}
+    return Workload(tuple(jobs), devices=devices)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -137,7 +139,7 @@ def test_a_wait_for_a_milestone_ends_in_the_middle_of_that_jobs_piece():
             job("waiter", Run(0.0), Wait(until=Milestone(0, 0.25), on=0), Run(0.1), qos=QoS.USER_INTERACTIVE),
         )
     )
-    assert outcome.jobs[1].ended_s == pytest.approx(0.3505)
+    assert outcome.jobs[1].ended_s == pytest.approx(0.35)
 
 
 def test_who_is_waited_for_inherits_the_urgency():

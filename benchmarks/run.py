@@ -17,11 +17,11 @@ if not __package__:  # started as a file
 import click
 from rich.console import Console
 
-from benchmarks.hosts import BACKENDS
 from benchmarks.options import Options
 from coro_rt.bench.machine import describe, line
 from coro_rt.bench.measure import Report
 from coro_rt.bench.table import show
+from coro_rt.compare.hosts import BACKENDS
 
 NAMES = ("lag",)
 

@@ -20,6 +20,7 @@ from coro_rt.admission import Admission, Ticket
 from coro_rt.devices.base import Device
 from coro_rt.errors import Cancelled, DeviceError, Overloaded, RuntimeClosed
 from coro_rt.hosts import Host, Waiter, protected
+from coro_rt.instruments import Instruments, watched
 from coro_rt.job import CancelReason, Job, JobEntry
 from coro_rt.ledger import Ledger
 from coro_rt.parker import Clock
@@ -75,6 +76,7 @@ class Engine:
         max_jobs: int,
         raise_when_full: bool,
         record: str | os.PathLike[str] | None,
+        instruments: Instruments | None,
         clock: Clock,
     ) -> None:
         self.host = host
@@ -99,6 +101,9 @@ class Engine:
                 make, settings, record, engine=self, on_ejected=self._ejected, timer=perf_counter
             )
             self.scheduler = cast(Scheduler, self._recorder)
+        self.instruments = instruments
+        if instruments is not None:
+            self.scheduler = watched(self.scheduler, instruments)
         self.workers = {device.name: Worker(self, device) for device in devices}
         self.admission = Admission(max_jobs)
         self._raise_when_full = raise_when_full
@@ -343,6 +348,8 @@ class Engine:
         try:
             for worker in self.workers.values():
                 worker.stop()
+            if self.instruments is not None:
+                self.instruments.call("runtime_closed")
         finally:
             if self._recorder is not None:
                 self._recorder.close()

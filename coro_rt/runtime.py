@@ -20,6 +20,7 @@ from coro_rt.engine import Engine
 from coro_rt.errors import DeviceError, MonitorError, RuntimeClosed
 from coro_rt.handle import JobHandle, outcome
 from coro_rt.hosts import Waiter, current_host, protected
+from coro_rt.instruments import Instrument, Instruments
 from coro_rt.job import Job, function_name, make_coroutine
 from coro_rt.memory import MemoryBudget
 from coro_rt.parker import Clock
@@ -235,6 +236,7 @@ class open_runtime:
       first) or raises Overloaded
     - `record`: a file to write a trace to, of what the scheduler is asked and decides (docs/traces.md);
       compressed if it ends in ".gz"
+    - `instruments`: objects of subclasses of `Instrument`, whose hooks are told what happens
     - `monitor`: whether `coro-rt top`, run by the same user, may look into it; None: as the environment
       variable CORO_RT_MONITOR says, 1 or 0. A Unix socket and a thread that sleeps until asked
     - `clock`: gives seconds, never less than before; `coro_rt.testing.VirtualClock` is one
@@ -257,6 +259,7 @@ class open_runtime:
         max_jobs: int = 100_000,
         on_full: Literal["wait", "raise"] = "wait",
         record: str | os.PathLike[str] | None = None,
+        instruments: Iterable[Instrument] = (),
         monitor: bool | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -273,6 +276,8 @@ class open_runtime:
         self._monitored = _monitored() if monitor is None else monitor
         self._monitor: Monitor | None = None
         self._memory = MemoryBudget(memory)
+        found = list(instruments)
+        self._instruments = Instruments(found) if found else None
         self._make_engine = partial(
             Engine,
             policy=policy,
@@ -282,6 +287,7 @@ class open_runtime:
             max_jobs=max_jobs,
             raise_when_full=on_full == "raise",
             record=record,
+            instruments=self._instruments,
             clock=clock or time.perf_counter,
         )
         self._engine: Engine | None = None
@@ -295,6 +301,9 @@ class open_runtime:
         engine = self._make_engine(host, devices)
         runtime = Runtime(engine, self._memory)
         try:
+            if self._instruments is not None:
+                for opened in self._instruments.hooks["runtime_opened"]:
+                    opened(runtime)
             engine.start_workers()
             if self._monitored:
                 from coro_rt.monitor.server import Monitor  # here: most runtimes are not watched

@@ -14,6 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from coro_rt.errors import Cancelled, JobCancelled
+from coro_rt.instruments import Run, watched_launches
 from coro_rt.job import CancelReason, Job, explain_host_object, foreign_await
 from coro_rt.kernel import Launch
 from coro_rt.parker import make_parker
@@ -61,6 +62,9 @@ class Worker:
         self._granted_s = 0.0
         self._slice_s = 0.0
         self._since = 0.0  # when the running job was taken up, or its time was last booked
+        self._run_launch: Run = self._launch
+        if engine.instruments is not None:
+            self._run_launch = watched_launches(self._launch, engine.instruments, engine.clock)
         self._thread = threading.Thread(target=self._run, name=f"coro_rt-{self.name}", daemon=True)
 
     def start(self) -> None:
@@ -152,7 +156,7 @@ class Worker:
             if isinstance(trap, Launch):
                 launch = trap
         if launch is not None:
-            job.launch = self._launch(job, launch)
+            job.launch = self._run_launch(job, launch)
 
         engine, scheduler = self.engine, self._scheduler
         following: Job[Any] | None = job

@@ -14,7 +14,7 @@ from rich.table import Table
 from coro_rt import CoroRtError
 from coro_rt.cli.loop import run_async
 from coro_rt.cli.opened import fetch
-from coro_rt.cli.options import DEFAULT_MODEL, with_json, writable
+from coro_rt.cli.options import DEFAULT_MODEL, with_json, with_trace
 from coro_rt.cli.output import Output
 from coro_rt.llm.catalog import CATALOG, resolve
 
@@ -36,11 +36,12 @@ SECTIONS = (
     "--model", default=DEFAULT_MODEL, show_default=True, metavar="NAME|FILE",
     help="A name that `coro-rt models` lists, or a GGUF file.",
 )  # fmt: skip
-@click.option(
-    "--report", callback=writable, metavar="FILE.html", help="Write a report, one file for a browser."
-)
+@with_report
+@with_trace
 @with_json
-def compare(quick: bool, only: tuple[str, ...], model: str, report: str | None, output: Output) -> None:
+def compare(
+    quick: bool, only: tuple[str, ...], model: str, report: str | None, trace: str | None, output: Output
+) -> None:  # fmt: skip
     """Threads against coroutines: what a thread per task costs an assistant, and what coro_rt saves.
 
     The same jobs run under a thread per task, a thread pool, and coro_rt with two policies; switches, round
@@ -56,7 +57,7 @@ def compare(quick: bool, only: tuple[str, ...], model: str, report: str | None, 
     command = " ".join(["coro-rt compare", *["--quick"] * quick, *(f"--only {one}" for one in only)])
     if model != DEFAULT_MODEL:
         command += f" --model {shlex.quote(model)}"
-    comparison = Comparison(path, QUICK if quick else FULL, only=only, command=command)
+    comparison = Comparison(path, QUICK if quick else FULL, only=only, command=command, trace=trace)
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
         console=output.notes, auto_refresh=False, transient=True, disable=not output.notes.is_terminal,

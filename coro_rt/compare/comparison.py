@@ -27,10 +27,11 @@ from coro_rt.compare import (
     switch,
 )
 from coro_rt.compare.claims import Claim, judge
-from coro_rt.compare.drivers import DRIVERS
+from coro_rt.compare.drivers import DRIVERS, Driver
 from coro_rt.compare.hosts import run_on
 from coro_rt.compare.statistics import Figures, Noise, Probe
 from coro_rt.schedulers.outcome import Outcome
+from coro_rt.trace.events import TraceEvents
 from coro_rt.trace.reader import Trace
 from coro_rt.trace.recorded import Recorded
 
@@ -121,13 +122,23 @@ class Found:
 
 
 class Comparison:
-    """One run. `model` is a name or a file that is there; `only` names sections, all if empty."""
+    """One run. `model` is a name or a file that is there; `only` names sections, all if empty.
+
+    `trace`: a file for the schedule of the scene under `dynamic`, in the Trace Event format.
+    """
 
     def __init__(
-        self, model: str | PathLike[str], extent: Extent, *, only: Iterable[str] = (), command: str = ""
+        self,
+        model: str | PathLike[str],
+        extent: Extent,
+        *,
+        only: Iterable[str] = (),
+        command: str = "",
+        trace: str | None = None,
     ) -> None:
         self._extent, self._command = extent, command
         self._only = set(only)
+        self._trace = trace
         self._setting = scene.Setting(model, rounds=extent.rounds, window_s=extent.window_s)
         self._figures, self._noise = Figures(), Noise()
 
@@ -138,7 +149,7 @@ class Comparison:
             if not self._only or name in self._only:
                 section(self, tick)
         timeline = []
-        if not self._only or "scene" in self._only:
+        if self._trace is not None or not self._only or "scene" in self._only:
             timeline = self._timeline(tick)
         return Found(
             machine, self._command, self._figures, judge(self._figures), self._noise, self._setting, timeline
@@ -201,13 +212,16 @@ class Comparison:
                     tick(f"timeline: {driver.title}")
                     file = Path(folder) / f"{driver.key}.trace"
                     one = scene.Round(setting, 0)
-                    run_on("trio", _recorded, one, driver, file)
+                    run_on(
+                        "trio", _recorded, one, driver, file, self._trace if driver.key == "dynamic" else None
+                    )
                     found.append((driver.title, Recorded(Trace(file), spans=True).outcome))
         return found
 
 
-async def _recorded(one: scene.Round, driver: Any, file: Path) -> None:
-    await scene.play(None, one, driver, record=file)
+async def _recorded(one: scene.Round, driver: Driver, file: Path, trace: str | None) -> None:
+    instruments = [] if trace is None else [TraceEvents(trace)]
+    await scene.play(None, one, driver, record=file, instruments=instruments)
 
 
 SECTIONS: dict[str, Callable[[Comparison, Tick], None]] = {

@@ -73,8 +73,8 @@ def _scene_delays(figures: Figures) -> Plot | None:
         if svg is None
         else Plot(
             "How long somebody waits who asks while the background works",
-            "Logarithmic; shorter is better. A bar is the median, the line across its end the middle half of the "
-            "samples. All five run the same jobs.",
+            "Logarithmic; shorter is better. A bar is the median, the line across its end the middle half of "
+            "the samples. All five run the same jobs.",
             svg,
         )
     )
@@ -153,9 +153,9 @@ def _roundtrips(figures: Figures) -> Plot | None:
         panel.set_title(f"on {backend}, µs", loc="left", fontsize=9)
     return Plot(
         "Host → device → host",
-        f"A task asks for one kernel of {roundtrip.KERNEL_S * 1e6:.0f} µs and waits for it: two hand-overs "
-        "between threads, whatever the way. Shorter is better; ours is a whole job, with deadline, ledger and "
-        "cancelling.",
+        f"A task asks for one kernel of {roundtrip.KERNEL_S * 1e6:.0f} µs and waits for it: two "
+        "hand-overs between threads, whatever the way. Shorter is better; ours is a whole job, with deadline, "
+        "ledger and cancelling.",
         _svg(canvas),
     )
 

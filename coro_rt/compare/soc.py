@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from coro_rt.compare.statistics import Figures
 from coro_rt.schedulers.qos import QoS
 from coro_rt.schedulers.simulation import simulate
-from coro_rt.schedulers.workload import Run, Workload, WorkloadJob
+from coro_rt.schedulers.workload import DeviceTiming, Run, Workload, WorkloadJob
 
 WHAT = "jobs per minute, simulated phone"
 TOGETHER = "all together"
@@ -54,5 +54,5 @@ def _per_minute(devices: list[str], read: int, written: int) -> float:
         jobs.append(
             WorkloadJob(f"job {at + 1}", 0.0, (Run(seconds[device]),), qos=QoS.DEFAULT, device=device)
         )
-    outcome = simulate(Workload(tuple(jobs), devices=dict.fromkeys(devices, 0.0002)))
+    outcome = simulate(Workload(tuple(jobs), devices=dict.fromkeys(devices, DeviceTiming())))
     return JOBS / outcome.ended_s * 60

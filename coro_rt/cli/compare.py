@@ -14,7 +14,7 @@ from rich.table import Table
 from coro_rt import CoroRtError
 from coro_rt.cli.loop import run_async
 from coro_rt.cli.opened import fetch
-from coro_rt.cli.options import DEFAULT_MODEL, with_json, with_trace
+from coro_rt.cli.options import DEFAULT_MODEL, with_json, with_report, with_trace
 from coro_rt.cli.output import Output
 from coro_rt.llm.catalog import CATALOG, resolve
 

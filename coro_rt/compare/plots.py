@@ -154,8 +154,8 @@ def _roundtrips(figures: Figures) -> Plot | None:
     return Plot(
         "Host → device → host",
         f"A task asks for one kernel of {roundtrip.KERNEL_S * 1e6:.0f} µs and waits for it: two "
-        "hand-overs between threads, whatever the way. Shorter is better; ours is a whole job, with deadline, "
-        "ledger and cancelling.",
+        "hand-overs between threads, whatever the way. Shorter is better; ours is a whole job, with "
+        "deadline, ledger and cancelling.",
         _svg(canvas),
     )
 

@@ -104,6 +104,9 @@ class Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._scheduler, name)
 
+    def __len__(self) -> int:
+        return len(self._scheduler)
+
     def submit(self, entry: Entry, now: float) -> bool:
         gives_way = self._scheduler.submit(entry, now)
         self._tell("job_submitted", _job(entry), now)

@@ -68,11 +68,7 @@ class TraceEvents(Instrument):
 
     def job_runs(self, job: Job[Any], now: float) -> None:
         self._note(_RUNS, now, job)
-        assert self._runtime is not None
-        used = self._runtime.memory.used
-        if used != self._memory:
-            self._memory = used
-            self._note(_MEMORY, now, job, used)
+        self._look_at_memory(job, now)
 
     def job_gives_way(self, job: Job[Any], now: float) -> None:
         self._note(_GIVES_WAY, now, job)
@@ -82,6 +78,14 @@ class TraceEvents(Instrument):
 
     def job_ended(self, job: Job[Any], now: float) -> None:
         self._note(_ENDED, now, job, None if job.error is None else type(job.error).__name__)
+        self._look_at_memory(job, now)
+
+    def _look_at_memory(self, job: Job[Any], now: float) -> None:
+        assert self._runtime is not None
+        used = self._runtime.memory.used
+        if used != self._memory:
+            self._memory = used
+            self._note(_MEMORY, now, job, used)
 
     def launch_began(self, job: Job[Any], launch: Launch[Any], now: float) -> None:
         self._note(_LAUNCH, now, job, launch.kernel.name)

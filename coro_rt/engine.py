@@ -135,12 +135,24 @@ class Engine:
     def _made_ready(self, worker: Worker, *, gives_way: bool) -> None:
         if worker.idle:
             worker.idle = False
-            self.after(worker.parker.unpark)
+            if worker.expecting:  # it is on its way
+                worker.expecting = False
+            else:
+                self.after(worker.parker.unpark)
         elif (gives_way or worker.alone) and not worker.deciding:
             worker.alone = False
             self.after(worker.device.preempt)
 
     # A job's life.
+
+    @protected
+    def expect(self, worker: Worker) -> None:
+        """A job for this worker is being made. Its thread takes as long to wake as the job to make: both at
+        once. If no job comes after all, it goes back to sleep."""
+        if worker.idle:
+            with self.lock:
+                if worker.idle and not worker.expecting:
+                    worker.expecting = worker.parker.hint()
 
     @protected
     def submit(self, job: Job[Any]) -> Ticket | None:

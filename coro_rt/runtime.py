@@ -66,8 +66,11 @@ class Runtime:
         the job.
         """
         make = partial(make_coroutine, fn, args, verb="runtime.run")
-        start = self._start(make, name=function_name(fn), device=device, predicted_s=predicted_s)
-        return await outcome(self._engine, await start)
+        waiter = Waiter(self._engine.host)
+        job = await self._start(
+            make, name=function_name(fn), device=device, predicted_s=predicted_s, waiter=waiter
+        )
+        return await outcome(self._engine, job, waiter)
 
     def start(
         self,
@@ -171,8 +174,9 @@ class Runtime:
         device: str | None,
         predicted_s: float,
         outlet: Outlet[Any] | None = None,
+        waiter: Waiter | None = None,
     ) -> Job[T]:
-        """Make a job, and submit it as soon as there is room for it."""
+        """Make a job, and submit it as soon as there is room for it; `waiter` is delivered when it ends."""
         engine = self._engine
         host = engine.host
         if engine.closing:
@@ -186,6 +190,7 @@ class Runtime:
         if worker is None:
             opened = ", ".join(engine.workers)
             raise DeviceError(f"no device {device!r} is open, only {opened}: see open_runtime(devices=...)")
+        engine.expect(worker)
         coro = make()
         try:
             job: Job[T] = Job(
@@ -200,6 +205,8 @@ class Runtime:
                 predicted_s=predicted_s,
             )
             job.outlet = outlet
+            if waiter is not None:
+                job.waiters = [waiter]
             ticket = engine.submit(job)
             if ticket is not None:
 

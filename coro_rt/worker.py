@@ -48,6 +48,7 @@ class Worker:
         self.sleepers = Sleepers()
         self.job: Job[Any] | None = None  # whom it steps; read by that job's own code
         self.idle = False  # about to park: whoever makes a job ready clears this and unparks
+        self.expecting = False  # unparked before there was anything to do: see Engine.expect; under the lock
         self.deciding = False  # it is about to choose, so needs no preempt flag; under the lock
         self.failure: BaseException | None = None
         self.busy_s = 0.0
@@ -103,7 +104,7 @@ class Worker:
         """After a sleep: the next job; None if nobody is ready after all."""
         engine = self.engine
         with engine.deciding():
-            self.idle = False
+            self.idle = self.expecting = False
             self.deciding = True
             job = self._next(engine.clock())
             self.deciding = False

@@ -37,7 +37,7 @@ STYLE = {
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 8.5,
     "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#9aa3b0", "axes.grid": True,
     "grid.color": "#e6e9ee", "axes.axisbelow": True, "xtick.color": "#4a5260", "ytick.color": "#4a5260",
-    "legend.frameon": False, "legend.fontsize": 8,
+    "legend.frameon": False, "legend.fontsize": 8, "legend.handlelength": 1.4,
 }  # fmt: skip
 
 
@@ -53,7 +53,8 @@ class Plot:
 def all_plots(figures: Figures) -> Iterable[Plot]:
     """Those for which something was measured, in the report's order."""
     for draw in (_scene_delays, _scene_rates, _switches, _roundtrips, _starting, _kernels):
-        plot = draw(figures)
+        with mpl.rc_context(STYLE):
+            plot = draw(figures)
         if plot is not None:
             yield plot
 
@@ -201,15 +202,13 @@ def _kernels(figures: Figures) -> Plot | None:
 
 
 def _canvas(panels: int, height: float) -> tuple[Canvas, list[Any]]:
-    with mpl.rc_context(STYLE):
-        canvas = Canvas(figsize=(WIDTH, panels * height + 0.15), layout="constrained")
-        return canvas, list(canvas.subplots(panels, 1, squeeze=False)[:, 0])
+    canvas = Canvas(figsize=(WIDTH, panels * height + 0.15), layout="constrained")
+    return canvas, list(canvas.subplots(panels, 1, squeeze=False)[:, 0])
 
 
 def _svg(canvas: Canvas) -> str:
     file = io.StringIO()
-    with mpl.rc_context(STYLE):
-        canvas.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    canvas.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     svg = file.getvalue()
     return svg[svg.index("<svg") :]
 
@@ -250,7 +249,7 @@ def _bars(panel: Any, some: list[tuple[str, Figure]], *, logarithmic: bool = Fal
     panel.tick_params(axis="y", length=0)
     if logarithmic and min(values) > 0:
         panel.set_xscale("log")
-        panel.set_xlim(10 ** floor(log10(min(values))), top * 4)
+        panel.set_xlim(10 ** floor(log10(min(values) / 1.5)), top * 4)
         _plain_numbers(panel.xaxis)
     else:
         panel.set_xlim(0, top * 1.2)
@@ -282,7 +281,7 @@ def _plain_numbers(*axes: Any) -> None:
 def _legend(canvas: Canvas, *of_panels: tuple[list[Any], list[str]]) -> None:
     """Below everything else; each name once."""
     found = {name: line for lines, names in of_panels for line, name in zip(lines, names, strict=True)}
-    canvas.legend(found.values(), found.keys(), loc="outside lower center", ncols=3, handlelength=1.4)
+    canvas.legend(found.values(), found.keys(), loc="outside lower center", ncols=2 if len(found) == 3 else 3)
 
 
 def _short(value: float) -> str:

@@ -52,7 +52,7 @@ def compare(
     if report is not None:
         from coro_rt.compare.report import check, write
 
-        check()  # before minutes are spent
+        check(Path(report))  # before minutes are spent
     path = _model(model, output)
     command = " ".join(["coro-rt compare", *["--quick"] * quick, *(f"--only {one}" for one in only)])
     if model != DEFAULT_MODEL:

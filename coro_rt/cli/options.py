@@ -133,7 +133,10 @@ with_trace = click.option(
 """Gives the command its `trace`; `opened.traced` makes instruments of it."""
 
 with_report = click.option(
-    "--report", callback=_writable, metavar="FILE.html", help="Write a report, one file for a browser."
+    "--report",
+    callback=_writable,
+    metavar="FILE.html",
+    help="Write a report, one file for a browser; tables alone if it ends in .md.",
 )
 """Gives the command its `report`."""
 

@@ -103,20 +103,29 @@ class Found:
     setting: scene.Setting
     timeline: list[tuple[str, Outcome]]
 
+    @property
+    def scenery(self) -> frozenset[str]:
+        """What is measured with a model, by the scene and beside a busy host."""
+        return frozenset(
+            value
+            for module in (scene, busy_host)
+            for name, value in vars(module).items()
+            if name.isupper() and isinstance(value, str)
+        )
+
     def as_json(self) -> dict[str, Any]:
         rows = self.figures.as_json()
-        sceneries = _scene_names()
         return {
             "machine": self.machine,
             "command": self.command,
             "noise": self.noise.as_json(),
             "notes": self.figures.notes,
             "claims": [claim.as_json() for claim in self.claims],
-            "micro": {"figures": [row for row in rows if row["what"] not in sceneries]},
+            "micro": {"figures": [row for row in rows if row["what"] not in self.scenery]},
             "scene": {
                 "setting": self.setting.as_json(),
                 "drivers": {driver.key: driver.title for driver in DRIVERS},
-                "figures": [row for row in rows if row["what"] in sceneries],
+                "figures": [row for row in rows if row["what"] in self.scenery],
             },
         }
 
@@ -251,13 +260,3 @@ TICKS: dict[str, Callable[[Extent], int]] = {
     "busy": lambda of: 2 * of.rarely,
     "scene": lambda of: len(DRIVERS) * of.rounds + 3,
 }
-
-
-def _scene_names() -> set[str]:
-    modules = (scene, busy_host)
-    return {
-        value
-        for module in modules
-        for name, value in vars(module).items()
-        if name.isupper() and isinstance(value, str)
-    }

@@ -25,7 +25,7 @@ from coro_rt.bench.prompts import text_ids
 from coro_rt.compare.drivers import DRIVERS, Driven, Driver, driven
 from coro_rt.compare.hosts import run_on
 from coro_rt.compare.statistics import Figures, Noise
-from coro_rt.compare.usage import Meter, network_sockets
+from coro_rt.compare.usage import Meter, forget_freed_memory, network_sockets
 from coro_rt.stream import Stream
 
 TTFT, TTFT_P99, GAP_P99 = "time to first token", "time to first token, P99", "between tokens, P99"
@@ -126,9 +126,10 @@ def measure(
     figures: Figures, setting: Setting, tick: Callable[[str], object], noise: Noise,
     drivers: tuple[Driver, ...] = DRIVERS,
 ) -> None:  # fmt: skip
-    """Play all rounds under all drivers, in turns."""
+    """Play all rounds under all drivers, in turns; each round begins with another."""
     for number in range(setting.rounds):
-        for driver in drivers:
+        first = number % len(drivers)
+        for driver in drivers[first:] + drivers[:first]:
             tick(f"scene: {driver.title}")
             noise.look()
             run_on("trio", play, figures, Round(setting, number), driver)
@@ -137,6 +138,7 @@ def measure(
 async def play(figures: Figures | None, one: Round, driver: Driver, **options: Any) -> None:
     """One round. `options` are for `open_runtime`; without figures nothing is noted, for a trace alone."""
     setting = one.setting
+    forget_freed_memory()
     async with driven(driver, setting.model, setting.jobs + 1, **options) as runs:
         async with runs.generate([1], urgent=True, max_tokens=4) as warm:
             async for _ in warm:

@@ -26,10 +26,19 @@ def _only_a_moment(monkeypatch):
 
 
 def test_a_quick_run_judges_every_claim_and_keeps_every_sample(coro_rt_cli, tiny_file, tmp_path):
+    pytest.importorskip("matplotlib")
     trace, report = tmp_path / "trace.json", tmp_path / "report.html"
-    options = ["--report", str(report)] if has_matplotlib() else []
     ended = coro_rt_cli(
-        "compare", "--quick", "--model", str(tiny_file), "--json", "-", "--trace", str(trace), *options
+        "compare",
+        "--quick",
+        "--model",
+        str(tiny_file),
+        "--json",
+        "-",
+        "--trace",
+        str(trace),
+        "--report",
+        str(report),
     )
     assert ended.code == 0, ended.err
     found = json.loads(ended.out)
@@ -65,18 +74,9 @@ def test_a_quick_run_judges_every_claim_and_keeps_every_sample(coro_rt_cli, tiny
         "f",
         "C",
     }
-    if options:
-        page = report.read_text()
-        assert page.count("<svg") >= 6
-        assert not re.search(r'(?:src|href)="(?!data:|#)', page)  # nothing is fetched
-
-
-def has_matplotlib():
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    page = report.read_text()
+    assert page.count("<svg") >= 6
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page)  # nothing is fetched
 
 
 def test_a_part_can_be_measured_alone(coro_rt_cli, tiny_file):
@@ -90,6 +90,17 @@ def test_a_part_can_be_measured_alone(coro_rt_cli, tiny_file):
         "jobs per minute, simulated phone", "a decision: turn", "a decision: arrival",
     }  # fmt: skip
     assert all(claim["kind"] == "modelled" for claim in found["claims"] if "together" in claim["claim"])
+
+
+def test_a_report_in_markdown_has_the_tables(coro_rt_cli, tiny_file, tmp_path):
+    report = tmp_path / "report.md"
+    ended = coro_rt_cli(
+        "compare", "--quick", "--only", "soc", "--model", str(tiny_file), "--report", str(report)
+    )
+    assert ended.code == 0, ended.err
+    tables = report.read_text()
+    assert "### The article says" in tables
+    assert "| jobs per minute, simulated phone | npu, reading |" in tables
 
 
 def test_a_report_without_what_draws_it_says_what_to_install(coro_rt_cli, tmp_path, monkeypatch):

@@ -271,9 +271,9 @@ class Engine:
         job.waiters = None
         parent = job.parent
         if parent is None:
-            self.ended += job.ledger
+            self.ended += job.spent  # its children have ended
         else:
-            parent.past += job.ledger
+            parent.past += job.spent
             if job.error is None or isinstance(job.error, Cancelled):
                 parent.forget_child(job)  # a failed one stays, until somebody gets its error
         for joiner in job.joiners or ():

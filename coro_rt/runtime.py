@@ -67,10 +67,10 @@ class Runtime:
         """
         make = partial(make_coroutine, fn, args, verb="runtime.run")
         waiter = Waiter(self._engine.host)
-        job = await self._start(
+        start = self._start(
             make, name=function_name(fn), device=device, predicted_s=predicted_s, waiter=waiter
         )
-        return await outcome(self._engine, job, waiter)
+        return await outcome(self._engine, await start, waiter)  # no name for the job: see outcome()
 
     def start(
         self,

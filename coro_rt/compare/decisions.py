@@ -69,6 +69,9 @@ class _Crowd:
             scheduler.submit(entry, self._now)
             scheduler.done(running, self._now)
             grant = scheduler.next("cpu", self._now)
+            if grant is None:  # all are put off
+                self._now = scheduler.resumes_at("cpu")
+                grant = scheduler.next("cpu", self._now)
             assert grant is not None
             running = grant.entry
         took = time.thread_time() - began

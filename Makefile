@@ -9,12 +9,12 @@ PACKAGE := setup.cfg pyproject.toml
 demo: $(VENV)/demo.stamp
 	$(BIN)/coro-rt demo
 
-# The tests that need the model are skipped where it cannot be had.
-test: $(VENV)/test.stamp
+# The tests that need the model are skipped where it cannot be had, those that need a GPU where there is none.
+test: $(VENV)/test.stamp $(VENV)/gpu.stamp
 	-$(BIN)/coro-rt pull smollm2-135m-instruct
 	$(BIN)/python -m pytest -m "not soak"
 
-soak: $(VENV)/test.stamp
+soak: $(VENV)/test.stamp $(VENV)/gpu.stamp
 	-$(BIN)/coro-rt pull smollm2-135m-instruct
 	$(BIN)/python -m pytest -m soak
 
@@ -44,6 +44,11 @@ $(VENV)/bench.stamp: EXTRA := [bench,report]
 
 $(VENV)/%.stamp: $(PACKAGE) | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.$(EXTRA)'
+	touch $@
+
+# An extra that there are not wheels of everywhere: without it, its tests are skipped.
+$(VENV)/gpu.stamp: $(PACKAGE) | $(BIN)/pip
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary wgpu --editable '.[gpu]'
 	touch $@
 
 $(BIN)/pip: # made last, so never half an environment

@@ -1,6 +1,6 @@
 """The command: run benchmarks, print tables, keep every sample as JSON.
 
-python -m benchmarks.run --json out.json; what a switch costs is in `coro-rt compare`.
+python -m benchmarks.run --json out.json
 """
 
 from __future__ import annotations

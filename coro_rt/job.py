@@ -71,6 +71,7 @@ class Job(Generic[T]):
         "inbox_error",
         "joiners",
         "joules",
+        "kernel_s",
         "launch",
         "outlet",
         "parent",
@@ -138,6 +139,7 @@ class Job(Generic[T]):
         self.quanta = 0
         self.host_s = 0.0
         self.joules = 0.0
+        self.kernel_s = 0.0
         self.past = _NOTHING  # what the children that have ended used
 
     @property
@@ -163,7 +165,10 @@ class Job(Generic[T]):
     def spent(self) -> Ledger:
         """Like `ledger`, without the children that have not ended."""
         entry = self.entry
-        own = Ledger(entry.served_s, self.host_s, entry.waited_s, entry.switches, self.quanta, self.joules)
+        own = Ledger(
+            entry.served_s, self.host_s, entry.waited_s, entry.switches, self.quanta, self.joules,
+            self.kernel_s,
+        )  # fmt: skip
         return own if self.past is _NOTHING else self.past + own
 
     def forget_child(self, child: Job[Any]) -> None:

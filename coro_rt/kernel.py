@@ -28,16 +28,18 @@ QUANTUM_S = 0.001  # what a call of a function over a range aims at: half of the
 class Launch(Trap, Generic[T]):
     """One request to run a kernel. `await` it in a job, once; gives `result`.
 
-    `state` is the implementation's, kept while the launch is suspended; None at the first call.
+    `state` is the implementation's, kept while the launch is suspended; None at the first call. A device with
+    a clock of its own says in `measured_s` how long it has worked in a call; None: as long as the call took.
     """
 
-    __slots__ = ("args", "kernel", "result", "state")
+    __slots__ = ("args", "kernel", "measured_s", "result", "state")
 
     def __init__(self, kernel: Kernel[..., T], args: tuple[Any, ...]) -> None:
         self.kernel = kernel
         self.args = args
         self.state: Any = None
         self.result: T | None = None
+        self.measured_s: float | None = None
 
     def __repr__(self) -> str:
         return f"<Launch of {self.kernel.name}: await it inside a job>"

@@ -14,6 +14,7 @@ class Ledger:
     switches: int = 0  # times a worker went from another job to it
     quanta: int = 0  # calls of a kernel's implementation
     joules: float = 0.0  # modelled: seconds in kernels times the device's watts
+    kernel_s: float = 0.0  # in kernels, as the device's own clock measured it if it has one
 
     def __add__(self, other: "Ledger") -> "Ledger":
         return Ledger(
@@ -23,4 +24,5 @@ class Ledger:
             self.switches + other.switches,
             self.quanta + other.quanta,
             self.joules + other.joules,
+            self.kernel_s + other.kernel_s,
         )

@@ -104,11 +104,12 @@ class Runtime:
         """Load a language model or an encoder: a name from the catalogue, or the path of a GGUF file.
 
         `context=` is for how many tokens it is loaded; by default what the file says, up to 32,768.
-        `kv_bits=8` keeps keys and values in int8, half the memory. Close the model, or use it with `async
-        with`; it is closed with the runtime at the latest.
+        `kv_bits=8` keeps keys and values in int8, half the memory. `device=` is the name of the open device
+        that it runs on, by default the first that models run on ("cpu" or "gpu"). Close the model, or use it
+        with `async with`; it is closed with the runtime at the latest.
 
         Raises ModelNotFound, ModelFileError, UnsupportedModel, MemoryBudgetExceeded, ContextOverflow;
-        DeviceError if no CPU is open.
+        DeviceError if no such device is open.
         """
         # beside the loop: importing it takes half a second the first time
         module = await anyio.to_thread.run_sync(import_module, "coro_rt.llm.model")

@@ -246,7 +246,9 @@ class Worker:
             if done:
                 job.inbox = launch.result
         job.quanta += 1
-        job.joules += (clock() - began) * device.watts
+        seconds = clock() - began if launch.measured_s is None else launch.measured_s
+        job.kernel_s += seconds
+        job.joules += seconds * device.watts
         return None if done else launch
 
     def _goes_on(self, job: Job[Any], trap: Any, now: float) -> bool:

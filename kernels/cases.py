@@ -5,7 +5,7 @@ between them.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -27,9 +27,9 @@ from . import (
     rope,
 )
 from .formats import BLOCK, Floats, Format
-from .gang import Gang
 from .gated import Activation
 from .kv import round_reference
+from .launch import On
 from .packed import PackedMatrix
 
 
@@ -39,12 +39,14 @@ class Case:
 
     name: str
     reference: Callable[[], Floats]
-    implementation: Callable[[Gang | None], Floats]
+    implementation: Callable[[On], Floats]
     bound: float
+    needs: str = ""
+    """What it needs beyond a decoder with a float16 cache: "an encoder", "an int8 cache"."""
 
-    def worst(self, gang: Gang | None = None) -> float:
+    def worst(self, on: On = None) -> float:
         """The largest difference between the implementation and the reference (inf if one has a NaN)."""
-        difference = np.abs(self.implementation(gang) - self.reference())
+        difference = np.abs(self.implementation(on) - self.reference())
         return float("inf") if np.isnan(difference).any() else float(difference.max())
 
 
@@ -131,19 +133,21 @@ def cases() -> Iterator[Case]:
             kv = tuple(round_reference(a, bits) for a in (k, v))  # as the cache stores them
             name = f"attention T={count} heads={heads}/{kv_heads} size={size} bits={bits}"
             attend = partial(launch.attention, bits=bits)
+            needs = "an int8 cache" if bits == 8 else ""
             bound = attention.error_bound(q, *kv)
-            yield _case(name, attention.causal_reference, attend, (q, *kv), bound)
+            yield _case(name, attention.causal_reference, attend, (q, *kv), bound, needs)
             for window, scale in [(1, 0.1), (16, 0.05), (50, 0.2), (1000, 0.1)]:
                 reference, implementation = (
                     partial(f, window=window, scale=scale) for f in (attention.causal_reference, attend)
                 )
                 bound = attention.error_bound(q, *kv, scale=scale)
-                yield _case(f"{name} window={window}", reference, implementation, (q, *kv), bound)
+                yield _case(f"{name} window={window}", reference, implementation, (q, *kv), bound, needs)
     for count, vocabulary in [(1, 16), (2, 1000), (1, 49152)]:
         x = normal(count, vocabulary) * 8
         name = f"best_and_log_sum T={count} vocabulary={vocabulary}"
         yield Case(name, partial(_both, logits.reference, x), partial(_both_on, x), logits.error_bound(x))
-    yield from _of_encoders(normal)
+    for case in _of_encoders(normal):
+        yield replace(case, needs="an encoder")
 
 
 def _of_encoders(normal: Callable[..., Floats]) -> Iterator[Case]:
@@ -172,8 +176,10 @@ def _of_encoders(normal: Callable[..., Floats]) -> Iterator[Case]:
         yield _case(name, attention.whole_reference, launch.attention_whole, (q, k, v), bound)
 
 
-def _case(name: str, reference: Any, implementation: Any, args: tuple[Any, ...], bound: float) -> Case:
-    return Case(name, lambda: reference(*args), lambda gang: implementation(*args, gang=gang), bound)
+def _case(
+    name: str, reference: Any, implementation: Any, args: tuple[Any, ...], bound: float, needs: str = ""
+) -> Case:
+    return Case(name, lambda: reference(*args), lambda on: implementation(*args, on=on), bound, needs)
 
 
 def _gated_case(name: str, gate: Floats, up: Floats, activation: Activation) -> Case:
@@ -185,16 +191,16 @@ def _added_norm(x: Floats, weight: Floats, to: Floats) -> Floats:
     return to + norm.reference(x, weight, 1e-5)
 
 
-def _added_norm_on(x: Floats, weight: Floats, to: Floats, gang: Gang | None) -> Floats:
-    return launch.rms_norm(x, weight, 1e-5, to=to, gang=gang)
+def _added_norm_on(x: Floats, weight: Floats, to: Floats, on: On) -> Floats:
+    return launch.rms_norm(x, weight, 1e-5, to=to, on=on)
 
 
-def _normed_rope(x: Floats, turns: Floats, halves: bool, weight: Floats, gang: Gang | None) -> Floats:
-    return launch.rope(x, turns, halves=halves, weight=weight, eps=1e-6, gang=gang)
+def _normed_rope(x: Floats, turns: Floats, halves: bool, weight: Floats, on: On) -> Floats:
+    return launch.rope(x, turns, halves=halves, weight=weight, eps=1e-6, on=on)
 
 
-def _quantize_and_back(x: Floats, gang: Gang | None) -> Floats:
-    q, scale = launch.quantize_activations(x)
+def _quantize_and_back(x: Floats, on: On) -> Floats:
+    q, scale = launch.quantize_activations(x, on=on)
     return q.astype(np.float32) * np.repeat(scale, BLOCK, axis=1)
 
 
@@ -203,5 +209,5 @@ def _both(summarize: Callable[[Floats], tuple[Any, Floats]], x: Floats) -> Float
     return np.stack([best.astype(np.float32), log_sum])
 
 
-def _both_on(x: Floats, gang: Gang | None) -> Floats:
-    return _both(partial(launch.best_and_log_sum, gang=gang), x)
+def _both_on(x: Floats, on: On) -> Floats:
+    return _both(partial(launch.best_and_log_sum, on=on), x)

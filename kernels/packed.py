@@ -94,11 +94,22 @@ class PackedMatrix:
 
     def dequantize(self) -> Floats:
         """float32 [rows, columns]: what the kernels compute with."""
+        form = self.format
+        if form.quantized:
+            return form.assemble(self.parts())
+        raw = np.ascontiguousarray(self.values()).view(np.uint8).reshape(-1)
+        return form.dequantize(raw, (self.rows, self.columns))
+
+    def values(self) -> NDArray[Any]:
+        """[rows, columns] of a floating-point format, as it is stored."""
+        assert not self.format.quantized
+        values: NDArray[Any] = self._planes()["q"].transpose(0, 2, 1).reshape(-1, self.columns)
+        return values[: self.rows]
+
+    def parts(self) -> Parts:
+        """A quantized matrix taken apart: what `Format.parts` gave when it was packed."""
         form, planes = self.format, self._planes()
         q = planes["q"]
-        if not form.quantized:
-            raw = np.ascontiguousarray(q.transpose(0, 2, 1)).view(np.uint8).reshape(-1)
-            return form.dequantize(raw, (self.groups * LANES, self.columns))[: self.rows]
         if form.bits < 8:
             q = np.concatenate([q & 15, q >> 4], axis=2)  # [groups, blocks, 8, 16, 4]
         h = planes.get("h")
@@ -108,13 +119,15 @@ class PackedMatrix:
             else:
                 upper = h[:, :, :, None] >> np.arange(0, 8, 2, dtype=np.uint8)[:, None, None] & 3
             q = q | upper.reshape(q.shape) << 4
-        codes = q.transpose(0, 3, 1, 2, 4).reshape(self.groups * LANES, -1, BLOCK)
+        codes = q.transpose(0, 3, 1, 2, 4).reshape(self.groups * LANES, -1, BLOCK)[: self.rows]
         d, m, s, n = (
-            None if (plane := planes.get(name)) is None else plane.transpose(0, 2, 1).reshape(len(codes), -1)
+            None
+            if (plane := planes.get(name)) is None
+            else plane.transpose(0, 2, 1).reshape(self.groups * LANES, -1)[: self.rows]
             for name in "dmsn"
         )
         assert d is not None
-        return form.assemble(Parts(codes, d, m, s, n))[: self.rows]
+        return Parts(codes, d, m, s, n)
 
     def _planes(self) -> dict[str, NDArray[Any]]:
         """Views of the planes, with the group first."""

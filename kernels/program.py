@@ -41,7 +41,7 @@ from . import activations, attention, embed, matmul
 from .attention import EVERYTHING, ROWS, SPLIT, call_attend, clear, finish, fold
 from .bias import add_row
 from .embed import call_fetch, scale_row
-from .formats import BLOCK, Bytes, Floats
+from .formats import BLOCK, Bytes, Floats, Format
 from .gated import Activation, gated_row
 from .gelu import gelu_row
 from .jit import entry, indirect_call, native
@@ -183,6 +183,10 @@ class Program:
         self._rows: list[NDArray[np.int64]] = []
         self._keep: list[Any] = []  # what the table's addresses point into
         self.table: NDArray[np.int64] = np.zeros((0, Field.COUNT), np.int64)
+
+    def pack(self, format: Format, *parts: tuple[Bytes, tuple[int, int]]) -> PackedMatrix:
+        """Stack matrices (raw bytes, shape) of one format on top of each other; see `PackedMatrix.pack`."""
+        return PackedMatrix.pack(format, *parts)
 
     def finish(self) -> "Program":
         self.table = np.ascontiguousarray(np.stack(self._rows))
@@ -544,6 +548,10 @@ class Workspace:
         count = int(self.state[State.TAIL])
         best = self.array(Buffer.SUMMARY).view(np.int64).reshape(-1, 2)[:count, 0]
         return best, self.array(Buffer.SUMMARY).view(np.float32).reshape(-1, 4)[:count, 2]
+
+    def logprob(self, row: int, token: int) -> float:
+        """The natural logarithm of a token's probability after tail row `row`."""
+        return float(self.logits[row, token] - self.summaries[1][row])
 
 
 @inline

@@ -11,10 +11,10 @@ from coro_rt.schedulers.qos import QoS
 class PowerSave(Dynamic):
     """key = that of `dynamic`; for background submitted_at + window, so that it runs one job after the other.
 
-    Background work that becomes ready is deferred to the next multiple of `window_s` (30 s), if nobody waits
+    A background job that has not begun is deferred to the next multiple of `window_s` (30 s), if nobody waits
     for it and its deadline allows (deadline - predicted_seconds_left - margin): the device sleeps in between,
-    and what was put off runs in one go. `saving` switches this on and off while it runs: the place for
-    whoever watches the battery or the temperature.
+    and what was put off runs in one go. `saving` switches this on and off while it runs, for
+    what becomes ready from then on: the place for whoever watches the battery or the temperature.
 
     Effect: everything else is as soon as under `dynamic`; a background job's first turn may be a window
     late, or `max_wait_s` if that is less. Background has no guaranteed share: it would keep the device awake.
@@ -38,7 +38,7 @@ class PowerSave(Dynamic):
         return min(job.submitted_at + self.window_s, job.deadline - job.predicted_seconds_left - MARGIN_S)
 
     def defer_until(self, job: Entry, now: float) -> float:
-        if not self.saving or job.effective_qos is not QoS.BACKGROUND:
+        if not self.saving or job.started or job.effective_qos is not QoS.BACKGROUND:
             return now
         window_ends = (now // self.window_s + 1) * self.window_s
         return min(window_ends, job.deadline - job.predicted_seconds_left - MARGIN_S)

@@ -160,6 +160,8 @@ class ReadyQueue:
             if ticket == entry.ticket:
                 entry.deferred = False
                 self._put(entry)
+            else:
+                self.stale -= 1
 
     def resumes_at(self) -> float:
         """When somebody can be granted who cannot now; `inf`: nobody is put off."""
@@ -222,8 +224,7 @@ class ReadyQueue:
         entry.ticket = 0
         if entry.deferred:
             entry.deferred = False
-            return
-        if entry.background:
+        elif entry.background:
             self.background_count -= 1
         self.stale += 1
         if self.stale > self.count + 64:
@@ -396,10 +397,10 @@ class ReadyQueue:
 
     def _compact(self) -> None:
         """Throws out the invalid items, which outnumber the valid ones."""
-        for lane in self.lanes.values():
-            for heap in (lane.foreground, lane.background):
-                heap[:] = [item for item in heap if item[1] == item[2].ticket]
-                heapify(heap)
+        heaps = [heap for lane in self.lanes.values() for heap in (lane.foreground, lane.background)]
+        for heap in (*heaps, self.deferred):
+            heap[:] = [item for item in heap if item[1] == item[2].ticket]
+            heapify(heap)
         self.stale = 0
 
     def _prune(self) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from coro_rt.errors import ModelError
+from coro_rt.devices.gpu import GpuDevice
+from coro_rt.errors import DeviceError, ModelError
 from coro_rt.llm.catalog import pull
 
 BACKENDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -39,3 +40,15 @@ def model_path() -> Path:
         return pull("smollm2-135m-instruct")
     except ModelError as error:
         pytest.skip(f"no model: {error}")
+
+
+@pytest.fixture(scope="session")
+def gpu() -> Iterator[GpuDevice]:
+    """One GPU for all tests of kernels and programs; skips, and says why, where there is none."""
+    device = GpuDevice()
+    try:
+        device.start()
+    except DeviceError as error:
+        pytest.skip(str(error))
+    yield device
+    device.close()

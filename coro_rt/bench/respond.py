@@ -60,6 +60,7 @@ class Wanted:
     peer: bool = False
     seed: int = 0
     monitor: bool | None = None
+    record: str | None = None
 
 
 async def measure(
@@ -75,7 +76,9 @@ async def measure(
     notes = []
     async with AsyncExitStack() as stack:
         runtime = await stack.enter_async_context(
-            coro_rt.open_runtime(policy=wanted.policy, threads=wanted.threads, monitor=wanted.monitor)
+            coro_rt.open_runtime(
+                policy=wanted.policy, threads=wanted.threads, monitor=wanted.monitor, record=wanted.record
+            )
         )
         llm = await stack.enter_async_context(await runtime.load_model(wanted.path, context=CONTEXT))
         threads = next(one.threads for one in runtime.devices if isinstance(one, CpuDevice))

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from coro_rt import CoroRtError
 from coro_rt.cli.loop import run_async
 from coro_rt.cli.opened import fetch
-from coro_rt.cli.options import DEFAULT_MODEL, Command, with_json, with_monitor, with_policy
+from coro_rt.cli.options import DEFAULT_MODEL, Command, with_json, with_monitor, with_policy, with_record
 from coro_rt.cli.output import Output
 from coro_rt.llm.catalog import CATALOG, resolve
 
@@ -179,10 +179,11 @@ def prefill(
     help="For the prompts and the pauses.",
 )  # fmt: skip
 @with_monitor
+@with_record
 @with_json
 def respond(
     model: str, peer: str | None, policy: str, asks: int, threads: int | None, seed: int,
-    monitor: bool | None, output: Output,
+    monitor: bool | None, record: str | None, output: Output,
 ) -> None:  # fmt: skip
     """How long a short question waits while three background jobs read and write.
 
@@ -204,7 +205,7 @@ def respond(
 
     async def all_of_it() -> Report:
         path = await _found(model, output)
-        wanted = Wanted(path, asks, policy, threads, peer is not None, seed, monitor)
+        wanted = Wanted(path, asks, policy, threads, peer is not None, seed, monitor, record)
         with bar:
             return await measure(
                 wanted,

@@ -129,7 +129,7 @@ def _sums(shown: list[tuple[str, Outcome]]) -> Table:
     for title, outcome in shown:
         table.add_row(
             title,
-            f"{outcome.missed_deadlines:,} of {outcome.deadlines:,}",
+            f"{outcome.missed_deadlines:,}/{outcome.deadlines:,}",
             f"{outcome.switches:,}",
             f"{outcome.preemptions:,}",
             _time(outcome.ended_s),
@@ -146,9 +146,10 @@ def _figures_right(table: Table, first: int) -> None:
 
 
 def _time(seconds: float) -> str:
-    if seconds < 1:
-        return f"{seconds * 1e3:.1f} ms"
-    return f"{seconds:,.2f} s"
+    """Three digits that count."""
+    if seconds < 0.9995:
+        return f"{seconds * 1e3:.3g} ms"
+    return f"{seconds:.3g} s" if seconds < 999.5 else f"{seconds:,.0f} s"
 
 
 def _figures(outcome: Outcome) -> dict[str, Any]:

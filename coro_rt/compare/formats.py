@@ -39,7 +39,7 @@ def measure(figures: Figures, repeat: int, noise: Noise, *, large: int | None = 
         for name in NAMES:
             form = Format.known[name]
             small = PackedMatrix.from_float(form, floats)
-            found = matmul(small, activations, gang=gang)
+            found = matmul(small, activations, on=gang)
             figures.add(BYTES, name, "B", form.row_bytes(COLUMNS) / COLUMNS)
             cosine = np.vdot(found, exact) / (np.linalg.norm(found) * np.linalg.norm(exact))
             figures.add(COSINE, name, "", float(cosine))

@@ -9,7 +9,7 @@ from coro_rt.errors import DeviceError
 
 __all__ = ["Device", "DeviceInfo", "available", "open_device"]
 
-_NAMES = ("cpu", "sim")
+_NAMES = ("cpu", "gpu", "sim")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,10 @@ def open_device(device: str | Device, *, threads: int | None = None) -> Device:
         from coro_rt.devices.cpu import CpuDevice
 
         return CpuDevice(threads=threads)
+    if device == "gpu":
+        from coro_rt.devices.gpu import GpuDevice
+
+        return GpuDevice()
     if device == "sim":
         from coro_rt.devices.sim import SimDevice
 
@@ -42,5 +46,8 @@ def available() -> list[DeviceInfo]:
     found = []
     for name in _NAMES:
         device = open_device(name)
-        found.append(DeviceInfo(device.name, device.kind, available=True, detail=device.detail))
+        try:
+            found.append(DeviceInfo(device.name, device.kind, available=True, detail=device.detail))
+        except DeviceError as error:
+            found.append(DeviceInfo(device.name, device.kind, available=False, detail=str(error)))
     return found

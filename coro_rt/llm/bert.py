@@ -103,7 +103,8 @@ def build(file: GGUFFile, sizes: Hyperparameters) -> Program:
     ModelFileError for missing tensors or wrong shapes, UnsupportedModel for a format without kernels. Nothing
     refers to the file afterwards.
     """
-    h, weights, program = sizes, Weights(file), Program()
+    h, program = sizes, Program()
+    weights = Weights(file, program)
     square, up, down = (h.hidden, h.hidden), (h.feed_forward, h.hidden), (h.hidden, h.feed_forward)
     still = np.zeros((1, 0, 2), np.float32)  # no pairs turn: positions are in the embedding
 

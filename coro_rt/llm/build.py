@@ -11,11 +11,12 @@ values, or gate and up, may be one matrix.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Generic
 
 from coro_rt.kernels import rope
 from coro_rt.kernels.formats import Floats
-from coro_rt.kernels.packed import PackedMatrix
-from coro_rt.kernels.program import Buffer, Program
+from coro_rt.kernels.operations import M, Operations
+from coro_rt.kernels.program import Buffer
 
 from .architecture import Hyperparameters
 from .gguf_file import GGUFFile
@@ -40,15 +41,16 @@ def build(
     file: GGUFFile,
     sizes: Hyperparameters,
     context: int,
+    program: Operations[M],
     *,
     progress: Callable[[int, int], None] | None = None,
-) -> Program:
-    """The program of one step, weights repacked for this CPU, for positions below `context`.
+) -> None:
+    """Put one step, for positions below `context`, into a `program` and finish it: a CPU's or a GPU's.
 
     `progress(done, total)` is called layer by layer. ModelFileError for missing tensors or wrong shapes,
     UnsupportedModel for a format without kernels. Nothing refers to the file afterwards.
     """
-    builder = _Builder(Weights(file), sizes)
+    builder = _Builder(Weights(file, program), sizes, program)
     turns = local = builder.turns(context)
     if sizes.local_rope_base is not None:
         local = rope.table(context, sizes.rope_width, sizes.local_rope_base)
@@ -60,15 +62,14 @@ def build(
             progress(layer + 1, sizes.layers)
     builder.head(embedding)
     builder.weights.all_used()
-    return builder.program.finish()
+    program.finish()
 
 
-class _Builder:
+class _Builder(Generic[M]):
     """Appends a model's parts to a program."""
 
-    def __init__(self, weights: Weights, sizes: Hyperparameters) -> None:
-        self.weights, self.sizes = weights, sizes
-        self.program = Program()
+    def __init__(self, weights: Weights[M], sizes: Hyperparameters, program: Operations[M]) -> None:
+        self.weights, self.sizes, self.program = weights, sizes, program
 
     def turns(self, context: int) -> Floats:
         """The table of sines and cosines, but for layers that have a base of their own.
@@ -86,7 +87,7 @@ class _Builder:
             factors = long if context > h.original_context else short
         return rope.table(context, h.rope_width, h.rope_base, factors, magnitude=h.rope_magnitude)
 
-    def embed(self) -> PackedMatrix:
+    def embed(self) -> M:
         h = self.sizes
         embedding = self.weights.stack([("token_embd.weight", (h.vocabulary, h.hidden))])[0]
         self.program.embed(embedding, out=Buffer.HIDDEN, scale=h.embedding_scale)
@@ -136,7 +137,7 @@ class _Builder:
         )  # fmt: skip
         self._add(blk + "ffn_down", h.feed_forward, Buffer.GATED, blk + "post_ffw_norm")
 
-    def head(self, embedding: PackedMatrix) -> None:
+    def head(self, embedding: M) -> None:
         h = self.sizes
         self._norm("output_norm", tail=True)
         if "output.weight" in self.weights:
@@ -183,7 +184,7 @@ class _Builder:
             self.program.bias(bias, out=out, tail=tail)
 
     def _product(
-        self, weight: PackedMatrix, source: Buffer, out: Buffer, *, offset: int = 0, add: bool = False,
+        self, weight: M, source: Buffer, out: Buffer, *, offset: int = 0, add: bool = False,
         tail: bool = False,
     ) -> None:  # fmt: skip
         source = QUANTIZED[source] if weight.format.quantized else source

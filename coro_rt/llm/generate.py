@@ -19,7 +19,7 @@ import numpy as np
 from coro_rt.kernel import Kernel
 from coro_rt.kernels.formats import Floats
 from coro_rt.kernels.gang import Outcome
-from coro_rt.kernels.program import Program, Workspace
+from coro_rt.kernels.operations import Steps
 from coro_rt.traps import current_job
 
 from .request import Request
@@ -68,7 +68,8 @@ class Lender(Protocol):
         """A sequence for one job; the job puts the pieces of its text into `answer`."""
 
 
-step: Kernel[[Program, Workspace], None] = Kernel("llm.step")
+step: Kernel[[Any, Steps], None] = Kernel("llm.step")
+"""One step of a model: its program, and a workspace, both of the device's kind."""
 
 
 @step.on("cpu")
@@ -98,12 +99,11 @@ async def generate(model: Model, request: Request, lender: Lender) -> AsyncGener
         with model.workspace(min(len(prompt) - reused, PREFILL_CHUNK)) as workspace:
             await _read(model, sequence, prompt[reused:], workspace, request.max_tokens)
             for produced in range(1, request.max_tokens + 1):
-                logits = workspace.logits[0]
                 best, log_sum = workspace.summaries
                 # argmax of NaN is no token: the sampler looks, and says so
                 sure = greedy and np.isfinite(log_sum[0])
-                token = int(best[0]) if sure else sampler.sample(logits, history, len(history))
-                logprob = float(logits[token] - log_sum[0])
+                token = int(best[0]) if sure else sampler.sample(workspace.logits[0], history, len(history))
+                logprob = workspace.logprob(0, token)
                 if token in model.tokenizer.eos_ids and not request.ignore_eos:
                     left = text.flush()
                     answer.append(left)
@@ -142,7 +142,7 @@ async def score(model: Model, ids: list[int]) -> Floats:
 
 
 async def _read(
-    model: Model, sequence: Sequence, tokens: Tokens[int], workspace: Workspace, to_write: int
+    model: Model, sequence: Sequence, tokens: Tokens[int], workspace: Steps, to_write: int
 ) -> None:
     """Read a prompt, chunk by chunk; logits of its last token only. `to_write` tokens will follow."""
     for start in range(0, len(tokens), PREFILL_CHUNK):
@@ -152,7 +152,7 @@ async def _read(
 
 
 async def _advance(
-    model: Model, sequence: Sequence, tokens: Tokens[int], workspace: Workspace, *, tail: int
+    model: Model, sequence: Sequence, tokens: Tokens[int], workspace: Steps, *, tail: int
 ) -> None:
     """One step: put `tokens` after what the sequence holds."""
     start, entry = len(sequence.tokens), current_job().entry

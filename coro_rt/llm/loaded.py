@@ -26,6 +26,9 @@ class Loaded:
         self.closed = False
         self._threads, self._budget = threads, budget
 
+    def release(self) -> None:
+        """Give back what a device holds. No job works with it any more."""
+
     @contextmanager
     def counted(self) -> Iterator[None]:
         """For a job: be among `jobs` while it works. Raises RuntimeClosed if the model has been closed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Tokens
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import anyio.to_thread
 import numpy as np
 
+from coro_rt.devices.base import Device
 from coro_rt.devices.cpu import CpuDevice
 from coro_rt.errors import (
     ContextOverflow,
@@ -27,6 +28,7 @@ from coro_rt.errors import (
 )
 from coro_rt.job import Job
 from coro_rt.kernels.formats import Floats
+from coro_rt.kernels.operations import Steps
 from coro_rt.kernels.program import Program, Workspace
 from coro_rt.memory import MemoryBudget, Reservation
 from coro_rt.stream import Stream
@@ -57,11 +59,13 @@ hold.
 
 
 class Model(Loaded):
-    """What the jobs of one model that generates share: weights, tokenizer, memory."""
+    """What the jobs of one model that generates share: weights, tokenizer, memory. Its program runs on the
+    CPU; other devices have subclasses.
+    """
 
     def __init__(
         self,
-        program: Program,
+        program: Any,
         sizes: Hyperparameters,
         tokenizer: Tokenizer,
         template: ChatTemplate | TemplateError,
@@ -88,7 +92,7 @@ class Model(Loaded):
             sequence.release()
 
     @contextmanager
-    def workspace(self, rows: int, *, every_token: bool = False) -> Iterator[Workspace]:
+    def workspace(self, rows: int, *, every_token: bool = False) -> Iterator[Steps]:
         """Buffers for steps of up to `rows` tokens, with logits for the last one or for each."""
         shape = {"rows": rows, "tail": rows if every_token else 1, "threads": self._threads}
         nbytes = Workspace.nbytes_of(self.sizes.widths, **shape)
@@ -186,11 +190,12 @@ class LLM:
         if self._model is None:
             return
         self._model.closed = True
-        jobs, self._model = list(self._model.jobs), None
+        model, self._model = self._model, None
         try:
-            if jobs:
+            if jobs := list(model.jobs):
                 await self._runtime.run(_end, jobs)
         finally:
+            model.release()
             self._weights.release()
 
     async def __aenter__(self) -> Self:
@@ -244,31 +249,45 @@ class LLM:
 
 
 async def load_model(
-    runtime: Runtime, source: str | PathLike[str], *, context: int | None = None, kv_bits: int = 16
+    runtime: Runtime,
+    source: str | PathLike[str],
+    *,
+    context: int | None = None,
+    kv_bits: int = 16,
+    device: str | None = None,
 ) -> LLM:
     """Load a model by catalogue name or from a GGUF file; see `Runtime.load_model`."""
     if context is not None and (isinstance(context, bool) or not isinstance(context, int) or context < 1):
         raise ValueError(f"context is a number of tokens, at least 1, not {context!r}")
     if kv_bits not in (8, 16):
         raise ValueError(f"keys and values are kept in 16 bits or in 8, not in {kv_bits!r}")
-    device = next((device for device in runtime.devices if isinstance(device, CpuDevice)), None)
-    if device is None:
-        opened = ", ".join(device.name for device in runtime.devices)
-        raise DeviceError(
-            f"models run on the device 'cpu', but open are {opened}: see open_runtime(devices=...)"
-        )
+    chosen = _device(runtime, device)
+    if kv_bits != 16 and chosen.kind == "gpu":
+        raise UnsupportedModel("on a GPU keys and values are kept in 16 bits: leave kv_bits out")
     path = resolve(source)
     # not abandoned on cancel: the thread ends within a second, and then its memory goes
     loaded: list[LLM] = []  # not returned by the thread: a worker thread keeps its last result alive
-    await anyio.to_thread.run_sync(_load, runtime, device, path, context, kv_bits, loaded)
+    await anyio.to_thread.run_sync(_load, runtime, chosen, path, context, kv_bits, loaded)
     return loaded.pop()
 
 
+def _device(runtime: Runtime, name: str | None) -> Device:
+    """The open device of that name, or the first that models run on. Raises DeviceError."""
+    for device in runtime.devices:
+        if device.kind in ("cpu", "gpu") and name in (None, device.name):
+            return device
+    opened = ", ".join(device.name for device in runtime.devices)
+    wanted = "models run on the devices 'cpu' and 'gpu'" if name is None else f"no model can run on {name!r}"
+    raise DeviceError(f"{wanted}, and open are: {opened}; see open_runtime(devices=...)")
+
+
 def _load(
-    runtime: Runtime, device: CpuDevice, path: Path, context: int | None, kv_bits: int, loaded: list[LLM]
+    runtime: Runtime, device: Device, path: Path, context: int | None, kv_bits: int, loaded: list[LLM]
 ) -> None:
     with open_gguf(path) as file:
         if file.architecture == bert.ARCHITECTURE:
+            if not isinstance(device, CpuDevice):
+                raise UnsupportedModel(f"{path}: encoders run on the CPU: load it with device='cpu'")
             loaded.append(_load_encoder(runtime, device, file, context))
             return
         sizes = replace(Hyperparameters.from_gguf(file), kv_bits=kv_bits)
@@ -283,15 +302,37 @@ def _load(
                 f"{path}: {tokenizer.vocab_size} tokens in the vocabulary, embeddings for {sizes.vocabulary}"
             )
         template = _template(file)
-        weights = runtime.memory.reserve(nbytes(file, sizes, length), f"the model {path.name}")
+        load: Callable[..., Model]
+        if device.kind == "gpu":
+            from . import gpu  # here: it needs an extra
+
+            needed, load = gpu.nbytes(file, sizes, length), gpu.load
+        else:
+            needed, load = nbytes(file, sizes, length), _load_on_cpu
+        weights = runtime.memory.reserve(needed, f"the model {path.name}")
         try:
-            program = build(file, sizes, length)
+            model = load(device, file, sizes, tokenizer, template, length, runtime.memory, path.stem)
         except BaseException:
             weights.release()
             raise
-    threads = device.gang.threads  # made here at the latest: compiling is not to delay a job
-    model = Model(program, sizes, tokenizer, template, length, threads, runtime.memory, path.stem)
     loaded.append(LLM(runtime, model, weights, device.name))
+
+
+def _load_on_cpu(
+    device: Device,
+    file: GGUFFile,
+    sizes: Hyperparameters,
+    tokenizer: Tokenizer,
+    template: ChatTemplate | TemplateError,
+    context: int,
+    budget: MemoryBudget,
+    name: str,
+) -> Model:
+    assert isinstance(device, CpuDevice), device
+    program = Program()
+    build(file, sizes, context, program)
+    threads = device.gang.threads  # made here at the latest: compiling is not to delay a job
+    return Model(program, sizes, tokenizer, template, context, threads, budget, name)
 
 
 def _load_encoder(runtime: Runtime, device: CpuDevice, file: GGUFFile, context: int | None) -> LLM:

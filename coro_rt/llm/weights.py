@@ -1,17 +1,18 @@
-"""The tensors of a GGUF file as a program needs them: matrices repacked for this CPU, vectors as float32.
+"""The tensors of a GGUF file as a program needs them: matrices packed for its device, vectors as float32.
 
 Every tensor must get used: one that is left over belongs to something that the program does not do, and
 without it the model would give wrong text with no other sign.
 """
 
 from collections.abc import Sequence
+from typing import Generic
 
 import numpy as np
 
 from coro_rt.errors import ModelFileError, UnsupportedModel
 from coro_rt.kernels import formats
 from coro_rt.kernels.formats import Floats, Format
-from coro_rt.kernels.packed import PackedMatrix
+from coro_rt.kernels.operations import M, Operations
 
 from .gguf_file import GGUFFile, Tensor
 
@@ -19,12 +20,12 @@ IGNORED = (".rotary_emb.inv_freq", ".attn_rot_embd.weight")
 """Ends of names of tensors that say again what the metadata say."""
 
 
-class Weights:
+class Weights(Generic[M]):
     """Raises ModelFileError for a missing tensor or a wrong shape, UnsupportedModel for a format without
     kernels."""
 
-    def __init__(self, file: GGUFFile) -> None:
-        self._file = file
+    def __init__(self, file: GGUFFile, program: Operations[M]) -> None:
+        self._file, self._program = file, program
         self._unused = {name for name in file.tensors if not name.endswith(IGNORED)}
 
     def __contains__(self, name: str) -> bool:
@@ -54,9 +55,9 @@ class Weights:
             [self.floats(name, size) if name in self else np.zeros(size, np.float32) for name, size in parts]
         )
 
-    def stack(self, parts: Sequence[tuple[str, tuple[int, int]]]) -> list[PackedMatrix]:
+    def stack(self, parts: Sequence[tuple[str, tuple[int, int]]]) -> list[M]:
         """Pack matrices that are applied to the same input, neighbours of one format in one piece."""
-        packed: list[PackedMatrix] = []
+        packed: list[M] = []
         run: list[Tensor] = []
         running: Format | None = None
         for name, shape in parts:
@@ -80,9 +81,9 @@ class Weights:
                 f"for {self._file.architecture!r}: {some}"
             )
 
-    def _pack(self, format: Format | None, tensors: Sequence[Tensor]) -> PackedMatrix:
+    def _pack(self, format: Format | None, tensors: Sequence[Tensor]) -> M:
         assert format is not None
-        packed = PackedMatrix.pack(format, *((t.data, (t.shape[0], t.shape[1])) for t in tensors))
+        packed = self._program.pack(format, *((t.data, (t.shape[0], t.shape[1])) for t in tensors))
         for tensor in tensors:
             self._file.drop_pages(tensor)  # so that the model is never in memory twice
         return packed

@@ -326,7 +326,7 @@ def test_an_error_in_the_servers_background_is_told_by_the_next_count():
         (["--asks", "0"], "--asks"),
         (["--threads", "0"], "--threads"),
         (["--seed", "-1"], "--seed"),
-        (["--policy", "fastest"], "dynamic, fair, fifo, strict"),
+        (["--policy", "fastest"], "dynamic, edf, eevdf, fair, fifo, laxity, mlfq, powersave, strict"),
         (["--peer", "ollama"], "--peer"),
         (["--repeat", "3"], "--repeat"),
         (["--model", "missing.gguf"], "missing.gguf"),

@@ -14,7 +14,7 @@ from coro_rt.errors import ModelError, ModelFileError, UnsupportedModel
 from coro_rt.kernels.formats import Format
 from coro_rt.kernels.gang import Gang, Outcome
 from coro_rt.kernels.kv import new_page
-from coro_rt.kernels.program import Workspace
+from coro_rt.kernels.program import Program, Workspace
 from coro_rt.llm.architecture import Hyperparameters
 from coro_rt.llm.build import build
 from coro_rt.llm.gguf_file import open_gguf
@@ -28,7 +28,8 @@ def logits_of(path: Path, tokens: list[int], cuts: Sequence[int] = (), threads: 
     gang.start()
     with open_gguf(path) as file:
         sizes = Hyperparameters.from_gguf(file)
-        program = build(file, sizes, sizes.context)
+        program = Program()
+        build(file, sizes, sizes.context, program)
     pages = [new_page(sizes.kv) for _ in range(-(-len(tokens) // 64))]
     table = np.array([page.ctypes.data for page in pages], np.int64)
     positions = np.arange(len(tokens), dtype=np.int32)

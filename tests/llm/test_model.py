@@ -377,9 +377,9 @@ async def test_bad_models_are_refused(runtime: Runtime, tmp_path: Path, tiny_pat
     assert runtime.memory.used == 0
 
 
-async def test_a_model_needs_a_cpu(anyio_backend: object, tiny_path: Path) -> None:
+async def test_a_model_needs_a_device_that_models_run_on(anyio_backend: object, tiny_path: Path) -> None:
     async with open_runtime(devices=["sim"]) as runtime:
-        with pytest.raises(DeviceError, match="models run on the device 'cpu', but open are sim"):
+        with pytest.raises(DeviceError, match="models run on the devices 'cpu' and 'gpu', and open are: sim"):
             await runtime.load_model(tiny_path)
 
 

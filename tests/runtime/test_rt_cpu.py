@@ -48,9 +48,11 @@ def test_threads_are_at_least_one_and_at_most_the_cpus(monkeypatch: pytest.Monke
 
 
 def test_all_devices_are_listed() -> None:
-    found = available()
-    assert [device.name for device in found] == ["cpu", "sim"]
-    assert all(device.available and device.detail for device in found)
+    found = {device.name: device for device in available()}
+    assert list(found) == ["cpu", "gpu", "sim"]
+    assert found["cpu"].available
+    assert found["sim"].available
+    assert all(device.detail for device in found.values())
     device = open_device("cpu")
     assert open_device(device) is device
 

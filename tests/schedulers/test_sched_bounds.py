@@ -237,6 +237,20 @@ def test_stale_items_never_outnumber_the_live_ones_by_much() -> None:
         assert items <= 2 * 100 + 65
 
 
+def test_those_who_leave_while_they_are_put_off_leave_nothing_behind() -> None:
+    scheduler = Scheduler("powersave")
+    queue = scheduler._queues["cpu"]
+    scheduler.submit(Entry(0, qos=QoS.BACKGROUND), 0.0)
+    for i in range(1, 1000):
+        entry = Entry(i, qos=QoS.BACKGROUND)
+        scheduler.submit(entry, 0.0)
+        scheduler.done(entry, 0.0)
+        items = sum(len(lane.background) for lane in queue.lanes.values()) + len(queue.deferred)
+        assert items <= 2 + 65
+    assert scheduler.ready("cpu") == 1
+    assert queue.background_count == 0
+
+
 def test_tenants_that_come_and_go_leave_nothing_behind() -> None:
     scheduler = Scheduler("dynamic")
     now = 0.0

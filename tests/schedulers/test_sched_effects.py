@@ -6,7 +6,7 @@ from math import inf
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sched_sim import Simulation
+from sched_sim import Simulation, give_way
 
 from coro_rt.schedulers import POLICIES, Eevdf, Entry, Laxity, Policy, PowerSave, QoS, Scheduler
 from coro_rt.schedulers.laxity import STEP_S
@@ -178,7 +178,6 @@ def test_powersave_can_be_switched_off_and_another_policy_puts_nobody_off() -> N
     assert scheduler.next("cpu", 0.0) is None
     scheduler.set_policy("dynamic", 0.0)
     assert scheduler.next("cpu", 0.0) is not None
-    scheduler.park(first, 0.0)
-    scheduler.wake(first, 0.0)
     scheduler.set_policy(PowerSave(), 0.0)
+    give_way(scheduler, first, 0.0)
     assert scheduler.next("cpu", 0.0) is not None, "who has begun goes on"

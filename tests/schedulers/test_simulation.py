@@ -243,3 +243,15 @@ def test_tenants_with_equal_work_are_served_alike_although_one_floods():
     jobs += [job("one", Run(2.0), tenant="quiet")]
     outcome = simulate(workload(*jobs))
     assert outcome.jobs[-1].ended_s < 4.1
+
+
+@pytest.mark.parametrize("policy", [name for name, kind in POLICIES.items() if kind.guarantees_background])
+def test_background_gets_its_share_under_nothing_but_interactive_load(policy):
+    asks = [job(f"ask-{i}", Run(0.5), at=i * 0.5, qos=QoS.USER_INTERACTIVE) for i in range(120)]
+    outcome = simulate(workload(*asks, job("summary", Run(60.0), qos=QoS.BACKGROUND)), policy, spans=True)
+    share = sum(
+        min(span.end_s, 60.0) - span.begin_s
+        for span in outcome.spans
+        if span.job == len(asks) and span.begin_s < 60.0
+    )
+    assert share / 60.0 >= 0.049

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SECTIONS = (
     "scene", "switch", "roundtrip", "starting", "kernels", "decisions", "steps", "busy", "formats", "soc",
+    "tracing",
 )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from coro_rt.compare import (
     soc,
     starting,
     switch,
+    tracing,
 )
 from coro_rt.compare.claims import Claim, judge
 from coro_rt.compare.drivers import DRIVERS, Driver
@@ -209,6 +210,10 @@ class Comparison:
         of = self._extent
         busy_host.measure(self._figures, self._setting.model, of.busy_s, of.rarely, tick, self._noise)
 
+    def tracing(self, tick: Tick) -> None:
+        of = self._extent
+        self._take(tracing.probes(of.asks), of.repeat, tick)
+
     def scene(self, tick: Tick) -> None:
         scene.measure(self._figures, self._setting, tick, self._noise)
 
@@ -244,6 +249,7 @@ SECTIONS: dict[str, Callable[[Comparison, Tick], None]] = {
     "busy": Comparison.busy,
     "formats": Comparison.formats,
     "soc": Comparison.soc,
+    "tracing": Comparison.tracing,
 }
 
 TICKS: dict[str, Callable[[Extent], int]] = {
@@ -256,6 +262,7 @@ TICKS: dict[str, Callable[[Extent], int]] = {
     "decisions": lambda of: len(decisions.probes((*of.counts[1:], *of.crowds))) * of.rarely,
     "formats": lambda of: 1,
     "soc": lambda of: 1,
+    "tracing": lambda of: 2 * of.repeat,
     "steps": lambda of: 1,
     "busy": lambda of: 2 * of.rarely,
     "scene": lambda of: len(DRIVERS) * of.rounds + 3,

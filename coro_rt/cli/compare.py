@@ -19,7 +19,7 @@ from coro_rt.cli.output import Output
 from coro_rt.llm.catalog import CATALOG, resolve
 
 if TYPE_CHECKING:
-    from coro_rt.compare.claims import Claim
+    from coro_rt.compare.claim import Claim
     from coro_rt.compare.comparison import Found
 
 SECTIONS = (

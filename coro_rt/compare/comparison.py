@@ -27,7 +27,8 @@ from coro_rt.compare import (
     switch,
     tracing,
 )
-from coro_rt.compare.claims import Claim, judge
+from coro_rt.compare.claim import Claim
+from coro_rt.compare.claims import judge
 from coro_rt.compare.drivers import DRIVERS, Driver
 from coro_rt.compare.hosts import run_on
 from coro_rt.compare.statistics import Figures, Noise, Probe

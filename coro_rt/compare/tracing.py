@@ -1,4 +1,4 @@
-"""What it costs to be watched: jobs that chain kernels, without instruments and with a trace of everything."""
+"""What it costs to be watched: jobs that chain kernels, not watched, and with a trace of everything."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def thread_probes(ready: str, dependent: str, jobs: int, switches: int) -> list[
     """The rings and the pool; nothing for more threads than anybody has."""
     if jobs > MOST_THREADS:
         return []
-    laps = max(2, min(switches, HAND_OFFS) // jobs)
+    laps = max(1, min(switches, HAND_OFFS) // jobs)
     found = []
     for who, ring in ((EVENT, event_ring), (LOCK, lock_ring)):
         found.append(Probe(dependent, who, "µs", partial(ring, jobs, laps), jobs))

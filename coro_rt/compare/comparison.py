@@ -65,7 +65,7 @@ FULL = Extent(
     repeat=5,
     counts=(2, 100, 1_000),
     crowds=(10_000, 100_000),
-    rarely=3,
+    rarely=2,
     switches=10_000,
     asks=200,
     tasks=10_000,
@@ -193,7 +193,11 @@ class Comparison:
 
     def decisions(self, tick: Tick) -> None:
         of = self._extent
-        self._take(decisions.probes((*of.counts[1:], *of.crowds), of.switches), of.rarely, tick)
+        self._take(
+            decisions.probes((*of.counts[1:], *of.crowds), min(of.switches, decisions.DECISIONS)),
+            of.rarely,
+            tick,
+        )
 
     def formats(self, tick: Tick) -> None:
         tick("weights in 4, 8 and 32 bits")

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from coro_rt.llm.model import LLM
     from coro_rt.stream import Stream
 
-NICE = 10  # of the background's threads, where they are lowered: a tenth of the weight
+NICE = 10  # by so much are the background's threads lowered: a tenth of the weight
+
+LOWEST = 19
 
 
 class Placing(Enum):
@@ -59,7 +61,7 @@ class Driver:
 DRIVERS = (
     Driver("threads", "threads", "a thread per task", Placing.OWN_THREAD),
     Driver(
-        "threads, nice", "threads, nice", "a thread per task, background at nice 10", Placing.OWN_THREAD,
+        "threads, nice", "threads, nice", "a thread per task, background niced", Placing.OWN_THREAD,
         lowers_background=True,
     ),
     Driver("pool", "thread pool", "a thread pool", Placing.POOL),
@@ -122,8 +124,8 @@ class _Threads:
 
 
 async def _lower_this_thread() -> None:
-    with suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, 0, NICE)  # on Linux, of the calling thread alone: the worker's
+    with suppress(OSError):  # on Linux, of the calling thread alone: the worker's
+        os.setpriority(os.PRIO_PROCESS, 0, min(LOWEST, os.getpriority(os.PRIO_PROCESS, 0) + NICE))
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ for each round.
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
@@ -22,7 +23,7 @@ import anyio
 import numpy as np
 
 from coro_rt.bench.prompts import text_ids
-from coro_rt.compare.drivers import DRIVERS, Driven, Driver, driven
+from coro_rt.compare.drivers import DRIVERS, LOWEST, NICE, Driven, Driver, driven
 from coro_rt.compare.hosts import run_on
 from coro_rt.compare.statistics import Figures, Noise
 from coro_rt.compare.usage import Meter, forget_freed_memory, network_sockets
@@ -127,6 +128,10 @@ def measure(
     drivers: tuple[Driver, ...] = DRIVERS,
 ) -> None:  # fmt: skip
     """Play all rounds under all drivers, in turns; each round begins with another."""
+    if os.getpriority(os.PRIO_PROCESS, 0) + NICE > LOWEST:
+        figures.note(
+            "this process is niced: the background's threads could not be lowered as far as they should"
+        )
     for number in range(setting.rounds):
         first = number % len(drivers)
         for driver in drivers[first:] + drivers[:first]:

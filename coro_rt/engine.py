@@ -22,6 +22,7 @@ from coro_rt.errors import Cancelled, DeviceError, Overloaded, RuntimeClosed
 from coro_rt.hosts import Host, Waiter, protected
 from coro_rt.instruments import Instruments, watched
 from coro_rt.job import CancelReason, Job, JobEntry
+from coro_rt.kernel import BatchLaunch
 from coro_rt.ledger import Ledger
 from coro_rt.parker import Clock
 from coro_rt.schedulers.ejection import Ejection
@@ -376,6 +377,8 @@ class Engine:
             worker.failure = failure
             orphans = [job for job in self.jobs if job.worker is worker]
             for job in orphans:
+                if isinstance(job.launch, BatchLaunch) and job.launch.joint is not None:
+                    job.launch.joint.end()
                 if job.state is State.WAITING:
                     assert job.trap is not None
                     job.trap.leave(job)
@@ -392,7 +395,8 @@ class Engine:
                 if job.state is State.RUNNING:
                     self._fail_locked(job, failure)
                 elif job.state is State.READY:
-                    self.scheduler.expedite(job.entry, self.clock())  # also if the policy puts it off
+                    # also if the policy puts it off; and one by one, whoever might ride along
+                    self.scheduler.expedite(job.entry, self.clock())
             while (grant := self.scheduler.next(worker.name, self.clock())) is not None:
                 self._fail_locked(cast(JobEntry, grant.entry).job, failure)
 
@@ -434,6 +438,9 @@ class Engine:
             switches=scheduler.switches,
             preemptions=scheduler.preemptions,
             decisions=scheduler.decisions,
+            suspensions=sum(worker.suspensions for worker in workers.values()),
+            joint_launches=scheduler.joint_launches,
+            rides=scheduler.rides,
             switch_cost_s=cost_s / measured if measured else 0.0,
             device_busy_s={name: worker.busy_s for name, worker in workers.items()},
             memory_used=memory_used,

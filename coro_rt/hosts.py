@@ -12,12 +12,14 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import copy_context
 from math import inf
 from typing import Any, NoReturn, TypeVar
 
 import anyio
 
+from coro_rt.bell import Bell
 from coro_rt.errors import WrongContext
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -65,6 +67,7 @@ class Host(ABC):
         self._pid = os.getpid()
         self._box: deque[Callable[[], None]] = deque()
         self._awake = False  # a call of _drain is on its way
+        self.goes_on = False  # the worker that posts has more to do: it keeps the interpreter's lock
 
     def post(self, callback: Callable[[], None]) -> None:
         """Call `callback` on the loop soon. From any thread, also from `__del__`; does nothing once the loop
@@ -119,6 +122,10 @@ class Host(ABC):
         """What the running task is called, for people."""
 
     @abstractmethod
+    def close(self) -> None:
+        """The runtime is closed: nobody is woken any more."""
+
+    @abstractmethod
     def _is_current(self) -> bool: ...
 
     @abstractmethod
@@ -138,15 +145,29 @@ class AsyncioHost(Host):
         super().__init__()
         self._loop = asyncio.get_running_loop()
         self._context = copy_context()  # for _drain: a worker's own context is none of the loop's
+        self._bell: Bell | None = Bell()
+        try:
+            self._loop.add_reader(self._bell.fileno(), self._hear, self._bell)
+        except NotImplementedError:  # Windows' default loop
+            self._bell = None
+
+    def _hear(self, bell: Bell) -> None:
+        bell.silence()
+        self._drain()
+
+    def close(self) -> None:
+        if self._bell is not None:
+            self._loop.remove_reader(self._bell.fileno())
 
     def _is_current(self) -> bool:
         return asyncio.get_running_loop() is self._loop
 
     def _wake(self) -> None:
-        try:  # noqa: SIM105 (`suppress` takes as long as the call)
+        if self._bell is not None:
+            self._bell.ring(keep_lock=self.goes_on)
+            return
+        with suppress(RuntimeError):  # the loop is closed: nobody is left to be woken
             self._loop.call_soon_threadsafe(self._drain, context=self._context)
-        except RuntimeError:
-            pass
 
     def _resume(self, task: Any) -> None:
         if not task.done():
@@ -200,17 +221,27 @@ class TrioHost(Host):
 
         self._trio = trio
         self._token = trio.lowlevel.current_trio_token()
+        self._bell = Bell()
+        self._listening = trio.CancelScope()
+        trio.lowlevel.spawn_system_task(self._listen, name="coro_rt: what workers have ready")
         for fn in _protected:
             trio.lowlevel.enable_ki_protection(fn)
 
     def _is_current(self) -> bool:
         return self._trio.lowlevel.current_trio_token() is self._token
 
+    async def _listen(self) -> None:
+        with self._listening:
+            while True:
+                await self._trio.lowlevel.wait_readable(self._bell.fileno())
+                self._bell.silence()
+                self._drain()
+
+    def close(self) -> None:
+        self._listening.cancel()
+
     def _wake(self) -> None:
-        try:  # noqa: SIM105 (as above)
-            self._token.run_sync_soon(self._drain)
-        except self._trio.RunFinishedError:
-            pass
+        self._bell.ring(keep_lock=self.goes_on)
 
     def _resume(self, task: Any) -> None:
         self._trio.lowlevel.reschedule(task)

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, cast
 
+from coro_rt.schedulers.batch import Batch
 from coro_rt.schedulers.entry import Entry, Grant, State
 from coro_rt.schedulers.scheduler import Scheduler
 
@@ -49,8 +50,11 @@ class Instrument:
     def job_waits(self, job: Job[Any], now: float) -> None:
         """It has left the device to wait for something."""
 
+    def job_rides(self, job: Job[Any], leader: Job[Any], now: float) -> None:
+        """It was ready, and waits now while its launch runs as a part of another job's."""
+
     def job_wakes(self, job: Job[Any], now: float) -> None:
-        """What it waited for has come, or it is cancelled: it is ready."""
+        """What it waited for has come, its ride is over, or it is cancelled: it is ready."""
 
     def job_ended(self, job: Job[Any], now: float) -> None:
         """Well, or with `job.error`. Perhaps it never ran."""
@@ -100,6 +104,7 @@ class Watched:
     def __init__(self, scheduler: Scheduler, instruments: Instruments) -> None:
         self._scheduler = scheduler
         self._tell = instruments.call
+        self._riding: set[Entry] = set()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._scheduler, name)
@@ -115,15 +120,33 @@ class Watched:
     def next(self, device: str, now: float) -> Grant | None:
         grant = self._scheduler.next(device, now)
         if grant is not None:
-            self._tell("job_runs", _job(grant.entry), now)
+            self._runs(grant.entry, now)
         return grant
 
     def turn(self, entry: Entry, seconds: float, now: float) -> Grant | None:
         grant = self._scheduler.turn(entry, seconds, now)
         if grant is not None and grant.entry is not entry:
             self._tell("job_gives_way", _job(entry), now)
-            self._tell("job_runs", _job(grant.entry), now)
+            self._runs(grant.entry, now)
         return grant
+
+    def offer(self, entry: Entry, batch: Batch, rows: int, now: float) -> bool:
+        alone = self._scheduler.offer(entry, batch, rows, now)
+        if not alone:
+            self._tell("job_gives_way", _job(entry), now)
+        return alone
+
+    def alight(self, entry: Entry, now: float) -> tuple[Entry, ...]:
+        riders = self._scheduler.alight(entry, now)
+        for rider in riders:
+            self._wakes(rider, now)
+        return riders
+
+    def leave(self, entry: Entry, now: float) -> Entry | None:
+        leader = self._scheduler.leave(entry, now)
+        if leader is not None:
+            self._wakes(leader, now)
+        return leader
 
     def park(self, entry: Entry, now: float, *, on: Entry | None = None) -> None:
         ran = entry.state is State.RUNNING  # else it waits already, and now for somebody else
@@ -133,19 +156,30 @@ class Watched:
 
     def wake(self, entry: Entry, now: float) -> bool:
         gives_way = self._scheduler.wake(entry, now)
-        self._tell("job_wakes", _job(entry), now)
+        self._wakes(entry, now)
         return gives_way
 
     def expedite(self, entry: Entry, now: float) -> bool:
         waited = entry.state is State.WAITING
         gives_way = self._scheduler.expedite(entry, now)
         if waited:
-            self._tell("job_wakes", _job(entry), now)
+            self._wakes(entry, now)
         return gives_way
 
     def done(self, entry: Entry, now: float) -> None:
         self._scheduler.done(entry, now)
         self._tell("job_ended", _job(entry), now)
+
+    def _runs(self, entry: Entry, now: float) -> None:
+        self._tell("job_runs", _job(entry), now)
+        for rider in entry.riders:
+            if rider not in self._riding:  # else it was put aside together with the one that leads
+                self._riding.add(rider)
+                self._tell("job_rides", _job(rider), _job(entry), now)
+
+    def _wakes(self, entry: Entry, now: float) -> None:
+        self._riding.discard(entry)
+        self._tell("job_wakes", _job(entry), now)
 
 
 def watched(scheduler: Scheduler, instruments: Instruments) -> Scheduler:

@@ -3,19 +3,25 @@
 An implementation is `(device, launch, slice_s) -> bool`: it runs quanta until the launch is done (True,
 `launch.result` set) or until `device.preempt_requested()` or `slice_s` seconds have passed (False), and goes
 on from `launch.state` at the next call. `@kernel` makes one for the CPU from a plain function.
+
+On devices where several launches cost little more than one, a kernel may have a `Joint` instead, which runs
+them together; which ones, the scheduler decides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 from coro_rt.errors import KernelError
+from coro_rt.schedulers.batch import Batch
 from coro_rt.traps import Trap
 
 if TYPE_CHECKING:
     from coro_rt.devices.base import Device
+    from coro_rt.job import Job
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -34,6 +40,9 @@ class Launch(Trap, Generic[T]):
 
     __slots__ = ("args", "kernel", "measured_s", "result", "state")
 
+    batch: Batch | None = None  # see BatchLaunch
+    joint: Joint | None = None
+
     def __init__(self, kernel: Kernel[..., T], args: tuple[Any, ...]) -> None:
         self.kernel = kernel
         self.args = args
@@ -48,6 +57,70 @@ class Launch(Trap, Generic[T]):
         from collections.abc import Generator
 
         def __await__(self) -> Generator[Any, Any, T]: ...
+
+
+class BatchLaunch(Launch[T]):
+    """A launch that may run as one with others of its batch. It wants `rows`, and gets `granted` of them.
+
+    As a trap it is what a job waits for that rides in another one's.
+    """
+
+    __slots__ = ("batch", "granted", "job", "joint", "rows")
+
+    job: Job[Any]  # whose it is, once it has begun
+
+    def __init__(self, kernel: Kernel[..., T], args: tuple[Any, ...], batch: Batch, rows: int) -> None:
+        super().__init__(kernel, args)
+        self.batch = batch
+        self.joint = None  # what it runs in, once it has begun
+        self.rows = rows
+        self.granted = 0
+
+    def leave(self, job: Job[Any]) -> bool:
+        return True  # the worker takes it out of `joint` before the job's code runs again
+
+    def what(self) -> str:
+        return "its share of a launch"
+
+
+class Joint(ABC):
+    """Launches of one batch that run as one: made when they begin, by the worker that runs it.
+
+    `members` may become fewer on the way; the first led when it began.
+    """
+
+    def __init__(self, launches: Iterable[BatchLaunch[Any]]) -> None:
+        self.members = dict.fromkeys(launches)
+        for launch in self.members:
+            launch.joint = self
+
+    @abstractmethod
+    def run(self, device: Any, slice_s: float) -> bool:
+        """Like an implementation; if done, each member has its `result`."""
+
+    def leave(self, launch: BatchLaunch[Any]) -> None:
+        """Between calls of `run`: from now on nothing is touched that belongs to this launch's job."""
+        launch.joint = None
+        if launch in self.members:
+            del self.members[launch]
+            self.left(launch)
+            if not self.members:
+                self.close()
+
+    def end(self) -> None:
+        """It is over for all members: done, or it failed."""
+        self.close()
+        for launch in self.members:
+            launch.joint = None  # so that no cycle keeps what they hold
+        self.members.clear()
+
+    @abstractmethod
+    def left(self, launch: BatchLaunch[Any]) -> None:
+        """A launch is no longer among the members."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """It runs no more: done, failed, or nobody is left. Gives everything back."""
 
 
 class Kernel(Generic[P, T]):
@@ -84,6 +157,33 @@ class Kernel(Generic[P, T]):
 
     def __repr__(self) -> str:
         return f"<Kernel {self.name} for {', '.join(sorted(self._implementations)) or 'nothing'}>"
+
+
+class BatchKernel(Kernel[P, T]):
+    """A kernel whose launches may run as one. `batch(*args)` says which ones may, and how many rows one has.
+
+    Devices of a kind without a `jointly` run its implementation, one launch after the other.
+    """
+
+    def __init__(
+        self, name: str, batch: Callable[P, tuple[Batch, int]], **implementations: Implementation
+    ) -> None:
+        super().__init__(name, **implementations)
+        self._batch = batch
+        self.joints: dict[str, Callable[[list[BatchLaunch[Any]]], Joint]] = {}
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Launch[T]:
+        batch, rows = self._batch(*args, **kwargs)
+        return BatchLaunch(self, args, batch, rows)
+
+    def jointly(self, kind: str) -> Callable[[type[Joint]], type[Joint]]:
+        """Decorator: the Joint for devices of this kind."""
+
+        def register(joint: type[Joint]) -> type[Joint]:
+            self.joints[kind] = joint
+            return joint
+
+        return register
 
 
 @overload

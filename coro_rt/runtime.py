@@ -25,6 +25,7 @@ from coro_rt.job import Job, function_name, make_coroutine
 from coro_rt.memory import MemoryBudget
 from coro_rt.parker import Clock
 from coro_rt.qos import current_urgency, runtime_clock
+from coro_rt.schedulers.batch import Batch
 from coro_rt.schedulers.explanation import Explanation
 from coro_rt.schedulers.registry import PolicyLike
 from coro_rt.snapshot import Snapshot, take
@@ -176,8 +177,12 @@ class Runtime:
         predicted_s: float,
         outlet: Outlet[Any] | None = None,
         waiter: Waiter | None = None,
+        batch: Batch | None = None,
     ) -> Job[T]:
-        """Make a job, and submit it as soon as there is room for it; `waiter` is delivered when it ends."""
+        """Make a job, and submit it as soon as there is room for it; `waiter` is delivered when it ends.
+
+        `batch`: of the launches that it will bring, if that is known.
+        """
         engine = self._engine
         host = engine.host
         if engine.closing:
@@ -208,6 +213,7 @@ class Runtime:
             job.outlet = outlet
             if waiter is not None:
                 job.waiters = [waiter]
+            job.entry.batch = batch
             ticket = engine.submit(job)
             if ticket is not None:
 
@@ -322,6 +328,7 @@ class open_runtime:
         except BaseException:
             self._close_monitor()
             engine.stop_workers()
+            host.close()
             raise
         self._engine = engine
         self._clock_token = runtime_clock.set(engine.clock)
@@ -344,6 +351,7 @@ class open_runtime:
         # Its tasks' errors went to their jobs. Without the block's exception it adds none of its own, and
         # wraps nothing.
         await engine.host_tasks.__aexit__(None, None, None)
+        engine.host.close()
         if interrupted is not None and exc is None:
             interrupted()
 

@@ -15,6 +15,9 @@ class Stats:
     switches: int  # a worker went from one job to another
     preemptions: int  # of these: the first one gave way before its time slice was over
     decisions: int  # a worker asked the scheduler who runs next
+    suspensions: int  # a launch gave way half-done
+    joint_launches: int  # launches that ran as one with others'
+    rides: int  # and how many others: rides / joint_launches + 1 is the mean number of members
     switch_cost_s: float  # mean of a switch: putting back, deciding, taking up; 0.0 before the first
     device_busy_s: Mapping[str, float]  # by the device's name: seconds with a job on it
     memory_used: int

@@ -19,6 +19,7 @@ from coro_rt.handle import collect, ended
 from coro_rt.hosts import Waiter, protected
 from coro_rt.job import Job, function_name
 from coro_rt.ledger import Ledger
+from coro_rt.schedulers.batch import Batch
 from coro_rt.schedulers.entry import State
 from coro_rt.schedulers.qos import QoS
 from coro_rt.traps import Trap
@@ -146,6 +147,7 @@ class Stream(Generic[T]):
         buffer: int = 16,
         device: str | None = None,
         predicted_s: float = 0.0,
+        batch: Batch | None = None,
     ) -> None:
         self._closed = True  # for __del__, should this raise
         name = function_name(fn)
@@ -163,6 +165,7 @@ class Stream(Generic[T]):
         self._args = args
         self._device = device
         self._predicted_s = predicted_s
+        self._batch = batch  # of the launches that the job will bring
         self._outlet: Outlet[T] = Outlet(runtime._engine, buffer)
         self._job: Job[None] | None = None
         self._busy = False  # a task is in anext
@@ -269,6 +272,7 @@ class Stream(Generic[T]):
             outlet=self._outlet,
             device=self._device,
             predicted_s=self._predicted_s,
+            batch=self._batch,
         )
 
     def __del__(self) -> None:

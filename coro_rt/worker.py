@@ -11,12 +11,12 @@ import logging
 import math
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from coro_rt.errors import Cancelled, JobCancelled
 from coro_rt.instruments import Run, watched_launches
-from coro_rt.job import CancelReason, Job, explain_host_object, foreign_await
-from coro_rt.kernel import Launch
+from coro_rt.job import CancelReason, Job, JobEntry, explain_host_object, foreign_await
+from coro_rt.kernel import BatchKernel, BatchLaunch, Joint, Launch
 from coro_rt.parker import make_parker
 from coro_rt.schedulers.errors import DeadlockError
 from coro_rt.schedulers.explanation import Granted
@@ -52,6 +52,7 @@ class Worker:
         self.deciding = False  # it is about to choose, so needs no preempt flag; under the lock
         self.failure: BaseException | None = None
         self.busy_s = 0.0
+        self.suspensions = 0  # launches that gave way half-done
         self.switching_s = 0.0  # of those switches whose time was taken
         self.measured = 0  # how many they are
         self._unmeasured = 0  # switches to come before the next of them
@@ -130,6 +131,8 @@ class Worker:
         job: Job[Any] = entry.job
         self.job = job
         self.granted.append((now, entry))
+        if entry.aboard:
+            self._lead(job, now)
         return job
 
     def held_s(self, now: float) -> float:
@@ -151,10 +154,14 @@ class Worker:
         """Run `job` to its next switch point. Returns who goes on: the same job, another, or None if nobody
         is ready."""
         launch = job.launch
+        if launch is not None and job.cancelled is not None:
+            with self._lock:
+                self._give_up(job, self._clock())
+            launch = None
         trap: Any = launch
         if launch is None:
             trap = self._step(job)
-            if isinstance(trap, Launch):
+            if isinstance(trap, Launch) and (trap.batch is None or not self._may_run_jointly(trap)):
                 launch = trap
         if launch is not None:
             job.launch = self._run_launch(job, launch)
@@ -176,8 +183,15 @@ class Worker:
                 scheduler.ran(job.entry, seconds, now)
                 seconds = 0.0
                 goes_on = self._goes_on(job, trap, now)
-            elif job.cancelled is not None and not job.winding_up:
-                job.launch = None  # and Cancelled is raised at the next step
+            elif job.launch is None:
+                if job.entry.aboard:
+                    scheduler.ran(job.entry, seconds, now)
+                    seconds = 0.0
+                    self._alight(job, now)
+            elif job.cancelled is not None:
+                scheduler.ran(job.entry, seconds, now)
+                seconds = 0.0
+                self._give_up(job, now)  # and Cancelled is raised at the next step
             if goes_on:
                 self.device.clear_preempt()  # under the lock: the decision below sees what it was raised for
                 grant = scheduler.turn(job.entry, seconds, now)
@@ -185,7 +199,10 @@ class Worker:
                     self._measure_out()
                 else:
                     entry: Any = grant.entry
+                    self.suspensions += job.launch is not None
                     self.job = following = entry.job
+                    if entry.aboard:
+                        self._lead(entry.job, now)
                     self._slice_s = self._granted_s = grant.slice_s
                     self.alone = False
                     self.granted.append((now, entry))
@@ -204,8 +221,11 @@ class Worker:
             lock.release()
         if took > LONG_STEP_S and launch is None:
             _note_long_step(job, took)
-        for effect in effects:
-            effect()
+        if effects:
+            engine.host.goes_on = following is not None
+            for effect in effects:
+                effect()
+            engine.host.goes_on = False
         return following
 
     def _step(self, job: Job[Any]) -> Any:
@@ -236,19 +256,28 @@ class Worker:
         began = clock()
         if began - self._since > LONG_STEP_S:
             _note_long_step(job, began - self._since)
+        slice_s = max(0.0, min(self._slice_s, self.sleepers.until - began))
+        joint = launch.joint
         try:
-            implementation = launch.kernel.implementation(device.kind)
-            done = implementation(device, launch, max(0.0, min(self._slice_s, self.sleepers.until - began)))
+            if joint is None:
+                done = launch.kernel.implementation(device.kind)(device, launch, slice_s)
+            else:
+                done = joint.run(device, slice_s)
         except BaseException as exc:
             job.inbox_error = exc
             done = True
         else:
             if done:
                 job.inbox = launch.result
-        job.quanta += 1
         seconds = clock() - began if launch.measured_s is None else launch.measured_s
-        job.kernel_s += seconds
-        job.joules += seconds * device.watts
+        if joint is None:
+            job.quanta += 1
+            job.kernel_s += seconds
+            job.joules += seconds * device.watts
+        else:
+            _share_out(seconds, device.watts, joint)
+            if done:
+                joint.end()
         return None if done else launch
 
     def _goes_on(self, job: Job[Any], trap: Any, now: float) -> bool:
@@ -264,6 +293,8 @@ class Worker:
             return False
         if job.cancelled is not None and not job.winding_up:
             return True  # and Cancelled is raised at the next step
+        if isinstance(trap, BatchLaunch):
+            return self._offer(job, trap, now)
         if not isinstance(trap, Trap):
             job.inbox_error = foreign_await(trap, job)
             return True
@@ -278,6 +309,71 @@ class Worker:
         job.trap = trap
         job.parked_at = now
         return False
+
+    # Launches that run as one.
+
+    def _may_run_jointly(self, launch: Launch[Any]) -> bool:
+        """Whether others may ride in a launch on this device."""
+        kernel = launch.kernel
+        return isinstance(kernel, BatchKernel) and self.device.kind in kernel.joints
+
+    def _offer(self, job: Job[Any], launch: BatchLaunch[Any], now: float) -> bool:
+        """Under the lock: a job brings a launch that others may ride in. True: it goes on with it, alone."""
+        assert launch.batch is not None
+        job.launch = launch
+        alone = self._scheduler.offer(job.entry, launch.batch, launch.rows, now)
+        if alone:
+            self._lead(job, now)
+        return alone
+
+    def _lead(self, job: Job[Any], now: float) -> None:
+        """Under the lock: a job that was granted the device leads a launch. If that begins now, it gets its
+        members."""
+        launch = job.launch
+        assert isinstance(launch, BatchLaunch)
+        job.trap = None  # it may have ridden in this launch before it came to lead it
+        if launch.joint is not None:
+            return
+        members: list[BatchLaunch[Any]] = []
+        for entry in (job.entry, *job.entry.riders):
+            member = cast(JobEntry, entry).job
+            own = member.launch
+            assert isinstance(own, BatchLaunch)
+            if own.joint is not None:
+                own.joint.leave(own)
+            own.job, own.granted = member, entry.aboard
+            if member is not job:
+                member.trap, member.parked_at = own, now
+            members.append(own)
+        kernel = cast(BatchKernel[..., Any], launch.kernel)
+        kernel.joints[self.device.kind](members)
+
+    def _alight(self, job: Job[Any], now: float) -> None:
+        """Under the lock: the launch that a job led is done; whoever rode in it gets what the job got."""
+        for entry in self._scheduler.alight(job.entry, now):
+            rider = cast(JobEntry, entry).job
+            launch = rider.launch
+            assert launch is not None
+            rider.launch = rider.trap = None
+            rider.inbox, rider.inbox_error = launch.result, job.inbox_error
+
+    def _give_up(self, job: Job[Any], now: float) -> None:
+        """Under the lock: a cancelled job's launch goes no further, before the job's own code runs again."""
+        launch, job.launch = job.launch, None
+        if isinstance(launch, BatchLaunch):
+            if launch.joint is not None:
+                launch.joint.leave(launch)
+            self._scheduler.leave(job.entry, now)
+
+
+def _share_out(seconds: float, watts: float, joint: Joint) -> None:
+    """Books a quantum of a launch to all who run in it: time and energy, by their rows."""
+    rows = sum(launch.granted for launch in joint.members)
+    for launch in joint.members:
+        job, share = launch.job, seconds * launch.granted / rows
+        job.quanta += 1
+        job.kernel_s += share
+        job.joules += share * watts
 
 
 def _note_long_step(job: Job[Any], seconds: float) -> None:

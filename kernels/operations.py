@@ -69,10 +69,15 @@ class Operations(Protocol[M]):
 class Steps(Protocol):
     """Buffers for steps of a program, as those use it who feed it: see `kernels.program.Workspace`."""
 
+    rows: int
+    tail: int
+
     def begin(
-        self, tokens: NDArray[np.int32], positions: NDArray[np.int32], pages: list[NDArray[np.int64]], *,
-        tail: int,
+        self, tokens: NDArray[np.int32] | list[int], positions: NDArray[np.int32] | list[int],
+        pages: list[NDArray[np.int64]], *, tail: int,
     ) -> None: ...  # fmt: skip
+
+    def redirect(self, rows: list[int], table: NDArray[np.int64]) -> None: ...
 
     @property
     def logits(self) -> Floats: ...
@@ -81,3 +86,5 @@ class Steps(Protocol):
     def summaries(self) -> tuple[NDArray[np.int64], Floats]: ...
 
     def logprob(self, row: int, token: int) -> float: ...
+
+    def release(self) -> None: ...

@@ -456,8 +456,8 @@ class Workspace:
 
     def begin(
         self,
-        tokens: NDArray[np.int32],
-        positions: NDArray[np.int32],
+        tokens: NDArray[np.int32] | list[int],
+        positions: NDArray[np.int32] | list[int],
         pages: list[NDArray[np.int64]],
         *,
         tail: int,
@@ -489,6 +489,14 @@ class Workspace:
                 self.state[State.ENDS], self.state[State.END_COUNT] = ends.ctypes.data, len(ends)
         self._ends = ends  # kept alive
 
+    def redirect(self, rows: list[int], table: NDArray[np.int64]) -> None:
+        """Between two pieces of a step: these rows read and write other pages from now on. They go on to be
+        computed, and mean nothing any more.
+        """
+        self.array(Buffer.PAGES).view(np.int64)[rows] = table.ctypes.data
+        for row in rows:
+            self._row_pages[row] = table
+
     def begin_texts(
         self,
         tokens: NDArray[np.int32],
@@ -511,14 +519,22 @@ class Workspace:
         spans[:, 1] = lengths if pooled is None else np.minimum(lengths, pooled)
         self.state[State.LONGEST] = max(lengths)
 
+    def end_burst(self) -> None:
+        """Between two pieces of a burst: it is over with the step under way."""
+        self.state[State.BURST] = min(self.state[State.BURST], self.state[State.MADE] + 1)
+
     @property
-    def made(self) -> tuple[NDArray[np.int32], Floats]:
-        """(tokens, their log-probabilities), [rows, n] each: what a burst made. Of each row all but the last
-        have been read, too.
+    def burst_steps(self) -> int:
+        """How many steps of a burst are done; 0 if this is none."""
+        return int(self.state[State.MADE])
+
+    def made(self, row: int) -> list[tuple[int, float]]:
+        """What a burst made for a row: tokens with their log-probabilities. All but the last have been read,
+        too.
         """
-        count, made = int(self.state[State.TAIL]), int(self.state[State.MADE])
-        words = self.array(Buffer.MADE).view(np.int32).reshape(-1, LONGEST_BURST, 2)[:count, :made]
-        return words[..., 0], words[..., 1].view(np.float32)
+        words = self.array(Buffer.MADE).view(np.int32).reshape(-1, LONGEST_BURST, 2)
+        words = words[row, : self.burst_steps]
+        return list(zip(words[:, 0].tolist(), words[:, 1].view(np.float32).tolist(), strict=True))
 
     @property
     def done_ns(self) -> int:
@@ -548,6 +564,9 @@ class Workspace:
         count = int(self.state[State.TAIL])
         best = self.array(Buffer.SUMMARY).view(np.int64).reshape(-1, 2)[:count, 0]
         return best, self.array(Buffer.SUMMARY).view(np.float32).reshape(-1, 4)[:count, 2]
+
+    def release(self) -> None:
+        """Its memory goes with it."""
 
     def logprob(self, row: int, token: int) -> float:
         """The natural logarithm of a token's probability after tail row `row`."""

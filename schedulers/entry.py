@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from coro_rt.schedulers.qos import QoS
 
 if TYPE_CHECKING:
+    from coro_rt.schedulers.batch import Batch
     from coro_rt.schedulers.ready import Lane
 
 
@@ -35,6 +36,8 @@ class Turn(Enum):
     EXPEDITED = "it was expedited"
     OVERDUE = "it had waited longer than max_wait_s"
     SHARE = "background work had received less than its share"
+    COMPANION = "whoever is next can take it along then"
+    RIDER = "it rides in another one's launch"
 
 
 class Entry:
@@ -47,11 +50,14 @@ class Entry:
     """
 
     __slots__ = (
+        "aboard",
         "background",
+        "batch",
         "deadline",
         "deferred",
         "device",
         "effective_qos",
+        "expected_s",
         "expedited",
         "grant",
         "id",
@@ -64,7 +70,10 @@ class Entry:
         "predicted_seconds_left",
         "qos",
         "ready_since",
+        "riders",
+        "rows",
         "served_s",
+        "spent_s",
         "started",
         "started_at",
         "state",
@@ -118,6 +127,14 @@ class Entry:
         self.effective_qos = qos  # the highest of its own and of its waiters' levels
         self.background = qos is QoS.BACKGROUND  # by the effective level
 
+        # Launches that may run as one: see batch.py. `rows` without `aboard`: a launch that has not begun.
+        self.batch: Batch | None = None  # of its last launch; the next is likely to be of the same
+        self.rows = 0  # that its launch wants
+        self.aboard = 0  # that it has in the launch under way, its own or one that it rides in
+        self.riders: tuple[Entry, ...] = ()  # who rides in its launch
+        self.expected_s = 0.0  # of its launch under way, and what was spent on it
+        self.spent_s = 0.0
+
         # The queue's own: see ready.py.
         self.lane: Lane | None = None
         self.ticket = 0  # of its valid item in a heap; 0: none
@@ -138,7 +155,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a worker may run: `entry`, for `slice_s` seconds before it asks again."""
+    """What a worker may run: `entry`, for `slice_s` seconds before it asks again.
+
+    If the entry begins a launch with others, they are its `riders`.
+    """
 
     entry: Entry
     slice_s: float

@@ -156,6 +156,8 @@ def explain(
             ahead = ahead[: ahead.index(entry)]
         ran = _ran_since(entry.ready_since, grants, now)
     elif entry.state is State.WAITING:
+        if entry.aboard:
+            reason = entry.turn.value
         waits_for, since = known.waiting(entry)
         since_s = 0.0 if since is None else now - since
     running = queue.running

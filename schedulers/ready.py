@@ -20,6 +20,7 @@ from heapq import heapify, heappop, heappush, heapreplace
 from math import inf
 from typing import Any
 
+from coro_rt.schedulers.batch import Batch, Crowd
 from coro_rt.schedulers.entry import Entry, Turn
 
 _Item = tuple[Any, int, Entry]
@@ -51,6 +52,7 @@ class ReadyQueue:
         "background_owed_s",
         "calm",
         "count",
+        "crowds",
         "deferred",
         "due_at",
         "expedited",
@@ -84,6 +86,7 @@ class ReadyQueue:
         self.line = Entry(0)  # both ends of the list of the ready: its `newer` has waited longest
         self.line.older = self.line.newer = self.line
         self.expedited: deque[Entry] = deque()
+        self.crowds: dict[Batch, Crowd] = {}  # of those ready entries whose launches may run as one
         self.deferred: list[tuple[float, int, Entry]] = []  # a heap: those that are put off, until when
         self.lanes: dict[str, Lane] = {}
         self.only_lane: Lane | None = None  # the common case, one tenant, needs no search
@@ -144,6 +147,8 @@ class ReadyQueue:
             heappush(lane.background, (entry.key, ticket, entry))
         else:
             heappush(lane.foreground, (entry.key, ticket, entry))
+        if entry.batch is not None:
+            self._join_crowd(entry, entry.batch)
 
     def defer(self, entry: Entry, until: float) -> None:
         """Puts off a ready entry: it is not granted in turn before a time."""
@@ -180,7 +185,7 @@ class ReadyQueue:
 
     def hand_over(self, entry: Entry, to: Entry, turn: Turn) -> None:
         """The running entry joins the ready, and another goes: `push` and `grant`, with one operation on
-        their heap where `to` is its first."""
+        their heap where `to` is its first. Neither has a batch."""
         lane = to.lane
         assert lane is not None
         heap = lane.background if to.background else lane.foreground
@@ -224,8 +229,11 @@ class ReadyQueue:
         entry.ticket = 0
         if entry.deferred:
             entry.deferred = False
-        elif entry.background:
-            self.background_count -= 1
+        else:
+            if entry.background:
+                self.background_count -= 1
+            if entry.batch is not None:
+                self._leave_crowd(entry, entry.batch)
         self.stale += 1
         if self.stale > self.count + 64:
             self._compact()
@@ -347,8 +355,12 @@ class ReadyQueue:
 
     def charge(self, entry: Entry, seconds: float) -> None:
         """Books service: to the running entry, its slice, its tenant, and what background is owed."""
-        entry.served_s += seconds
         self.used_s += seconds
+        self.charge_rider(entry, seconds)
+
+    def charge_rider(self, entry: Entry, seconds: float) -> None:
+        """The same for one that runs along with it, in its slice."""
+        entry.served_s += seconds
         lane = entry.lane
         assert lane is not None
         lane.vtime += seconds * lane.pace
@@ -367,6 +379,18 @@ class ReadyQueue:
         for lane in self.lanes.values():
             if lane.vtime > self.vtime:
                 self.vtime = lane.vtime
+
+    def _join_crowd(self, entry: Entry, batch: Batch) -> None:
+        crowd = self.crowds.get(batch)
+        if crowd is None:
+            crowd = self.crowds[batch] = Crowd()
+        crowd.where(entry)[entry] = None
+
+    def _leave_crowd(self, entry: Entry, batch: Batch) -> None:
+        crowd = self.crowds[batch]
+        del crowd.where(entry)[entry]
+        if not len(crowd):
+            del self.crowds[batch]
 
     def _next_lane(self) -> Lane | None:
         """The tenant whose turn it is: with foreground work before those without, then by virtual time."""

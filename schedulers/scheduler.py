@@ -17,6 +17,7 @@ from itertools import count
 from math import inf
 from typing import Any
 
+from coro_rt.schedulers.batch import Batch, fill, patience_s, seats, waits_for
 from coro_rt.schedulers.dynamic import Dynamic
 from coro_rt.schedulers.ejection import Ejection, Stopwatch, TooSlow, key_kind
 from coro_rt.schedulers.entry import Entry, Grant, State, Turn
@@ -32,6 +33,7 @@ from coro_rt.schedulers.upcoming import upcoming
 # Looking up a member of an Enum takes as long as a call, so these are named once.
 _READY, _RUNNING = State.READY, State.RUNNING
 _POLICY, _EXPEDITED, _OVERDUE, _SHARE = Turn.POLICY, Turn.EXPEDITED, Turn.OVERDUE, Turn.SHARE
+_COMPANION = Turn.COMPANION
 
 
 class Scheduler:
@@ -76,6 +78,8 @@ class Scheduler:
         self.switches = 0  # grants of a device to another entry than the one before
         self.preemptions = 0  # entries that gave way before their slice was over
         self.decisions = 0  # calls of next and turn
+        self.joint_launches = 0  # launches that somebody rode in
+        self.rides = 0  # and how many did
         self._shares = dict(shares or {})
         self._background_share = background_share
         self._max_wait_s = max_wait_s
@@ -138,8 +142,7 @@ class Scheduler:
             queue.idle()
             return None
         entry, turn = picked
-        queue.grant(entry, turn)
-        return self._granted(queue, entry, now)
+        return self._grant(queue, entry, turn, now)
 
     def turn(self, entry: Entry, seconds: float, now: float) -> Grant | None:
         """Accounts `seconds` to a RUNNING entry that could go on, and decides whether it does: then None.
@@ -152,9 +155,12 @@ class Scheduler:
         queue = lane.queue
         assert queue.running is entry, f"{entry!r} does not run"
         assert seconds >= 0.0, seconds
-        queue.charge(entry, seconds)
-        if self._observes:
-            self._observe(entry, seconds, now)
+        if entry.aboard:
+            self._charge_launch(queue, entry, seconds, now)
+        else:
+            queue.charge(entry, seconds)
+            if self._observes:
+                self._observe(entry, seconds, now)
         self.decisions += 1
         if queue.used_s >= self._slice_s:
             picked = self._successor(queue, entry, now)
@@ -173,14 +179,25 @@ class Scheduler:
                 picked = queue.pick(now) or picked
         entry.state = _READY
         successor, turn = picked
+        if entry.batch is not None or successor.batch is not None:
+            if entry.turn is _COMPANION and not entry.rows:
+                entry.batch = None  # it was expected to bring a launch, and does something else
+            queue.running = None
+            queue.push(entry)
+            return self._grant(queue, successor, turn, now)
         queue.hand_over(entry, successor, turn)
         return self._granted(queue, successor, now)
 
     def ran(self, entry: Entry, seconds: float, now: float) -> None:
-        """Accounts device seconds to a RUNNING entry that leaves the device next; for others see `turn`."""
+        """Accounts device seconds to a RUNNING entry that leaves the device next or whose launch is over; for
+        others see `turn`. A launch's are shared out among those that it runs for, by their rows.
+        """
         assert entry.state is _RUNNING, f"{entry!r} does not run"
         assert seconds >= 0.0, seconds
         assert entry.lane is not None
+        if entry.aboard:
+            self._charge_launch(entry.lane.queue, entry, seconds, now)
+            return
         entry.lane.queue.charge(entry, seconds)
         if self._observes:
             self._observe(entry, seconds, now)
@@ -208,12 +225,51 @@ class Scheduler:
         queue = self._queue(entry.device)
         assert entry.state is State.WAITING, f"{entry!r} does not wait"
         entry.state = _READY
+        if entry.aboard:
+            _get_off(entry)
+            entry.rows = 0
         unlink(entry)
         assert entry.lane is not None
         entry.lane.entries -= 1
         entry.lane = queue.lane(entry.tenant)
         entry.lane.entries += 1
         return self._enqueue(entry, now)
+
+    def offer(self, entry: Entry, batch: Batch, rows: int, now: float) -> bool:
+        """A RUNNING entry has a launch of so many rows, and others may ride in it. True: it begins it alone.
+
+        False: it is READY, and others may go first, so that they can ride in it or it in theirs. It rides as
+        WAITING for the one that leads, who inherits its urgency; a cancel may `expedite` it out of there.
+        """
+        assert rows > 0, rows
+        assert entry.lane is not None
+        queue = entry.lane.queue
+        assert queue.running is entry, f"{entry!r} does not run"
+        entry.batch, entry.rows = batch, rows
+        if batch not in queue.crowds:
+            self._board(queue, entry, now)
+            return True
+        queue.running = None
+        entry.state = _READY
+        self._enqueue(entry, now)
+        return False
+
+    def alight(self, entry: Entry, now: float) -> tuple[Entry, ...]:
+        """The launch of a RUNNING entry is over. Returns those who rode in it, now READY."""
+        assert entry.state is _RUNNING, f"{entry!r} does not run"
+        riders, entry.riders = entry.riders, ()
+        for rider in riders:
+            rider.rows = rider.aboard = 0
+            self.wake(rider, now)
+        entry.rows = entry.aboard = 0
+        return riders
+
+    def leave(self, entry: Entry, now: float) -> Entry | None:
+        """A RUNNING entry gives up its launch, begun or not: it was cancelled. The most urgent of its riders
+        leads now, READY, and is returned."""
+        assert entry.state is _RUNNING, f"{entry!r} does not run"
+        entry.rows = 0
+        return self._hand_over(entry, now)
 
     def done(self, entry: Entry, now: float) -> None:
         """RUNNING to DONE; an entry that has not started may leave from NEW or READY.
@@ -223,6 +279,7 @@ class Scheduler:
         assert entry.state is _RUNNING or not entry.started, (
             f"{entry!r} has started: expedite it, then let it run"
         )
+        assert not entry.riders, f"{entry!r} leads a launch: alight, or leave it"
         if entry.state is _RUNNING:
             self._leave_device(entry)
         elif entry.state is _READY:
@@ -231,7 +288,7 @@ class Scheduler:
         known = entry.state is not State.NEW
         entry.state = State.DONE
         release(entry)
-        entry.grant = None
+        entry.grant = entry.batch = None
         if known:
             del self._entries[entry]
             assert entry.lane is not None
@@ -346,6 +403,20 @@ class Scheduler:
         if entry.waiters or entry.effective_qos is not entry.qos:
             inherit(entry)
 
+    def _grant(self, queue: ReadyQueue, entry: Entry, turn: Turn, now: float) -> Grant:
+        """READY to RUNNING, for the entry that was picked, or for one that it takes along then."""
+        begins = entry.rows > 0 and not entry.aboard and turn is not _EXPEDITED
+        if begins:
+            companion = self._companion(queue, entry, now)
+            if companion is not None:
+                entry, turn, begins = companion, _COMPANION, False
+        queue.grant(entry, turn)
+        if begins:
+            self._board(queue, entry, now)
+        elif turn is _COMPANION and entry.aboard:
+            queue.turn = _POLICY  # to end a launch it gives way like anybody; to bring one it keeps a slice
+        return self._granted(queue, entry, now)
+
     def _granted(self, queue: ReadyQueue, entry: Entry, now: float) -> Grant:
         """READY to RUNNING, for an entry that its queue has let go."""
         if self._judges and queue.turn is _OVERDUE and queue.only_lane is not None:
@@ -370,6 +441,83 @@ class Scheduler:
         assert entry.lane.queue.running is entry, f"{entry!r} does not run"
         entry.lane.queue.running = None
 
+    # Launches that run as one.
+
+    def _companion(self, queue: ReadyQueue, leader: Entry, now: float) -> Entry | None:
+        """Who is granted the device before a READY entry that is to begin a launch, so as to ride in it."""
+        assert leader.batch is not None
+        crowd = queue.crowds.get(leader.batch)
+        if crowd is None:  # it is overdue, and was put off
+            return None
+        if crowd.between:
+            companion = min(crowd.between, key=lambda entry: (patience_s(entry, now), entry.key))
+            if len(crowd.pending) <= seats(leader, companion, now):
+                return companion
+        return next((other for other in crowd.suspended if waits_for(leader, other, now)), None)
+
+    def _board(self, queue: ReadyQueue, leader: Entry, now: float) -> None:
+        """A RUNNING entry begins its launch, with those others that may ride in it."""
+        assert leader.batch is not None
+        crowd = queue.crowds.get(leader.batch)
+        others: list[Entry] = []
+        if crowd is not None:
+            others += crowd.pending
+            for other in crowd.suspended:
+                # a single row of a suspended launch loses little by starting again
+                others += (
+                    member
+                    for member in (*other.riders, other)
+                    if member.aboard == 1 and patience_s(leader, now) < patience_s(member, now)
+                )
+        members = fill(leader, others, now) if others else {leader: min(leader.rows, leader.batch.rows)}
+        riders = [rider for rider in members if rider is not leader]
+        for rider in riders:
+            if rider.state is _READY:
+                queue.take(rider)
+                rider.waited_s += now - rider.ready_since
+                rider.state = State.WAITING
+                self._hand_over(rider, now)
+            else:
+                _get_off(rider)
+                unlink(rider)
+            rider.turn = Turn.RIDER
+            link(rider, leader)
+        for entry, rows in members.items():
+            entry.aboard = rows
+        leader.riders = tuple(riders)
+        leader.spent_s = 0.0
+        leader.expected_s = leader.batch.seconds(sum(members.values()))
+        self.joint_launches += bool(riders)
+        self.rides += len(riders)
+
+    def _charge_launch(self, queue: ReadyQueue, leader: Entry, seconds: float, now: float) -> None:
+        leader.spent_s += seconds
+        queue.used_s += seconds
+        each_s = seconds / (leader.aboard + sum(rider.aboard for rider in leader.riders))
+        for entry in (leader, *leader.riders):
+            queue.charge_rider(entry, each_s * entry.aboard)
+            if self._observes:
+                self._observe(entry, each_s * entry.aboard, now)
+
+    def _hand_over(self, entry: Entry, now: float) -> Entry | None:
+        """An entry that is in no queue gives up its launch. Returns who leads it now, if it had riders."""
+        riders, entry.riders = entry.riders, ()
+        entry.aboard = 0
+        if not riders:
+            return None
+        heir = min(riders, key=lambda rider: rider.key)
+        for rider in riders:
+            unlink(rider)
+        heir.riders = tuple(rider for rider in riders if rider is not heir)
+        heir.expected_s, heir.spent_s = entry.expected_s, entry.spent_s
+        heir.state = _READY
+        heir.ready_since = now
+        assert heir.lane is not None
+        heir.lane.queue.push(heir)  # with the key that it had, as if it had not ridden
+        for rider in heir.riders:
+            link(rider, heir)
+        return heir
+
     # Who goes before whom.
 
     def _successor(self, queue: ReadyQueue, entry: Entry, now: float) -> tuple[Entry, Turn] | None:
@@ -383,6 +531,8 @@ class Scheduler:
             return picked
         if queue.background_owed_s > 0.0 and not entry.background and queue.owes_background():
             return other, _SHARE  # background it is: else `pick` had said so
+        if other.batch is not None and waits_for(other, entry, now):
+            return None
         same_lane = other.lane is entry.lane
         if not same_lane or entry.background:
             order = queue.compare_tenants(other, entry)
@@ -420,6 +570,8 @@ class Scheduler:
 
     def _preempts(self, queue: ReadyQueue, candidate: Entry, running: Entry, now: float) -> bool:
         """Whether a candidate takes the device from the running entry within its slice."""
+        if candidate.batch is not None and waits_for(candidate, running, now):
+            return False
         order = 0
         if candidate.lane is not running.lane or running.background:
             order = queue.compare_tenants(candidate, running)
@@ -545,6 +697,14 @@ class Scheduler:
         self._adopt(Dynamic(), now)
         if self._on_ejected is not None:
             self._on_ejected(Ejection(ejected.name, hook, entry, reason, now))
+
+
+def _get_off(rider: Entry) -> None:
+    """A rider leaves the launch that it rides in, to be unlinked from its leader."""
+    leader = rider.waits_on
+    assert leader is not None
+    leader.riders = tuple(other for other in leader.riders if other is not rider)
+    rider.aboard = 0
 
 
 def _raised(error: Exception) -> str:

@@ -1,46 +1,30 @@
-"""Several sequences decoded as one batch, by a job that fills the steps itself: one row each.
-
-There is no public call for batches yet, so this is the level of programs: `Workspace.begin` with rows of
-different sequences. The steps run on the runtime's gang as all others do.
-"""
+"""Several texts written at once, each by a generation of its own: batching as applications get it."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence as Tokens
 
-import numpy as np
+import anyio
 
-from coro_rt.llm.generate import PREFILL_CHUNK, step
-from coro_rt.llm.model import Model
+from coro_rt.llm.model import LLM
 
 
-async def decode(model: Model, count: int, ids: Tokens[int], tokens: int) -> float:
-    """A job: greedy tokens per second of `count` sequences together, after prompts of `len(ids)` tokens."""
-    sequences = [model.new_sequence() for _ in range(count)]
-    try:
-        with model.counted():
-            for nth, sequence in enumerate(sequences):
-                sequence.make_room(len(ids) + tokens)
-                prompt = np.roll(np.array(ids, np.int32), nth)  # each a text of its own
-                with model.workspace(PREFILL_CHUNK) as workspace:
-                    for start in range(0, len(ids), PREFILL_CHUNK):
-                        chunk = prompt[start : start + PREFILL_CHUNK]
-                        positions = np.arange(start, start + len(chunk), dtype=np.int32)
-                        workspace.begin(chunk, positions, [sequence.table] * len(chunk), tail=0)
-                        await step(model.program, workspace)
-            tables = [sequence.table for sequence in sequences]
-            newest = np.array([ids[-1 - nth % len(ids)] for nth in range(count)], np.int32)
-            with model.workspace(count, every_token=True) as workspace:
-                began = 0.0
-                for nth in range(tokens):
-                    positions = np.full(count, len(ids) + nth, np.int32)
-                    workspace.begin(newest, positions, tables, tail=count)
-                    await step(model.program, workspace)
-                    newest = workspace.summaries[0].astype(np.int32)
-                    if nth == 0:
-                        began = time.perf_counter()
-                return count * (tokens - 1) / (time.perf_counter() - began)
-    finally:
-        for sequence in sequences:
-            sequence.release()
+async def decode(llm: LLM, count: int, ids: Tokens[int], tokens: int) -> float:
+    """Greedy tokens per second of `count` generations together, after prompts of `len(ids)` tokens.
+
+    Counted from the first token of all to the last, so some of what the others' prompts take is in it.
+    """
+    arrivals: list[list[float]] = [[] for _ in range(count)]
+
+    async def one(nth: int) -> None:
+        prompt = [*ids[nth:], *ids[:nth]]  # each a text of its own
+        async with llm.generate(prompt, max_tokens=tokens, ignore_eos=True) as stream:
+            async for _ in stream:
+                arrivals[nth].append(time.perf_counter())
+
+    async with anyio.create_task_group() as group:
+        for nth in range(count):
+            group.start_soon(one, nth)
+    began, ended = min(times[0] for times in arrivals), max(times[-1] for times in arrivals)
+    return count * (tokens - 1) / (ended - began)

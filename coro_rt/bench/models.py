@@ -59,12 +59,12 @@ async def measure(wanted: Wanted, peers: Peers) -> Report:
             for row in report.rows[first:]:  # the best of all looks
                 row.limit = weights.decoding(limits) if wanted.tokens else weights.reading(limits)
             if wanted.batch:
-                report.rows += await _batched(wanted, runtime, llm, limits, weights, report.notes)
+                report.rows += await _batched(wanted, llm, limits, weights, report.notes)
     for context in wanted.contexts:
         rates = {
             row.threads: median(row.ours)
             for row in report.rows
-            if row.context == context and not row.what.endswith("(programs)")
+            if row.context == context and not row.what.endswith("at once")
         }
         if {1, 2} <= rates.keys():
             times = rates[2] / rates[1]
@@ -102,22 +102,16 @@ async def _one(
     ] or [row(name, [])]
 
 
-async def _batched(
-    wanted: Wanted, runtime: coro_rt.Runtime, llm: LLM, limits: Limits, weights: Weights, notes: list[str]
-) -> list[Row]:
-    """One sequence and `wanted.batch` of them, at the level of programs."""
+async def _batched(wanted: Wanted, llm: LLM, limits: Limits, weights: Weights, notes: list[str]) -> list[Row]:
+    """One generation and `wanted.batch` of them at once."""
     rows = []
     for context in wanted.contexts:
         ids = text_ids(llm, context, context)
         counts = (1, wanted.batch)
-        model = llm._open()  # the bench is no application: it looks inside
-        samples = [
-            partial(runtime.run, batch.decode, model, count, ids, wanted.tokens, device="cpu")
-            for count in counts
-        ]
+        samples = [partial(batch.decode, llm, count, ids, wanted.tokens) for count in counts]
         found = await in_turns(samples, wanted.repeat)
         for count, rates in zip(counts, found, strict=True):
-            what = f"decode, {count} sequence{'s'[: count > 1]} in a batch (programs)"
+            what = f"decode, {count} sequence{'s'[: count > 1]} at once"
             rows.append(
                 Row(
                     what, "tokens/s", rates, model=llm.name, format=weights.format, threads=limits.threads,

@@ -127,7 +127,7 @@ def kernels(
 )  # fmt: skip
 @click.option(
     "--batch", type=click.IntRange(2, 1024), metavar="N",
-    help="Also N sequences decoded as one batch.",
+    help="Also N generations at once, which share steps.",
 )  # fmt: skip
 @click.option("--beside-busy", is_flag=True, help="Also beside one busy loop pinned to one core.")
 @_common

@@ -1,16 +1,14 @@
 """All of it, in order: the sections, how much each measures in full and in a quick run, and the result.
 
-A timeline of the scene comes last, from a short round of each driver that is recorded: it is for the picture,
+A timeline of the scene comes last, from a short round of each driver that is watched: it is for the picture,
 and no figure is taken from it.
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 from coro_rt.bench.machine import describe
@@ -32,10 +30,10 @@ from coro_rt.compare.claims import judge
 from coro_rt.compare.drivers import DRIVERS, Driver
 from coro_rt.compare.hosts import run_on
 from coro_rt.compare.statistics import Figures, Noise, Probe
+from coro_rt.compare.timeline import Timeline
+from coro_rt.instruments import Instrument
 from coro_rt.schedulers.outcome import Outcome
 from coro_rt.trace.events import TraceEvents
-from coro_rt.trace.reader import Trace
-from coro_rt.trace.recorded import Recorded
 
 Tick = Callable[[str], object]
 
@@ -225,22 +223,20 @@ class Comparison:
     def _timeline(self, tick: Tick) -> list[tuple[str, Outcome]]:
         found = []
         setting = scene.Setting(self._setting.model, rounds=1, window_s=TIMELINE_S)
-        with tempfile.TemporaryDirectory() as folder:
-            for driver in DRIVERS:
-                if driver.key in ("threads", "fair", "dynamic"):
-                    tick(f"timeline: {driver.title}")
-                    file = Path(folder) / f"{driver.key}.trace"
-                    one = scene.Round(setting, 0)
-                    run_on(
-                        "trio", _recorded, one, driver, file, self._trace if driver.key == "dynamic" else None
-                    )
-                    found.append((driver.title, Recorded(Trace(file), spans=True).outcome))
+        for driver in DRIVERS:
+            if driver.key in ("threads", "fair", "dynamic"):
+                tick(f"timeline: {driver.title}")
+                timeline = Timeline()
+                instruments: list[Instrument] = [timeline]
+                if self._trace is not None and driver.key == "dynamic":
+                    instruments.append(TraceEvents(self._trace))
+                run_on("trio", _watched, scene.Round(setting, 0), driver, instruments)
+                found.append((driver.title, timeline.outcome(driver.policy)))
         return found
 
 
-async def _recorded(one: scene.Round, driver: Driver, file: Path, trace: str | None) -> None:
-    instruments = [] if trace is None else [TraceEvents(trace)]
-    await scene.play(None, one, driver, record=file, instruments=instruments)
+async def _watched(one: scene.Round, driver: Driver, instruments: list[Instrument]) -> None:
+    await scene.play(None, one, driver, instruments=instruments)
 
 
 SECTIONS: dict[str, Callable[[Comparison, Tick], None]] = {

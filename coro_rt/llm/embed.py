@@ -21,8 +21,8 @@ from coro_rt.memory import MemoryBudget
 from coro_rt.traps import current_job
 
 from . import bert
-from .generate import step
 from .loaded import Loaded
+from .step import step
 from .wordpiece import WordPiece
 
 __all__ = ["EncoderModel", "checked_texts", "embed"]
@@ -93,12 +93,12 @@ async def embed(model: EncoderModel, texts: list[str], *, truncate: bool) -> Flo
             tables = np.split(addresses[: ends[-1]], ends[:-1])
             # a guess: the texts to come are as long as these
             expected = tokens * (len(texts) - done) // len(batch)
-            current_job().predict(model.pace.seconds(expected, 0))
+            current_job().predict(model.pace.left_s(expected, 0))
             ids = np.concatenate([np.array(ids, np.int32) for ids in batch])
             workspace.begin_texts(ids, lengths, tables, pooled=model.sizes.pooled)
             before = entry.served_s
             await step(model.program, workspace)
-            model.pace.learn(max(tokens, 2), entry.served_s - before)
+            model.pace.learn(tokens, entry.served_s - before)
             result[done : done + len(batch)] = workspace.pooled
             done += len(batch)
     return result

@@ -40,6 +40,11 @@ class Loaded:
             yield
         finally:
             self.jobs.discard(job)
+            if not self.jobs:
+                self.idle()
+
+    def idle(self) -> None:
+        """The last job has ended: what was kept for the next one is given back."""
 
 
 def closed_error(name: str) -> RuntimeClosed:

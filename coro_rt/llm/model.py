@@ -29,7 +29,7 @@ from coro_rt.errors import (
 from coro_rt.job import Job
 from coro_rt.kernels.formats import Floats
 from coro_rt.kernels.operations import Steps
-from coro_rt.kernels.program import Program, Workspace
+from coro_rt.kernels.program import LONGEST_BURST, Program, Workspace
 from coro_rt.memory import MemoryBudget, Reservation
 from coro_rt.stream import Stream
 
@@ -47,7 +47,9 @@ from .sampling import SamplingParams
 from .sequence import Sequence
 from .template import ChatTemplate
 from .tokenizer import Tokenizer
+from .turnaround import Turnaround
 from .wordpiece import WordPiece
+from .workspaces import Workspaces
 
 if TYPE_CHECKING:
     from coro_rt.runtime import Runtime
@@ -76,9 +78,12 @@ class Model(Loaded):
     ) -> None:
         super().__init__(context, threads, budget, name)
         self.program, self.sizes, self.tokenizer, self.template = program, sizes, tokenizer, template
+        self.workspaces = Workspaces(sizes.widths, sizes.kv, threads, budget)
+        self.turnaround = Turnaround()
+        self.ends = np.array(sorted(tokenizer.eos_ids), np.int32)
 
     def new_sequence(self) -> Sequence:
-        return Sequence(self.sizes.kv, self._budget)
+        return Sequence(self.sizes.kv, self._budget, self.workspaces.clear)
 
     @contextmanager
     def lend(self, answer: list[str]) -> Iterator[Sequence]:
@@ -92,12 +97,24 @@ class Model(Loaded):
             sequence.release()
 
     @contextmanager
-    def workspace(self, rows: int, *, every_token: bool = False) -> Iterator[Steps]:
-        """Buffers for steps of up to `rows` tokens, with logits for the last one or for each."""
-        shape = {"rows": rows, "tail": rows if every_token else 1, "threads": self._threads}
+    def logits(self, *, wanted: bool) -> Iterator[Floats | None]:
+        """For a job that draws: room for one row of logits."""
+        if not wanted:
+            yield None
+            return
+        with self._budget.reserve(self.sizes.vocabulary * 4, "a row of logits"):
+            yield np.empty(self.sizes.vocabulary, np.float32)
+
+    @contextmanager
+    def workspace(self, rows: int) -> Iterator[Steps]:
+        """A job's own buffers, for steps of up to `rows` tokens with logits for each."""
+        shape = {"rows": rows, "tail": rows, "threads": self._threads}
         nbytes = Workspace.nbytes_of(self.sizes.widths, **shape)
         with self._budget.reserve(nbytes, f"a step of {rows} tokens"):
             yield Workspace(self.sizes.widths, **shape)
+
+    def idle(self) -> None:
+        self.workspaces.clear()
 
 
 class LLM:
@@ -125,7 +142,8 @@ class LLM:
     def generate(
         self, prompt: str | Tokens[int], *, max_tokens: int = 256, temperature: float = 0.0, top_k: int = 0,
         top_p: float = 1.0, repetition_penalty: float = 1.0, seed: int = 0, stop: str | Tokens[str] = (),
-        ignore_eos: bool = False, buffer: int = 16, device: str | None = None, _lender: Turn | None = None,
+        ignore_eos: bool = False, buffer: int = LONGEST_BURST, device: str | None = None,
+        _lender: Turn | None = None,
     ) -> Stream[Token]:  # fmt: skip
         """Stream what the model puts after `prompt` (text, or token ids).
 
@@ -143,7 +161,10 @@ class LLM:
             model, prompt_ids(model, prompt), max_tokens, sampling, stop, ignore_eos=ignore_eos
         )
         placed = self._device if device is None else self._checked_device(device)
-        return self._runtime.stream(generate, model, request, _lender or model, buffer=buffer, device=placed)
+        return Stream(
+            self._runtime, generate, (model, request, _lender or model), buffer=buffer, device=placed,
+            batch=model.pace,
+        )  # fmt: skip
 
     def chat(self, messages: str | Tokens[Message], **options: Any) -> Stream[Token]:
         """Stream the answer to a question, or to a list of {"role": ..., "content": ...}. Options as for

@@ -34,7 +34,7 @@ MOST_EVENTS = 2_000_000
 
 _PID, _HOST = 1, 0
 
-_SUBMITTED, _WOKEN, _RUNS, _GIVES_WAY, _WAITS, _ENDED, _LAUNCH, _LAUNCH_LEFT, _MEMORY = range(9)
+_SUBMITTED, _WOKEN, _RUNS, _GIVES_WAY, _WAITS, _ENDED, _LAUNCH, _LAUNCH_LEFT, _MEMORY, _RIDES = range(10)
 
 Note = tuple[int, float, int, Any]  # what, when, the job's number, more
 
@@ -62,6 +62,9 @@ class TraceEvents(Instrument):
     def job_submitted(self, job: Job[Any], now: float) -> None:
         entry = job.entry
         self._note(_SUBMITTED, now, job, (entry.name, entry.qos.name, entry.tenant, entry.device, _on()))
+
+    def job_rides(self, job: Job[Any], leader: Job[Any], now: float) -> None:
+        self._note(_RIDES, now, job)
 
     def job_wakes(self, job: Job[Any], now: float) -> None:
         self._note(_WOKEN, now, job, _on())
@@ -156,8 +159,9 @@ def _events(notes: list[Note], devices: list[str], began: float) -> Iterator[dic
                 verb = "submit" if what == _SUBMITTED else "wake"
                 yield _event("X", ts, _HOST, f"{verb} {job.name}", cat="host", dur=1, args={"job": number})
             yield _event("s", ts, source, "ready", cat="ready", id=arrows)
-        elif what == _RUNS:
-            job.ran_since = ts
+        elif what in (_RUNS, _RIDES):
+            if what == _RUNS:
+                job.ran_since = ts
             if job.arrow is not None:
                 yield _event("f", ts, track, "ready", cat="ready", id=job.arrow, bp="e")
                 job.arrow = None
@@ -177,9 +181,9 @@ def _events(notes: list[Note], devices: list[str], began: float) -> Iterator[dic
             ready[job.device] -= 1
         if what in (_SUBMITTED, _WOKEN, _GIVES_WAY):
             ready[job.device] += 1
-        elif what == _RUNS:
+        elif what in (_RUNS, _RIDES):
             ready[job.device] -= 1
-        if what in (_SUBMITTED, _WOKEN, _RUNS, _ENDED):
+        if what in (_SUBMITTED, _WOKEN, _RUNS, _RIDES, _ENDED):
             yield _event("C", ts, track, f"ready on {job.device}", args={"jobs": ready[job.device]})
         if what == _ENDED:
             yield _event("e", ts, _HOST, job.name, cat="job", id=number, args={"error": more})

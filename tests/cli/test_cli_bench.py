@@ -69,8 +69,8 @@ def test_decode_has_a_row_for_each_setting(coro_rt_cli, tiny_file):
     assert plain == [(1, 3), (1, 20), (2, 3), (2, 20)]
     batches = [row["what"] for row in rows if row["threads"] == 2 and row["context"] == 3][1:]
     assert batches == [
-        "decode, 1 sequence in a batch (programs)",
-        "decode, 3 sequences in a batch (programs)",
+        "decode, 1 sequence at once",
+        "decode, 3 sequences at once",
     ]
     assert all(row["model"] == "tiny" and row["format"] == "Q4_1" and row["limit"] > 0 for row in rows)
     assert "a batch of 3 makes" in ended.err

@@ -67,13 +67,11 @@ def test_a_quick_run_judges_every_claim_and_keeps_every_sample(coro_rt_cli, tiny
     whos = {figure["who"] for figure in found["micro"]["figures"]}
     assert {"coro_rt", "asyncio", "uvloop", "trio", "threads, Event", "threads, Lock", "thread pool"} <= whos
 
-    assert {event["ph"] for event in json.loads(trace.read_text())["traceEvents"]} >= {
-        "M",
-        "X",
-        "s",
-        "f",
-        "C",
-    }
+    events = json.loads(trace.read_text())["traceEvents"]
+    assert {event["ph"] for event in events} == {"M", "X", "s", "f", "C", "b", "e"}
+    ready = [event["args"]["jobs"] for event in events if event["name"].startswith("ready on")]
+    assert min(ready) == ready[-1] == 0  # those who shared steps with others were counted too
+
     page = report.read_text()
     assert page.count("<svg") >= 6
     assert not re.search(r'(?:src|href)="(?!data:|#)', page)  # nothing is fetched

@@ -229,9 +229,9 @@ def test_a_burst_makes_the_tokens_that_single_steps_make(threads: int, preempted
             gang.preempt[0] = preempted
             outcome = gang.run(MODEL, workspace)
             if outcome is Outcome.DONE:
-                tokens, logprobs = workspace.made
-                assert np.all(logprobs <= 0)
-                made += [list(column) for column in tokens.T]
+                rows = [workspace.made(row) for row in range(2)]
+                assert all(logprob <= 0 for row in rows for _, logprob in row)
+                made += [[token for token, _ in column] for column in zip(*rows, strict=True)]
         assert [list(one[:count]) for one in zip(*made, strict=True)] == [singly(s, count) for s in starts]
     finally:
         gang.close()
@@ -246,8 +246,7 @@ def test_a_burst_is_over_with_the_first_row_that_ends() -> None:
     workspace = Workspace(WIDTHS, rows=1, tail=1, threads=1)
     workspace.begin(TOKENS[40:41], np.array([40], np.int32), [run.table], tail=1, burst=20, ends=ends)
     assert run.gang.run(MODEL, workspace) is Outcome.DONE
-    tokens, _ = workspace.made
-    assert tokens.tolist() == [want[: first + 1]]
+    assert [token for token, _ in workspace.made(0)] == want[: first + 1]
     assert 0 < workspace.done_ns <= time.monotonic_ns()
 
 

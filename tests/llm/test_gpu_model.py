@@ -13,8 +13,8 @@ from coro_rt import QoS, Runtime, open_runtime, qos
 from coro_rt.devices.gpu import GpuDevice
 from coro_rt.devices.gpu.program import When
 from coro_rt.errors import DeviceError, MemoryBudgetExceeded, UnsupportedModel
-from coro_rt.llm.generate import _advance
 from coro_rt.llm.model import LLM, Model
+from coro_rt.llm.step import step
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu")]
 
@@ -146,10 +146,14 @@ async def test_what_it_cannot_do_is_said(tiny_path: Path) -> None:
 async def best_of(model: Model, case: dict[str, Any]) -> list[int]:
     """A job: our best token at each of llama.cpp's positions, fed with llama.cpp's tokens."""
     fed, best = case["prompt_tokens"] + case["tokens"][:-1], list[int]()
-    with model.counted(), model.lend([]) as sequence, model.workspace(32, every_token=True) as workspace:
+    with model.counted(), model.lend([]) as sequence, model.workspace(32) as workspace:
         for start in range(0, len(fed), 32):
             chunk = fed[start : start + 32]
-            await _advance(model, sequence, chunk, workspace, tail=len(chunk))
+            sequence.make_room(start + len(chunk))
+            positions = list(range(start, start + len(chunk)))
+            workspace.begin(chunk, positions, [sequence.table] * len(chunk), tail=len(chunk))
+            await step(model.program, workspace)
+            sequence.tokens.extend(chunk)
             best += workspace.summaries[0].tolist()
     return best[len(case["prompt_tokens"]) - 1 :]
 

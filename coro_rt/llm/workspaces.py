@@ -6,6 +6,7 @@ each that gave way to another.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -19,13 +20,15 @@ from coro_rt.memory import MemoryBudget, Reservation
 
 __all__ = ["Workspaces"]
 
-_KEPT = 2  # idle ones: for a step, and for one that interrupts it
+_KEPT = 2  # idle ones for each worker: for a step, and for one that interrupts it
 
 
 class Workspaces:
-    """Touched by the worker that runs the model's steps, and by nobody else."""
+    """Lent and given back by the workers of the devices that run the model's steps, most often one."""
 
     def __init__(self, widths: Widths, kv: KVShape, threads: int, budget: MemoryBudget) -> None:
+        self._lock = threading.Lock()
+        self._workers: set[int] = set()  # that have come for one, by their threads
         self._widths, self._kv, self._threads, self._budget = widths, kv, threads, budget
         self._idle: list[Steps] = []
         self._reservations: dict[Steps, Reservation] = {}
@@ -36,6 +39,41 @@ class Workspaces:
 
         Raises MemoryBudgetExceeded if there is not even room for one token.
         """
+        with self._lock:
+            self._workers.add(threading.get_ident())
+            return self._lend(rows, tail)
+
+    def give_back(self, workspace: Steps) -> None:
+        """After its step."""
+        with self._lock:
+            self._idle.append(workspace)
+            if len(self._idle) > _KEPT * len(self._workers):
+                smallest = min(self._idle, key=_size)
+                self._idle.remove(smallest)
+                self._discard(smallest)
+
+    def nowhere(self) -> NDArray[np.int64]:
+        """A table of pages for rows that go on without their sequence: one page, which nobody reads, over and
+        over. Raises MemoryBudgetExceeded."""
+        with self._lock:
+            if self._nowhere is None:
+                page, give_back = self._spare_page()
+                self._nowhere = (
+                    np.full(-(-self._widths.context // PAGE_POSITIONS), page, np.int64), give_back,
+                )  # fmt: skip
+            return self._nowhere[0]
+
+    def clear(self) -> None:
+        """Give back what no step is using."""
+        with self._lock:
+            for workspace in self._idle:
+                self._discard(workspace)
+            self._idle.clear()
+            if self._nowhere is not None and not self._reservations:
+                self._nowhere[1]()
+                self._nowhere = None
+
+    def _lend(self, rows: int, tail: int) -> Steps:
         fitting = [one for one in self._idle if one.rows >= rows and one.tail >= tail]
         if fitting:
             found = min(fitting, key=_size)
@@ -55,31 +93,6 @@ class Workspaces:
                 except MemoryBudgetExceeded:
                     continue
             raise error from None
-
-    def give_back(self, workspace: Steps) -> None:
-        """After its step."""
-        self._idle.append(workspace)
-        if len(self._idle) > _KEPT:
-            smallest = min(self._idle, key=_size)
-            self._idle.remove(smallest)
-            self._discard(smallest)
-
-    def nowhere(self) -> NDArray[np.int64]:
-        """A table of pages for rows that go on without their sequence: one page, which nobody reads, over and
-        over. Raises MemoryBudgetExceeded."""
-        if self._nowhere is None:
-            page, give_back = self._spare_page()
-            self._nowhere = np.full(-(-self._widths.context // PAGE_POSITIONS), page, np.int64), give_back
-        return self._nowhere[0]
-
-    def clear(self) -> None:
-        """Give back what no step is using."""
-        for workspace in self._idle:
-            self._discard(workspace)
-        self._idle.clear()
-        if self._nowhere is not None and not self._reservations:
-            self._nowhere[1]()
-            self._nowhere = None
 
     def _new(self, rows: int, tail: int) -> Steps:
         reservation = self._budget.reserve(self._nbytes(rows, tail), f"a step of {rows} tokens")

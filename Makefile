@@ -29,6 +29,7 @@ bench: $(VENV)/bench.stamp
 	$(BIN)/coro-rt bench decode --peer llama.cpp --batch 4 --beside-busy
 	$(BIN)/coro-rt bench prefill --peer llama.cpp
 	$(BIN)/coro-rt bench respond --peer llama.cpp
+	$(BIN)/coro-rt compare --report comparison.html
 	$(BIN)/python benchmarks/run.py
 
 # llama.cpp compiled for this machine, the second peer of `make bench`: it takes some ten minutes, and a C++ compiler.
@@ -39,7 +40,7 @@ bench-peer:
 $(VENV)/demo.stamp: EXTRA :=
 $(VENV)/test.stamp: EXTRA := [test]
 $(VENV)/check.stamp: EXTRA := [check]
-$(VENV)/bench.stamp: EXTRA := [bench]
+$(VENV)/bench.stamp: EXTRA := [bench,report]
 
 $(VENV)/%.stamp: $(PACKAGE) | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.$(EXTRA)'

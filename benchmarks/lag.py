@@ -18,8 +18,8 @@ import numpy as np
 import coro_rt
 from coro_rt.bench.measure import Claim, Report, Row
 from coro_rt.bench.prompts import text_ids
+from coro_rt.compare.hosts import run_on
 
-from .hosts import run_on
 from .options import Options
 
 SLEEP_S = 0.001

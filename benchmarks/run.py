@@ -1,6 +1,6 @@
 """The command: run benchmarks, print tables, keep every sample as JSON.
 
-python -m benchmarks.run all of them python -m benchmarks.run --only switch --json out.json
+python -m benchmarks.run --json out.json
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if not __package__:  # started as a file
 import click
 from rich.console import Console
 
-from benchmarks.hosts import BACKENDS
 from benchmarks.options import Options
 from coro_rt.bench.machine import describe, line
 from coro_rt.bench.measure import Report
 from coro_rt.bench.table import show
+from coro_rt.compare.hosts import BACKENDS
 
-NAMES = ("lag", "switch", "decisions")
+NAMES = ("lag",)
 
 
 @click.command()

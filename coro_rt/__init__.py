@@ -36,6 +36,7 @@ from coro_rt.errors import (
     WrongContext,
 )
 from coro_rt.handle import JobHandle
+from coro_rt.instruments import Instrument
 from coro_rt.job import Job
 from coro_rt.kernel import Kernel, Launch, kernel
 from coro_rt.ledger import Ledger
@@ -50,6 +51,7 @@ from coro_rt.snapshot import DeviceSnapshot, JobSnapshot, Snapshot
 from coro_rt.stats import Stats
 from coro_rt.stream import Outlet, Stream
 from coro_rt.sync import Event, Lock
+from coro_rt.trace.events import TraceEvents
 from coro_rt.traps import checkpoint, current_job, move_to, sleep, spawn
 
 __all__ = [
@@ -64,6 +66,7 @@ __all__ = [
     "Event",
     "Explanation",
     "HostObjectError",
+    "Instrument",
     "Job",
     "JobCancelled",
     "JobHandle",
@@ -94,6 +97,7 @@ __all__ = [
     "Stats",
     "Stream",
     "TemplateError",
+    "TraceEvents",
     "TraceFileError",
     "UnsupportedModel",
     "WrongContext",

@@ -20,6 +20,7 @@ from coro_rt.admission import Admission, Ticket
 from coro_rt.devices.base import Device
 from coro_rt.errors import Cancelled, DeviceError, Overloaded, RuntimeClosed
 from coro_rt.hosts import Host, Waiter, protected
+from coro_rt.instruments import Instruments, watched
 from coro_rt.job import CancelReason, Job, JobEntry
 from coro_rt.kernel import BatchLaunch
 from coro_rt.ledger import Ledger
@@ -77,6 +78,7 @@ class Engine:
         max_jobs: int,
         raise_when_full: bool,
         record: str | os.PathLike[str] | None,
+        instruments: Instruments | None,
         clock: Clock,
     ) -> None:
         self.host = host
@@ -101,6 +103,9 @@ class Engine:
                 make, settings, record, engine=self, on_ejected=self._ejected, timer=perf_counter
             )
             self.scheduler = cast(Scheduler, self._recorder)
+        self.instruments = instruments
+        if instruments is not None:
+            self.scheduler = watched(self.scheduler, instruments)
         self.workers = {device.name: Worker(self, device) for device in devices}
         self.admission = Admission(max_jobs)
         self._raise_when_full = raise_when_full
@@ -132,12 +137,24 @@ class Engine:
     def _made_ready(self, worker: Worker, *, gives_way: bool) -> None:
         if worker.idle:
             worker.idle = False
-            self.after(worker.parker.unpark)
+            if worker.expecting:  # it is on its way
+                worker.expecting = False
+            else:
+                self.after(worker.parker.unpark)
         elif (gives_way or worker.alone) and not worker.deciding:
             worker.alone = False
             self.after(worker.device.preempt)
 
     # A job's life.
+
+    @protected
+    def expect(self, worker: Worker) -> None:
+        """A job for this worker is being made. Its thread takes as long to wake as the job to make: both at
+        once. If no job comes after all, it goes back to sleep."""
+        if worker.idle:
+            with self.lock:
+                if worker.idle and not worker.expecting:
+                    worker.expecting = worker.parker.hint()
 
     @protected
     def submit(self, job: Job[Any]) -> Ticket | None:
@@ -256,9 +273,9 @@ class Engine:
         job.waiters = None
         parent = job.parent
         if parent is None:
-            self.ended += job.ledger
+            self.ended += job.spent  # its children have ended
         else:
-            parent.past += job.ledger
+            parent.past += job.spent
             if job.error is None or isinstance(job.error, Cancelled):
                 parent.forget_child(job)  # a failed one stays, until somebody gets its error
         for joiner in job.joiners or ():
@@ -345,6 +362,8 @@ class Engine:
         try:
             for worker in self.workers.values():
                 worker.stop()
+            if self.instruments is not None:
+                self.instruments.call("runtime_closed")
         finally:
             if self._recorder is not None:
                 self._recorder.close()

@@ -24,12 +24,18 @@ T = TypeVar("T")
 
 
 @protected
-async def outcome(engine: Engine, job: Job[T]) -> T:
-    """Wait for a job; its value, or its exception. If the task is cancelled, so is the job."""
+async def outcome(engine: Engine, job: Job[T], waiter: Waiter | None = None) -> T:
+    """Wait for a job; its value, or its exception. If the task is cancelled, so is the job.
+
+    `waiter`: one that the job was submitted with, and that nobody has waited for.
+    """
     host = engine.host
-    waiter = Waiter(host)
     interrupted: Interrupt | None = None
-    if engine.watch(job, waiter):
+    awaited = waiter is not None
+    if waiter is None:
+        waiter = Waiter(host)
+        awaited = engine.watch(job, waiter)
+    if awaited:
         interrupted = await host.wait(waiter, partial(engine.cancel_for_task, job))
     if interrupted is not None:
         lost = job.error is None and not host.level_triggered  # a result must not swallow a cancel for good

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
+from math import inf
 from typing import Any, NoReturn, TypeVar
 
 import anyio
@@ -101,7 +102,7 @@ class Host(ABC):
     def within_s(self) -> float:
         """Seconds to the earliest deadline of the enclosing cancel scopes; `inf`: none, `-inf`: cancelled."""
         deadline = anyio.current_effective_deadline()
-        return deadline if abs(deadline) == float("inf") else deadline - anyio.current_time()
+        return deadline if abs(deadline) == inf else deadline - anyio.current_time()
 
     @abstractmethod
     async def wait(self, waiter: Waiter, on_cancel: Callable[[], bool]) -> Interrupt | None:
@@ -244,6 +245,10 @@ class TrioHost(Host):
 
     def _resume(self, task: Any) -> None:
         self._trio.lowlevel.reschedule(task)
+
+    def within_s(self) -> float:  # anyio's takes three times as long: it looks for the loop's kind first
+        deadline = self._trio.current_effective_deadline()
+        return deadline if abs(deadline) == inf else deadline - self._trio.current_time()
 
     def task_name(self) -> str:
         name: str = self._trio.lowlevel.current_task().name

@@ -165,10 +165,11 @@ class Job(Generic[T]):
     def spent(self) -> Ledger:
         """Like `ledger`, without the children that have not ended."""
         entry = self.entry
-        return self.past + Ledger(
+        own = Ledger(
             entry.served_s, self.host_s, entry.waited_s, entry.switches, self.quanta, self.joules,
             self.kernel_s,
         )  # fmt: skip
+        return own if self.past is _NOTHING else self.past + own
 
     def forget_child(self, child: Job[Any]) -> None:
         """A child has ended, or its error is somebody else's."""

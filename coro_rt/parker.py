@@ -3,7 +3,6 @@
 import math
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Protocol
 
 Clock = Callable[[], float]
@@ -21,6 +20,9 @@ class Parker(Protocol):
 
     def unpark(self) -> None:
         """Wake the thread. Never blocks, from any thread, any number of times."""
+
+    def hint(self) -> bool:
+        """There will be something to do in some microseconds: True if the thread is woken already."""
 
     def close(self) -> None:
         """The thread will not park again."""
@@ -44,8 +46,14 @@ class LockParker:
             self._gate.acquire(timeout=min(left, threading.TIMEOUT_MAX))
 
     def unpark(self) -> None:
-        with suppress(RuntimeError):  # open already: a wake-up is on its way
+        try:  # noqa: SIM105 (`suppress` takes twice as long as the rest)
             self._gate.release()
+        except RuntimeError:
+            pass
+
+    def hint(self) -> bool:
+        self.unpark()
+        return True
 
     def close(self) -> None:
         pass

@@ -20,6 +20,7 @@ from coro_rt.engine import Engine
 from coro_rt.errors import DeviceError, MonitorError, RuntimeClosed
 from coro_rt.handle import JobHandle, outcome
 from coro_rt.hosts import Waiter, current_host, protected
+from coro_rt.instruments import Instrument, Instruments
 from coro_rt.job import Job, function_name, make_coroutine
 from coro_rt.memory import MemoryBudget, parse_bytes
 from coro_rt.memory.residency import Residency
@@ -68,8 +69,11 @@ class Runtime:
         the job.
         """
         make = partial(make_coroutine, fn, args, verb="runtime.run")
-        start = self._start(make, name=function_name(fn), device=device, predicted_s=predicted_s)
-        return await outcome(self._engine, await start)
+        waiter = Waiter(self._engine.host)
+        start = self._start(
+            make, name=function_name(fn), device=device, predicted_s=predicted_s, waiter=waiter
+        )
+        return await outcome(self._engine, await start, waiter)  # no name for the job: see outcome()
 
     def start(
         self,
@@ -178,10 +182,13 @@ class Runtime:
         device: str | None,
         predicted_s: float,
         outlet: Outlet[Any] | None = None,
+        waiter: Waiter | None = None,
         batch: Batch | None = None,
     ) -> Job[T]:
-        """Make a job, and submit it as soon as there is room for it. `batch`: of the launches that it will
-        bring, if that is known."""
+        """Make a job, and submit it as soon as there is room for it; `waiter` is delivered when it ends.
+
+        `batch`: of the launches that it will bring, if that is known.
+        """
         engine = self._engine
         host = engine.host
         if engine.closing:
@@ -195,6 +202,7 @@ class Runtime:
         if worker is None:
             opened = ", ".join(engine.workers)
             raise DeviceError(f"no device {device!r} is open, only {opened}: see open_runtime(devices=...)")
+        engine.expect(worker)
         coro = make()
         try:
             job: Job[T] = Job(
@@ -209,6 +217,8 @@ class Runtime:
                 predicted_s=predicted_s,
             )
             job.outlet = outlet
+            if waiter is not None:
+                job.waiters = [waiter]
             job.entry.batch = batch
             ticket = engine.submit(job)
             if ticket is not None:
@@ -248,6 +258,7 @@ class open_runtime:
       first) or raises Overloaded
     - `record`: a file to write a trace to, of what the scheduler is asked and decides (docs/traces.md);
       compressed if it ends in ".gz"
+    - `instruments`: objects of subclasses of `Instrument`, whose hooks are told what happens
     - `monitor`: whether `coro-rt top`, run by the same user, may look into it; None: as the environment
       variable CORO_RT_MONITOR says, 1 or 0. A Unix socket and a thread that sleeps until asked
     - `clock`: gives seconds, never less than before; `coro_rt.testing.VirtualClock` is one
@@ -271,6 +282,7 @@ class open_runtime:
         max_jobs: int = 100_000,
         on_full: Literal["wait", "raise"] = "wait",
         record: str | os.PathLike[str] | None = None,
+        instruments: Iterable[Instrument] = (),
         monitor: bool | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -287,6 +299,8 @@ class open_runtime:
         self._monitored = _monitored() if monitor is None else monitor
         self._monitor: Monitor | None = None
         self._memory = MemoryBudget(memory)
+        found = list(instruments)
+        self._instruments = Instruments(found) if found else None
         self._make_residency = partial(
             Residency,
             budget=self._memory,
@@ -303,6 +317,7 @@ class open_runtime:
             max_jobs=max_jobs,
             raise_when_full=on_full == "raise",
             record=record,
+            instruments=self._instruments,
             clock=clock or time.perf_counter,
         )
         self._engine: Engine | None = None
@@ -317,6 +332,9 @@ class open_runtime:
         residency = self._make_residency(engine)
         runtime = Runtime(engine, residency)
         try:
+            if self._instruments is not None:
+                for opened in self._instruments.hooks["runtime_opened"]:
+                    opened(runtime)
             engine.start_workers()
             if self._monitored:
                 from coro_rt.monitor.server import Monitor  # here: most runtimes are not watched

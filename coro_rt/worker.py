@@ -14,6 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
 from coro_rt.errors import Cancelled, JobCancelled
+from coro_rt.instruments import Run, watched_launches
 from coro_rt.job import CancelReason, Job, JobEntry, explain_host_object, foreign_await
 from coro_rt.kernel import BatchKernel, BatchLaunch, Joint, Launch
 from coro_rt.parker import make_parker
@@ -47,6 +48,7 @@ class Worker:
         self.sleepers = Sleepers()
         self.job: Job[Any] | None = None  # whom it steps; read by that job's own code
         self.idle = False  # about to park: whoever makes a job ready clears this and unparks
+        self.expecting = False  # unparked before there was anything to do: see Engine.expect; under the lock
         self.deciding = False  # it is about to choose, so needs no preempt flag; under the lock
         self.failure: BaseException | None = None
         self.busy_s = 0.0
@@ -62,6 +64,9 @@ class Worker:
         self._granted_s = 0.0
         self._slice_s = 0.0
         self._since = 0.0  # when the running job was taken up, or its time was last booked
+        self._run_launch: Run = self._launch
+        if engine.instruments is not None:
+            self._run_launch = watched_launches(self._launch, engine.instruments, engine.clock)
         self._thread = threading.Thread(target=self._run, name=f"coro_rt-{self.name}", daemon=True)
 
     def start(self) -> None:
@@ -100,7 +105,7 @@ class Worker:
         """After a sleep: the next job; None if nobody is ready after all."""
         engine = self.engine
         with engine.deciding():
-            self.idle = False
+            self.idle = self.expecting = False
             self.deciding = True
             job = self._next(engine.clock())
             self.deciding = False
@@ -159,7 +164,7 @@ class Worker:
             if isinstance(trap, Launch) and (trap.batch is None or not self._may_run_jointly(trap)):
                 launch = trap
         if launch is not None:
-            job.launch = self._launch(job, launch)
+            job.launch = self._run_launch(job, launch)
 
         engine, scheduler = self.engine, self._scheduler
         following: Job[Any] | None = job

@@ -35,7 +35,7 @@ class Case:
         self.weight, self.rows, self._gang = weight, rows, gang
         widths = Widths(COLUMNS, weight.rows, COLUMNS, 32, 32, 32)
         self._workspace = Workspace(widths, rows=rows, tail=0, threads=gang.threads)
-        self._workspace.floats(Buffer.HIDDEN)[:, :COLUMNS] = _values(rows)
+        self._workspace.floats(Buffer.HIDDEN)[:, :COLUMNS] = values(rows)
         activations = Program()
         activations.norm(
             np.ones(COLUMNS, np.float32), 1e-5, COLUMNS,
@@ -79,11 +79,11 @@ def measure(threads: int, names: Sequence[str], repeat: int, *, large: int | Non
 
 
 def _of_format(form: Format, gang: Gang, repeat: int, large: int) -> list[Row]:
-    small = PackedMatrix.from_float(form, _values(COLUMNS))
+    small = PackedMatrix.from_float(form, values(COLUMNS))
     height = -(-large // form.row_bytes(COLUMNS) // COLUMNS) * COLUMNS
     cases = [
         (f"{weight.rows} x {COLUMNS}, {rows} row{'s'[: rows > 1]}{where}", Case(weight, rows, gang))
-        for weight, where in ((small, ""), (_taller(small, height), ", beyond the caches"))
+        for weight, where in ((small, ""), (taller(small, height), ", beyond the caches"))
         for rows in ROWS
     ]
     limits = Limits(gang.threads)  # of these minutes: neighbours come and go
@@ -104,11 +104,11 @@ def _of_format(form: Format, gang: Gang, repeat: int, large: int) -> list[Row]:
     return rows
 
 
-def _values(rows: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+def values(rows: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
     return np.random.default_rng(0).standard_normal((rows, COLUMNS), dtype=np.float32)
 
 
-def _taller(matrix: PackedMatrix, rows: int) -> PackedMatrix:
+def taller(matrix: PackedMatrix, rows: int) -> PackedMatrix:
     """The same matrix again and again; quantizing that many rows would take minutes."""
     tall = PackedMatrix(matrix.format, rows, matrix.columns)
     tall.data.reshape(-1, matrix.nbytes)[:] = matrix.data

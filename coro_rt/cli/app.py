@@ -17,6 +17,7 @@ import click
 from coro_rt import CoroRtError, ModelNotFound, __version__
 from coro_rt.cli.bench import bench
 from coro_rt.cli.chat import chat
+from coro_rt.cli.compare import compare
 from coro_rt.cli.complete import complete
 from coro_rt.cli.demo import demo
 from coro_rt.cli.devices import devices
@@ -29,7 +30,7 @@ logger = logging.getLogger("coro_rt")
 
 
 @click.group(
-    commands=[demo, chat, complete, pull, models, quantize, devices, bench, simulate, top],
+    commands=[demo, chat, complete, pull, models, quantize, devices, bench, compare, simulate, top],
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

@@ -13,7 +13,7 @@ import anyio.from_thread
 import anyio.to_thread
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from coro_rt import CoroRtError, Runtime, open_runtime
+from coro_rt import CoroRtError, Instrument, Runtime, TraceEvents, open_runtime
 from coro_rt.cli.options import Settings
 from coro_rt.cli.output import Output
 from coro_rt.llm.catalog import CATALOG, installed, pull, resolve
@@ -41,10 +41,16 @@ async def opened_model(settings: Settings, output: Output) -> AsyncIterator[tupl
             threads=settings.threads,
             monitor=settings.monitor,
             record=settings.record,
+            instruments=traced(settings.trace),
         ) as runtime,
         await runtime.load_model(path) as llm,
     ):
         yield runtime, llm
+
+
+def traced(path: str | None) -> list[Instrument]:
+    """The instruments of a runtime whose trace goes to `path`, if anywhere."""
+    return [] if path is None else [TraceEvents(path)]
 
 
 def circumstances(settings: Settings, runtime: Runtime) -> dict[str, Any]:

@@ -35,6 +35,7 @@ class Settings:
     temperature: float
     seed: int
     record: str | None
+    trace: str | None
 
     @property
     def generation(self) -> dict[str, Any]:
@@ -125,6 +126,20 @@ with_monitor = click.option(
 )  # fmt: skip
 """Gives the command its `monitor`, for `open_runtime`."""
 
+with_trace = click.option(
+    "--trace", callback=_writable, metavar="FILE",
+    help="Write what happened when, for https://ui.perfetto.dev or chrome://tracing.",
+)  # fmt: skip
+"""Gives the command its `trace`; `opened.traced` makes instruments of it."""
+
+with_report = click.option(
+    "--report",
+    callback=_writable,
+    metavar="FILE.html",
+    help="Write a report, one file for a browser; tables alone if it ends in .md.",
+)
+"""Gives the command its `report`."""
+
 
 def with_model(*, max_tokens: int) -> Callable[[Command], Command]:
     """Gives the command its `settings`; `max_tokens` is that option's default."""
@@ -156,6 +171,7 @@ def with_model(*, max_tokens: int) -> Callable[[Command], Command]:
         ),
         with_monitor,
         with_record,
+        with_trace,
     ]  # fmt: skip
 
     def decorate(command: Command) -> Command:

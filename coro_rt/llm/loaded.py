@@ -7,6 +7,7 @@ most urgently needed first; the loading itself runs in a thread of its own and i
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -58,6 +59,7 @@ class Loaded:
         self.conversations: WeakSet[Any] = WeakSet()  # that are open
         self.closed = False
         self._program: Any = None
+        self._gate = threading.Lock()  # between being unloaded and being used, on different devices
         self._nbytes, self._widths = nbytes, widths
         # made here at the latest: compiling is not to delay a job
         self._threads = device.gang.threads if isinstance(device, CpuDevice) else 1
@@ -82,7 +84,8 @@ class Loaded:
         if self.closed:
             raise closed_error(self.name)
         job = current_job()
-        self.jobs.add(job)
+        with self._gate:
+            self.jobs.add(job)
         self.residency.models.pop(self, None)
         self.residency.models[self] = None
         try:
@@ -138,7 +141,12 @@ class Loaded:
         return 0 if self._program is None else self._nbytes
 
     def unload(self) -> None:
-        """Give the weights' memory back. No job uses them."""
+        """Give the weights' memory back, unless somebody has come to use them."""
+        with self._gate:
+            if not self.jobs and not self.kept:
+                self._drop_weights()
+
+    def _drop_weights(self) -> None:
         program, self._program = self._program, None
         if hasattr(program, "release"):  # what it has on its device goes now, whoever still knows it
             program.release()
@@ -157,7 +165,7 @@ class Loaded:
         """From a `__del__`: nobody has it any more."""
         self.closed = True
         self.residency.models.pop(self, None)
-        self.unload()
+        self._drop_weights()
         if self._words is not None:
             self._words.release()
         self.file.close()

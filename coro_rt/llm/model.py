@@ -178,18 +178,20 @@ class LLM:
     def generate(
         self, prompt: str | Tokens[int], *, max_tokens: int = 256, temperature: float = 0.0, top_k: int = 0,
         top_p: float = 1.0, repetition_penalty: float = 1.0, seed: int = 0, stop: str | Tokens[str] = (),
-        ignore_eos: bool = False, _lender: Turn | None = None,
+        ignore_eos: bool = False, buffer: int = LONGEST_BURST, device: str | None = None,
+        _lender: Turn | None = None,
     ) -> Stream[Token]:  # fmt: skip
         """Stream what the model puts after `prompt` (text, or token ids).
 
         It ends with the model's own end of text, a `stop` string (not part of the text), or after
         `max_tokens`; the stream's `finish_reason` says which ("stop", "length"), its `usage` what it took.
         Temperature 0 is greedy; else tokens are drawn with randomness that depends on `seed` and position
-        alone: the same call gives the same text.
+        alone: the same call gives the same text. `buffer` tokens at most are kept; then the job waits for the
+        task. `device` names another of the runtime's CPU devices than the one the model was loaded for.
 
-        Raises SamplingError, ContextOverflow, ValueError at once, and MemoryBudgetExceeded if prompt and
-        `max_tokens` could never be in memory together; RuntimeClosed after `aclose`. If they only do not fit
-        now, the stream waits.
+        Raises SamplingError, ContextOverflow, ValueError, DeviceError at once, and MemoryBudgetExceeded if
+        prompt and `max_tokens` could never be in memory together; RuntimeClosed after `aclose`. If they only
+        do not fit now, the stream waits.
         """
         model = self._open()
         sampling = SamplingParams(temperature, top_k, top_p, repetition_penalty, seed)
@@ -197,9 +199,10 @@ class LLM:
             model, prompt_ids(model, prompt), max_tokens, sampling, stop, ignore_eos=ignore_eos
         )
         model.check(len(request.prompt), len(request.prompt) + request.max_tokens - 1)
+        placed = self._device if device is None else self._checked_device(device)
         return Stream(
-            self._runtime, generate, (model, request, _lender or model), buffer=LONGEST_BURST,
-            device=self._device, batch=model.pace,
+            self._runtime, generate, (model, request, _lender or model), buffer=buffer, device=placed,
+            batch=model.pace,
         )  # fmt: skip
 
     def chat(self, messages: str | Tokens[Message], **options: Any) -> Stream[Token]:
@@ -277,6 +280,18 @@ class LLM:
 
     def __repr__(self) -> str:
         return f"<LLM {self.name!r}{'' if self._model else ' closed'}>"
+
+    def _checked_device(self, name: str) -> str:
+        """A CPU device with no more threads than the one that the model's buffers are made for."""
+        cpus = {
+            device.name: device.threads for device in self._runtime.devices if isinstance(device, CpuDevice)
+        }
+        if name not in cpus or cpus[name] > cpus[self._device]:
+            raise DeviceError(
+                f"{self.name} runs on this runtime's CPU devices with at most {cpus[self._device]} threads; "
+                f"{name!r} is none of them"
+            )
+        return name
 
     def _loaded(self) -> Model | EncoderModel:
         if self._model is None:

@@ -7,6 +7,7 @@ what a step needs beyond that it takes only if nobody waits for memory. With not
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -22,21 +23,24 @@ if TYPE_CHECKING:
 
 __all__ = ["Workspaces"]
 
-_KEPT = 2  # idle ones: for a step, and for one that interrupts it
+_KEPT = 2  # idle ones for each worker: for a step, and for one that interrupts it
 
 
 class Workspaces:
-    """Touched by the worker that runs the model's steps, and by nobody else."""
+    """Lent and given back by the workers of the devices that run the model's steps, most often one."""
 
     def __init__(self, model: Model) -> None:
         self._model, self._residency = model, model.residency
+        self._lock = threading.RLock()
+        self._workers: set[int] = set()  # that have come for one, by their threads
         self._idle: list[Steps] = []
         self._reservations: dict[Steps, Reservation] = {}
         self._nowhere: tuple[NDArray[np.int64], Callable[[], None]] | None = None
 
     def lacking(self, rows: int) -> int:
         """Bytes to `provide` so that there is a workspace for `rows` tokens; 0 if there is, or in use."""
-        return 0 if any(one.rows >= rows for one in self._reservations) else self.bytes_for(rows)
+        with self._lock:
+            return 0 if any(one.rows >= rows for one in self._reservations) else self.bytes_for(rows)
 
     def bytes_for(self, rows: int) -> int:
         """Of a workspace for `rows` tokens of one sequence; 0 for none."""
@@ -44,25 +48,28 @@ class Workspaces:
 
     def provide(self, rows: int, grant: Reservation) -> None:
         """One more, paid from `grant`; if there still is none."""
-        nbytes = self.lacking(rows)
-        if nbytes:
-            paid = grant.split(nbytes, Kind.WORKSPACES)
-            self._idle.append(self._add(_rounded(rows), 1, paid))
+        with self._lock:
+            nbytes = self.lacking(rows)
+            if 0 < nbytes <= grant.nbytes:
+                paid = grant.split(nbytes, Kind.WORKSPACES)
+                self._idle.append(self._add(_rounded(rows), 1, paid))
 
     def spare_bytes(self, rows: int) -> int:
         """What `trim` would free, less what has to be provided then."""
-        spare = self._spare(rows)
-        kept = any(one.rows >= rows for one in self._reservations if one not in spare)
-        freed = sum(self._reservations[one].nbytes for one in spare)
-        if self._nowhere is not None and not self._in_use():
-            freed += self._model.sizes.kv.page_bytes
-        return max(0, freed - (0 if kept else self.bytes_for(rows)))
+        with self._lock:
+            spare = self._spare(rows)
+            kept = any(one.rows >= rows for one in self._reservations if one not in spare)
+            freed = sum(self._reservations[one].nbytes for one in spare)
+            if self._nowhere is not None and not self._in_use():
+                freed += self._model.sizes.kv.page_bytes
+            return max(0, freed - (0 if kept else self.bytes_for(rows)))
 
     def trim(self, rows: int) -> None:
         """Give back the idle ones that a step of `rows` tokens does not need (0: all)."""
-        for one in self._spare(rows):
-            self._drop(one)
-        self._drop_nowhere()
+        with self._lock:
+            for one in self._spare(rows):
+                self._drop(one)
+            self._drop_nowhere()
 
     def _spare(self, rows: int) -> list[Steps]:
         """The idle ones, but for one of just the right size if no other will do."""
@@ -73,6 +80,11 @@ class Workspaces:
 
     def lend(self, rows: int, tail: int) -> Steps:
         """Buffers for a step of `rows` tokens, `tail` of them with logits; or smaller ones."""
+        with self._lock:
+            self._workers.add(threading.get_ident())
+            return self._lend(rows, tail)
+
+    def _lend(self, rows: int, tail: int) -> Steps:
         fitting = [one for one in self._idle if one.rows >= rows and one.tail >= tail]
         if fitting:
             found = min(fitting, key=_size)
@@ -94,24 +106,27 @@ class Workspaces:
 
     def give_back(self, workspace: Steps) -> None:
         """After its step."""
-        self._idle.append(workspace)
-        if len(self._idle) > _KEPT:
-            self._drop(min(self._idle, key=_size))
+        with self._lock:
+            self._idle.append(workspace)
+            if len(self._idle) > _KEPT * len(self._workers):
+                self._drop(min(self._idle, key=_size))
 
     def nowhere(self) -> NDArray[np.int64]:
         """A table of pages for rows that go on without their sequence: one page, which nobody reads, over and
         over. Raises MemoryBudgetExceeded."""
-        if self._nowhere is None:
-            page, give_back = self._model.spare_page()
-            count = -(-self._model.context // PAGE_POSITIONS)
-            self._nowhere = np.full(count, page, np.int64), give_back
-        return self._nowhere[0]
+        with self._lock:
+            if self._nowhere is None:
+                page, give_back = self._model.spare_page()
+                count = -(-self._model.context // PAGE_POSITIONS)
+                self._nowhere = np.full(count, page, np.int64), give_back
+            return self._nowhere[0]
 
     def clear(self) -> None:
         """Give back what no step is using."""
-        while self._idle:
-            self._drop(self._idle[-1])
-        self._drop_nowhere()
+        with self._lock:
+            while self._idle:
+                self._drop(self._idle[-1])
+            self._drop_nowhere()
 
     def _add(self, rows: int, tail: int, paid: Reservation) -> Steps:
         workspace: Steps = self._model.new_workspace(rows, tail)

@@ -11,6 +11,7 @@ import pytest
 from tiny import Tiny
 
 from coro_rt import QoS, Runtime, open_runtime, qos
+from coro_rt.devices.cpu import CpuDevice
 from coro_rt.errors import (
     ContextOverflow,
     CoroRtError,
@@ -23,6 +24,7 @@ from coro_rt.errors import (
     TemplateError,
 )
 from coro_rt.llm.model import LLM, load_model
+from coro_rt.schedulers.entry import State
 
 pytestmark = pytest.mark.anyio
 
@@ -73,6 +75,26 @@ async def test_tokens_do_not_depend_on_company_or_threads(
         group.cancel_scope.cancel()
     async with open_runtime(threads=1) as other, await load_model(other, tiny_path) as single:
         assert await ids(single, list(range(60)), max_tokens=60) == alone
+
+
+async def test_tokens_do_not_depend_on_which_of_the_cpu_devices_runs_them(tiny_path: Path) -> None:
+    devices = [CpuDevice(name=f"cpu-{at}", threads=threads) for at, threads in enumerate((2, 1, 3))]
+    async with open_runtime(devices=devices) as runtime, await load_model(runtime, tiny_path) as llm:
+        alone = await ids(llm)
+        assert await ids(llm, device="cpu-1") == alone
+        for name in "cpu-2", "gpu":  # its gang is larger than the model's buffers; there is none
+            with pytest.raises(DeviceError, match="with at most 2 threads"):
+                llm.generate("hello", device=name)
+
+
+async def test_a_job_waits_for_room_in_the_buffer_that_was_asked_for(runtime: Runtime, llm: LLM) -> None:
+    async with llm.generate("hello", max_tokens=20, ignore_eos=True, buffer=21) as stream:
+        await anext(stream)
+        assert stream.job is not None
+        with anyio.fail_after(20):
+            while stream.job.state is not State.DONE:  # nobody reads meanwhile  # noqa: ASYNC110
+                await anyio.sleep(0.001)
+        assert len([token async for token in stream]) == 19
 
 
 async def test_keys_and_values_in_int8_take_half_the_memory_and_change_little(

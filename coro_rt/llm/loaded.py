@@ -9,9 +9,8 @@ from typing import Any
 from coro_rt.errors import RuntimeClosed
 from coro_rt.job import Job
 from coro_rt.memory import MemoryBudget
+from coro_rt.schedulers.pace import Pace
 from coro_rt.traps import current_job
-
-from .pace import Pace
 
 __all__ = ["Loaded", "closed_error"]
 

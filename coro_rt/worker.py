@@ -163,7 +163,9 @@ class Worker:
             trap = self._step(job)
             if isinstance(trap, Launch) and (trap.batch is None or not self._may_run_jointly(trap)):
                 launch = trap
+        joint: Joint | None = None
         if launch is not None:
+            joint = launch.joint
             job.launch = self._run_launch(job, launch)
 
         engine, scheduler = self.engine, self._scheduler
@@ -184,10 +186,10 @@ class Worker:
                 seconds = 0.0
                 goes_on = self._goes_on(job, trap, now)
             elif job.launch is None:
-                if job.entry.aboard:
+                if joint is not None:
                     scheduler.ran(job.entry, seconds, now)
                     seconds = 0.0
-                    self._alight(job, now)
+                    self._alight(job, joint, now)
             elif job.cancelled is not None:
                 scheduler.ran(job.entry, seconds, now)
                 seconds = 0.0
@@ -353,8 +355,11 @@ class Worker:
         kernel = cast(BatchKernel[..., Any], launch.kernel)
         kernel.joints[self.device.kind](members)
 
-    def _alight(self, job: Job[Any], now: float) -> None:
+    def _alight(self, job: Job[Any], joint: Joint, now: float) -> None:
         """Under the lock: the launch that a job led is done; whoever rode in it gets what the job got."""
+        batch = job.entry.batch
+        if joint.took is not None and batch is not None:
+            self._scheduler.learn(batch, *joint.took, now)
         for entry in self._scheduler.alight(job.entry, now):
             rider = cast(JobEntry, entry).job
             launch = rider.launch

@@ -23,10 +23,12 @@ from coro_rt.schedulers.scheduler import Scheduler
 from coro_rt.schedulers.simulation import simulate
 from coro_rt.schedulers.strict import Strict
 from coro_rt.schedulers.workload import (
+    BatchTiming,
     Change,
     DeviceTiming,
     Milestone,
     Predict,
+    Rows,
     Run,
     Wait,
     Workload,
@@ -35,6 +37,7 @@ from coro_rt.schedulers.workload import (
 
 __all__ = [
     "POLICIES",
+    "BatchTiming",
     "Change",
     "DeadlockError",
     "DeviceTiming",
@@ -58,6 +61,7 @@ __all__ = [
     "Predict",
     "QoS",
     "Ran",
+    "Rows",
     "Run",
     "Scheduler",
     "SchedulerError",

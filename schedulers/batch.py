@@ -14,7 +14,7 @@ far that goes is said by whoever has the least patience:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import inf
 
 from coro_rt.schedulers.entry import Entry
@@ -31,7 +31,7 @@ NEAR_S = 1.0  # whoever has less than this to spare before its deadline is as ur
 class Batch:
     """What launches that may run as one have in common; one object for each model. Subclass it for the cost.
 
-    `rows` and `members` are the most that one launch holds.
+    `rows` and `members` are the most that one launch holds. The cost is fixed, unless `learn` changes it.
     """
 
     rows = 128
@@ -40,6 +40,9 @@ class Batch:
     def seconds(self, rows: int) -> float:
         """What a launch of so many rows takes, as far as is known; more than 0, and no less for more rows."""
         raise NotImplementedError
+
+    def learn(self, rows: int, seconds: float) -> None:
+        """A launch of so many rows took so long. By `Scheduler.learn` alone, as decisions depend on it."""
 
     def rows_within(self, seconds: float) -> int:
         """The most rows whose launch takes no longer; 0 if one row does."""
@@ -51,6 +54,18 @@ class Batch:
             else:
                 high = middle - 1
         return low
+
+
+class KnownCosts(Batch):
+    """A batch whose launches take as long as a table says, for 1 row, 2, and so on up to the most."""
+
+    def __init__(self, costs: Sequence[float], members: int = Batch.members) -> None:
+        self.rows = len(costs)
+        self.members = members
+        self._costs = tuple(costs)
+
+    def seconds(self, rows: int) -> float:
+        return self._costs[min(rows, self.rows) - 1]
 
 
 class Crowd:

@@ -277,6 +277,10 @@ class Scheduler:
         entry.rows = 0
         return self._hand_over(entry, now)
 
+    def learn(self, batch: Batch, rows: int, seconds: float, now: float) -> None:
+        """A launch of so many rows took so long: what its batch goes by from now on."""
+        batch.learn(rows, seconds)
+
     def done(self, entry: Entry, now: float) -> None:
         """RUNNING to DONE; an entry that has not started may leave from NEW or READY.
 

@@ -17,13 +17,24 @@ from heapq import heappop, heappush
 from itertools import cycle
 from math import inf
 
+from coro_rt.schedulers.batch import KnownCosts
 from coro_rt.schedulers.ejection import Ejection
 from coro_rt.schedulers.entry import Entry, Grant, State
 from coro_rt.schedulers.errors import SchedulerError
 from coro_rt.schedulers.outcome import JobOutcome, Outcome, Span
 from coro_rt.schedulers.registry import PolicyLike
 from coro_rt.schedulers.scheduler import Scheduler
-from coro_rt.schedulers.workload import Change, DeviceTiming, Milestone, Run, Wait, Workload, WorkloadJob
+from coro_rt.schedulers.workload import (
+    BatchTiming,
+    Change,
+    DeviceTiming,
+    Milestone,
+    Rows,
+    Run,
+    Wait,
+    Workload,
+    WorkloadJob,
+)
 
 REPORT_EVERY = 4096  # events between two reports of progress
 _NEAR = 1e-9  # seconds: sums of the same pieces, worked out in another order
@@ -48,16 +59,37 @@ def simulate(
     return _Simulation(workload, policy, spans=spans).run(progress)
 
 
+class _Batch(KnownCosts):
+    """A batch of the workload: what its launches should take, and how much longer or shorter they do."""
+
+    def __init__(self, timing: BatchTiming) -> None:
+        super().__init__(timing.costs, timing.members)
+        self.factor = cycle(timing.factors)
+
+
+class _Launch:
+    """A launch under way, shared by all who are in it."""
+
+    __slots__ = ("left_s",)
+
+    def __init__(self, seconds: float) -> None:
+        self.left_s = seconds
+
+
 class _Live:
     """A job of the workload on its way through the simulation."""
 
     __slots__ = (
+        "cancelled",
         "ended_s",
         "entry",
         "followers",
         "job",
+        "launch",
         "number",
         "passed",
+        "rows",
+        "rows_left",
         "served_s",
         "started_s",
         "step",
@@ -86,6 +118,10 @@ class _Live:
         self.passed = -1  # of those, the ones behind it: it has had the device since
         self.wait = 0  # counts waits that began or were broken off: an end of an earlier one is out of date
         self.followers: list[_Follower] = []  # what happens when it has come to a milestone; a heap
+        self.cancelled = False
+        self.rows: Rows | None = None  # its present step, if that is one
+        self.rows_left = 0  # of it
+        self.launch: _Launch | None = None  # that it is in
 
     def take_up(self) -> None:
         """Goes on to its next piece of device time, if there is one before it waits or ends."""
@@ -99,7 +135,20 @@ class _Live:
             if isinstance(step, Run):
                 self.target_s += step.seconds
                 return
+            if isinstance(step, Rows):
+                self.rows, self.rows_left = step, step.rows
+                if not self.cancelled:
+                    return
+                self.rows_over()  # it launches nothing any more
+                continue
             self.entry.predicted_seconds_left = step.seconds_left
+
+    def rows_over(self) -> None:
+        """Its rows are done, or given up."""
+        assert self.rows is not None
+        self.target_s += self.rows.seconds
+        self.served_s = self.target_s
+        self.rows, self.rows_left, self.launch = None, 0, None
 
     def next_wait(self) -> Wait | None:
         """The wait that comes next, taken; None if it goes on, or ends, without one."""
@@ -169,7 +218,11 @@ class _Simulation:
         self._policy = self._scheduler.policy.name
         self._ejected: str | None = None
         self._devices = {name: _Device(name, timing) for name, timing in workload.devices.items()}
+        self._batches = [_Batch(timing) for timing in workload.batches]
         self._live = [_Live(number, job) for number, job in enumerate(workload.jobs)]
+        for live in self._live:
+            if live.job.batch is not None:
+                live.entry.batch = self._batches[live.job.batch]
         self._now = 0.0
         self._order = 0
         self._events: list[_Event] = []
@@ -246,9 +299,14 @@ class _Simulation:
             if gives_way:
                 device = self._devices[live.job.device]
                 self._give_way(device, next(device.give_way_s))
-        if not change.cancel or entry.state is State.RUNNING:
+        if not change.cancel:
             return
-        if entry.started:
+        live.cancelled = True
+        if entry.state is State.RUNNING:
+            if live.launch is not None:
+                device = self._devices[live.job.device]
+                self._give_way(device, next(device.give_way_s))
+        elif entry.started:
             live.wait += 1
             self._made_ready(live, gives_way=scheduler.expedite(entry, now))
         else:
@@ -319,14 +377,19 @@ class _Simulation:
         device.since_s = now
         if live.started_s == inf:
             live.started_s = now
-        if live.served_s >= live.target_s:
+        if live.cancelled and live.rows is not None:
+            self._give_up(live, now)
+        elif live.entry.aboard:
+            self._lead(live)
+        if live.rows is None and live.served_s >= live.target_s:
             live.take_up()
         self._begin(device, live, grant.slice_s, now)
 
     def _begin(self, device: _Device, live: _Live, slice_s: float, now: float) -> None:
-        """A piece: to the end of the job's step, or of its slice."""
+        """A piece: to the end of the job's step or launch, or of its slice."""
         device.began_s = now
-        device.piece_s = max(0.0, live.target_s - live.served_s)
+        launch = live.launch
+        device.piece_s = max(0.0, live.target_s - live.served_s) if launch is None else launch.left_s
         device.alone = not self._scheduler.ready(device.name)
         if not device.alone:
             device.piece_s = min(device.piece_s, slice_s + next(device.overrun_s))
@@ -339,7 +402,7 @@ class _Simulation:
             waits, served_s = live.followers[0][0]
             if waits < live.passed:
                 when = self._now
-            elif waits == live.passed:
+            elif waits == live.passed and live.launch is None:
                 when = min(when, device.began_s + served_s - live.served_s)
         device.plan += 1
         self._at(when, partial(self._reached, device, live, device.plan))
@@ -347,9 +410,9 @@ class _Simulation:
     def _reached(self, device: _Device, live: _Live, plan: int, now: float) -> None:
         if plan != device.plan:
             return
-        served_s = live.served_s + now - device.began_s
-        while live.followers and live.followers[0][0] <= (live.passed, served_s + _NEAR):
-            heappop(live.followers)[2](now)
+        self._passes(
+            live, live.served_s + now - device.began_s if live.launch is None else live.served_s, now
+        )
         if now < device.began_s + device.piece_s:
             if plan == device.plan:
                 self._plan(device, live)
@@ -357,12 +420,28 @@ class _Simulation:
         device.plan += 1
         self._piece_over(device, live, now)
 
+    def _passes(self, live: _Live, served_s: float, now: float) -> None:
+        """A job has come so far: what follows from that."""
+        while live.followers and live.followers[0][0] <= (live.passed, served_s + _NEAR):
+            heappop(live.followers)[2](now)
+
     def _piece_over(self, device: _Device, live: _Live, now: float) -> None:
         """Books the time, sees what becomes of the job, and asks who goes on."""
         scheduler, entry = self._scheduler, live.entry
         seconds = device.piece_s
-        live.served_s += seconds
-        if live.served_s >= live.target_s - _NEAR:
+        launch = live.launch
+        if launch is not None:
+            launch.left_s -= seconds
+            if launch.left_s <= _NEAR or live.cancelled:
+                scheduler.ran(entry, seconds, now)
+                seconds = 0.0
+                if live.cancelled:
+                    self._give_up(live, now)
+                else:
+                    self._alight(live, now)
+        else:
+            live.served_s += seconds
+        if launch is None and live.served_s >= live.target_s - _NEAR:
             live.served_s = live.target_s
             scheduler.ran(entry, seconds, now)
             seconds = 0.0
@@ -379,16 +458,57 @@ class _Simulation:
 
     def _goes_on(self, device: _Device, live: _Live, now: float) -> bool:
         """Its step is over. False: the job has left the device, to wait or for good."""
-        while (wait := live.next_wait()) is not None:
-            if self._wait(live, wait, now):
+        if live.rows is None:
+            while (wait := live.next_wait()) is not None:
+                if self._wait(live, wait, now):
+                    return False
+            if live.step == len(live.job.steps):
+                self._done(device, live, now)
                 return False
-        if live.step < len(live.job.steps):
             live.take_up()
-            return True
+        return live.rows is None or self._offer(live, live.rows, now)
+
+    def _done(self, device: _Device, live: _Live, now: float) -> None:
         device.running, device.asking = None, True  # who is woken now needs not ask for it
         self._scheduler.done(live.entry, now)
         self._ended(live, now)
-        return False
+
+    # Launches that run as one.
+
+    def _offer(self, live: _Live, rows: Rows, now: float) -> bool:
+        """A job brings its next rows. True: it goes on with them, alone. False: it has left the device."""
+        batch = self._batches[rows.batch]
+        alone = self._scheduler.offer(live.entry, batch, min(live.rows_left, rows.most), now)
+        if alone:
+            self._lead(live)
+        return alone
+
+    def _lead(self, live: _Live) -> None:
+        """A job leads a launch; if it begins now, its members are in no other one any more."""
+        if live.launch is None:
+            members = (live.entry, *live.entry.riders)
+            batch = live.entry.batch
+            assert isinstance(batch, _Batch)
+            launch = _Launch(batch.seconds(sum(entry.aboard for entry in members)) * next(batch.factor))
+            for entry in members:
+                self._live[entry.id].launch = launch
+
+    def _alight(self, live: _Live, now: float) -> None:
+        """The launch that a job leads is done."""
+        rows = {entry: entry.aboard for entry in (live.entry, *live.entry.riders)}
+        self._scheduler.alight(live.entry, now)
+        for entry, done in rows.items():
+            member = self._live[entry.id]
+            member.launch = None
+            member.rows_left -= done
+            if member.rows_left <= 0:
+                member.rows_over()
+                self._passes(member, member.served_s, now)
+
+    def _give_up(self, live: _Live, now: float) -> None:
+        """A cancelled job's launch goes on without it."""
+        self._scheduler.leave(live.entry, now)
+        live.rows_over()
 
     def _span_over(self, device: _Device, live: _Live, now: float) -> None:
         if self._spans is not None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
 
+from coro_rt.schedulers.batch import Batch
 from coro_rt.schedulers.errors import SchedulerError
 from coro_rt.schedulers.qos import QoS
 
@@ -39,6 +40,20 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class Rows:
+    """So many rows in launches of the workload's batch number `batch`, each of at most `most`, one after the
+    other until all are done, alone or with others. What that takes, the batch's timing says.
+
+    `seconds` is how far it brings the job on its way to a milestone.
+    """
+
+    batch: int
+    rows: int = 1
+    most: int = 1 << 30
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Wait:
     """Away from the device: for `seconds`, or until a milestone if there is one.
 
@@ -59,7 +74,7 @@ class Predict:
     seconds_left: float
 
 
-Step = Run | Wait | Predict
+Step = Run | Rows | Wait | Predict
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +107,12 @@ class WorkloadJob:
     predicted_s: float = 0.0
     after: Milestone | None = None
     changes: tuple[Change, ...] = ()
+    batch: int | None = None  # of the rows that it is going to bring
 
     @property
     def service_s(self) -> float:
-        """The device seconds of all its steps."""
-        return sum(step.seconds for step in self.steps if isinstance(step, Run))
+        """The device seconds of all its steps; of rows, as far as they bring it."""
+        return sum(step.seconds for step in self.steps if isinstance(step, Run | Rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +128,18 @@ class DeviceTiming:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchTiming:
+    """What launches of a batch take: `costs` for 1 row, 2, and so on up to the most that a launch holds.
+
+    That is what decisions go by; a launch takes one of the `factors` times as long, which are used in turn.
+    """
+
+    costs: tuple[float, ...]
+    members: int = Batch.members
+    factors: tuple[float, ...] = (1.0,)
+
+
+@dataclass(frozen=True, slots=True)
 class Workload:
     """Jobs, numbered by their places, the devices, and the scheduler's settings.
 
@@ -123,6 +151,7 @@ class Workload:
     shares: Mapping[str, float] = field(default_factory=dict)
     background_share: float = 0.05
     max_wait_s: float = 10.0
+    batches: tuple[BatchTiming, ...] = ()
 
     def __post_init__(self) -> None:
         for device, timing in self.devices.items():
@@ -131,6 +160,10 @@ class Workload:
                     raise SchedulerError(
                         f"the timing of device {device!r} has numbers of seconds from 0 on, not {values!r}"
                     )
+        for batch in self.batches:
+            for values in (batch.costs, batch.factors):
+                if not values or not all(0 < value < inf for value in values):
+                    raise SchedulerError(f"the timing of a batch has positive numbers, not {values!r}")
         for number, job in enumerate(self.jobs):
             problem = self._problem(number, job)
             if problem is not None:
@@ -145,6 +178,10 @@ class Workload:
         for step in job.steps:
             if isinstance(step, Predict):
                 continue
+            if isinstance(step, Rows) and not (
+                0 <= step.batch < len(self.batches) and step.rows > 0 and step.most > 0
+            ):
+                return f"has the step {step}; there are {len(self.batches)} batches, and rows from 1 on"
             if not 0 <= step.seconds < inf:
                 return f"has the step {step}; seconds are a number from 0 on"
             if isinstance(step, Wait):

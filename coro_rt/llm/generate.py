@@ -18,9 +18,9 @@ import numpy as np
 
 from coro_rt.errors import ModelError
 from coro_rt.kernels.formats import Floats
+from coro_rt.schedulers.pace import CHUNK
 from coro_rt.traps import current_job
 
-from .pace import CHUNK
 from .request import Request
 from .sampling import Sampler
 from .sequence import Sequence

@@ -24,11 +24,11 @@ from coro_rt.kernels.program import Widths, Workspace
 from coro_rt.memory.budget import Kind, Reservation
 from coro_rt.memory.residency import Holder, Residency
 from coro_rt.on_host import on_host
+from coro_rt.schedulers.pace import Pace
 from coro_rt.sync import Event
 from coro_rt.traps import current_job
 
 from .gguf_file import GGUFFile
-from .pace import Pace
 
 __all__ = ["Loaded", "closed_error"]
 

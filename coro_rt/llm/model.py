@@ -34,6 +34,7 @@ from coro_rt.memory.budget import Kind
 from coro_rt.memory.pages import Page
 from coro_rt.memory.prefixes import Prefixes
 from coro_rt.memory.residency import Holder, Residency
+from coro_rt.schedulers.pace import CHUNK
 from coro_rt.stream import Stream
 from coro_rt.traps import current_job
 
@@ -46,7 +47,6 @@ from .embed import EncoderModel, checked_texts, embed
 from .generate import Reader, Token, generate, score
 from .gguf_file import GGUFFile, open_gguf
 from .loaded import Loaded, closed_error
-from .pace import CHUNK
 from .request import Message, chat_ids, checked_ids, make_request, prompt_ids
 from .sampling import SamplingParams
 from .sequence import Sequence

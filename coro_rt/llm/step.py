@@ -222,7 +222,7 @@ class ModelStep(Joint):
         workspace: Any = self._workspace
         rows = sum(place.taken for place in self._places.values())
         steps = workspace.burst_steps if self._burst_s else 0
-        self._model.pace.learn(rows, self._spent_s / max(steps, 1))
+        self.took = rows, self._spent_s / max(steps, 1)
         ending = [(launch, place) for launch, place in self._places.items() if place.ends]
         if not ending:
             return

@@ -12,7 +12,9 @@ from math import isfinite
 from types import MappingProxyType
 from typing import Any
 
-from coro_rt.schedulers.entry import Entry
+from coro_rt.schedulers.batch import Batch, KnownCosts
+from coro_rt.schedulers.entry import Entry, Grant
+from coro_rt.schedulers.pace import Pace
 from coro_rt.schedulers.policy import Policy
 from coro_rt.schedulers.qos import QoS
 from coro_rt.schedulers.registry import POLICIES
@@ -30,6 +32,10 @@ CALLS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "park": ("entry", "now", "on"),
         "wake": ("entry", "now"),
         "move": ("entry", "device", "now"),
+        "offer": ("entry", "batch", "rows", "now"),
+        "alight": ("entry", "now"),
+        "leave": ("entry", "now"),
+        "learn": ("batch", "rows", "seconds", "now"),
         "done": ("entry", "now"),
         "expedite": ("entry", "now"),
         "set_qos": ("entry", "now", "qos", "deadline"),
@@ -51,9 +57,20 @@ ENTRIES = frozenset({"entry", "on"})
 NUMBERS = frozenset({"now", "seconds", "seconds_left", "deadline", "predicted_seconds_left"})
 """Parameters that are seconds; "inf" and the like are written as strings, as JSON has no number for them."""
 
+COUNTS = frozenset({"batch", "rows"})
+"""Parameters that are whole numbers from 1 on."""
+
+BATCH = "batch"
+"""The parameter that is a batch; a line has its number. So has `submit`, if the entry comes with one."""
+
 ENTRY_FIELDS = ("name", "qos", "tenant", "device", "deadline", "predicted_seconds_left")
 """What `submit` says about its entry, besides the number."""
 
+LAUNCHING = frozenset({"next", "turn", "offer"})
+"""Calls that may begin a launch, or go on with one."""
+
+Members = tuple[tuple[int, int], ...]
+"""Who is in a launch, its leader first, and with how many rows."""
 
 WORKER = "worker"
 """In place of an entry: a worker woke it, which knew when its sleep would be over."""
@@ -68,8 +85,35 @@ class Call:
     arguments: Mapping[str, Any]
     answer: Any = None  # as written: the decision
     by: int | str | None = None  # the entry whose step made the call, if not the entry's own; or WORKER
-    entry: Mapping[str, Any] = field(default_factory=dict)  # of a submit: ENTRY_FIELDS
+    entry: Mapping[str, Any] = field(default_factory=dict)  # of a submit: ENTRY_FIELDS, perhaps BATCH
     slow: int | None = None  # the policy was ejected, as this one of its calls had taken too long
+    kind: Mapping[str, Any] | None = None  # of a batch, where it is first named: see `describe`
+    aboard: Members | None = None  # of the launch that the device goes on with: a decision, too
+
+
+def aboard(arguments: Mapping[str, Any], answer: Any) -> Members | None:
+    """Who is in the launch that a device goes on with after a call; None if it is none that is shared."""
+    leader = answer.entry if isinstance(answer, Grant) else arguments["entry"] if answer is True else None
+    if leader is None or not leader.aboard:
+        return None
+    return tuple([(entry.id, entry.aboard) for entry in (leader, *leader.riders)])
+
+
+def describe(batch: Batch) -> dict[str, Any]:
+    """What a trace says about a batch: its limits and, where they are not learned, its costs."""
+    kind: dict[str, Any] = {"rows": batch.rows, "members": batch.members}
+    if not isinstance(batch, Pace):
+        kind["costs"] = [batch.seconds(rows) for rows in range(1, batch.rows + 1)]
+    return kind
+
+
+def make_batch(kind: Mapping[str, Any]) -> Batch:
+    """A batch that was described, and has learned nothing yet."""
+    if "costs" in kind:
+        return KnownCosts(kind["costs"], kind["members"])
+    pace = Pace()
+    pace.rows, pace.members = kind["rows"], kind["members"]
+    return pace
 
 
 def written(value: Any) -> Any:

@@ -15,9 +15,23 @@ from typing import Any
 
 from coro_rt.errors import TraceFileError
 from coro_rt.schedulers.qos import QoS
-from coro_rt.trace.calls import CALLS, ENTRIES, ENTRY_FIELDS, FORMAT, NUMBERS, OPTIONAL, VERSION, WORKER, Call
+from coro_rt.trace.calls import (
+    BATCH,
+    CALLS,
+    COUNTS,
+    ENTRIES,
+    ENTRY_FIELDS,
+    FORMAT,
+    NUMBERS,
+    OPTIONAL,
+    VERSION,
+    WORKER,
+    Call,
+    Members,
+)
 
 LONGEST_LINE = 1 << 20
+MOST_ROWS = 100_000  # and members of a batch
 _CHUNK = 1 << 16
 
 
@@ -50,6 +64,7 @@ class Trace:
         lines = _lines(self.path)
         next(lines, None)  # the header
         known: set[int] = set()
+        batches: set[int] = set()
         count, ended = 0, False
         for number, line in lines:
             read = self._object(number, line)
@@ -60,7 +75,7 @@ class Trace:
                     raise self.error(number, f"says that there are {read['end']!r} calls; {count} were read")
                 ended = True
                 continue
-            call = self._call(number, read, known)
+            call = self._call(number, read, known, batches)
             count += 1
             yield call
         self.complete = ended
@@ -108,7 +123,7 @@ class Trace:
             raise self.error(number, f"a trace has a JSON object in each line, not {_shown(line)}")
         return read
 
-    def _call(self, number: int, read: dict[str, Any], known: set[int]) -> Call:
+    def _call(self, number: int, read: dict[str, Any], known: set[int], batches: set[int]) -> Call:
         name = read.get("call")
         if not isinstance(name, str) or name not in CALLS:
             raise self.error(number, f"there is no call {name!r}; there are {', '.join(CALLS)}")
@@ -119,7 +134,10 @@ class Trace:
             elif parameter not in OPTIONAL:
                 raise self.error(number, f"{name} has no {parameter!r}")
         entry: dict[str, Any] = {}
+        batch = arguments.get(BATCH)
         if name == "submit":
+            if BATCH in read:
+                batch = entry[BATCH] = self._value(number, BATCH, read[BATCH])
             for part in ENTRY_FIELDS:
                 if part not in read:
                     raise self.error(number, f"submit has no {part!r}")
@@ -134,7 +152,45 @@ class Trace:
         slow = read.get("slow")
         if slow is not None and (isinstance(slow, bool) or not isinstance(slow, int) or slow < 1):
             raise self.error(number, f"'slow' is the number of a call of the policy, from 1 on, not {slow!r}")
-        return Call(number, name, arguments, read.get("answer"), by, entry, slow)
+        kind = None
+        if batch is not None and batch not in batches:
+            kind = self._kind(number, batch, read.get("kind"), len(batches) + 1)
+            batches.add(batch)
+        aboard = self._aboard(number, read.get("aboard"), known)
+        return Call(number, name, arguments, read.get("answer"), by, entry, slow, kind, aboard)
+
+    def _kind(self, number: int, batch: int, kind: Any, expected: int) -> dict[str, Any]:
+        """What is said about a batch where it is first named."""
+        if batch != expected:
+            raise self.error(number, f"the next new batch is {expected}, not {batch}")
+        if not isinstance(kind, dict):
+            raise self.error(number, f"batch {batch} is named first here, so 'kind' says what it is")
+        for part in ("rows", "members"):
+            if not _is_count(kind.get(part)) or kind[part] > MOST_ROWS:
+                raise self.error(
+                    number, f"{part!r} of a batch is a number from 1 to {MOST_ROWS:,}, not {kind.get(part)!r}"
+                )
+        costs = kind.get("costs")
+        if costs is not None and not (
+            isinstance(costs, list)
+            and len(costs) == kind["rows"]
+            and all(isinstance(cost, int | float) and 0 < cost < inf for cost in costs)
+        ):
+            raise self.error(number, f"'costs' of a batch are the seconds of 1 to {kind['rows']} rows")
+        return kind
+
+    def _aboard(self, number: int, aboard: Any, known: set[int]) -> Members | None:
+        if aboard is None:
+            return None
+        if not isinstance(aboard, list) or not all(
+            isinstance(member, list)
+            and len(member) == 2
+            and all(_is_count(part) for part in member)
+            and member[0] in known
+            for member in aboard
+        ):
+            raise self.error(number, f"'aboard' is a list of entries and their rows, not {aboard!r}")
+        return tuple((entry, rows) for entry, rows in aboard)
 
     def _value(self, number: int, parameter: str, value: Any) -> Any:
         """A value of a parameter, as the scheduler takes it."""
@@ -152,6 +208,10 @@ class Trace:
             if isinstance(value, int) and not isinstance(value, bool):
                 return value
             raise self.error(number, f"{parameter!r} is the number of an entry, not {value!r}")
+        if parameter in COUNTS:
+            if _is_count(value):
+                return value
+            raise self.error(number, f"{parameter!r} is a whole number from 1 on, not {value!r}")
         if parameter == "qos":
             if isinstance(value, str) and value in QoS.__members__:
                 return QoS[value]
@@ -159,6 +219,10 @@ class Trace:
         if isinstance(value, str):
             return value
         raise self.error(number, f"{parameter!r} is a text, not {value!r}")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def is_trace(path: str | os.PathLike[str]) -> bool:

@@ -19,17 +19,19 @@ from coro_rt.schedulers.workload import (
     DeviceTiming,
     Milestone,
     Predict,
+    Rows,
     Run,
     Step,
     Wait,
     Workload,
     WorkloadJob,
 )
-from coro_rt.trace.calls import WORKER, Call
+from coro_rt.trace.calls import BATCH, WORKER, Call
 from coro_rt.trace.reader import Trace
+from coro_rt.trace.shared import RecordedBatch, RecordedLaunch
 
 
-class _Job:
+class RecordedJob:
     """One entry of the trace, as far as it has been read."""
 
     def __init__(self, number: int, call: Call, now: float, after: Milestone | None) -> None:
@@ -55,7 +57,11 @@ class _Job:
         self.waited_s = 0.0
         self.waits = 0  # of its steps
         self.waits_since: float | None = None  # None: it does not wait
-        self.waits_on: _Job | None = None
+        self.waits_on: RecordedJob | None = None
+        self.batch: int | None = entry.get(BATCH)  # as it came, from 1
+        self.offered: tuple[int, int] | None = None  # batch and rows of its launch
+        self.launch: RecordedLaunch | None = None  # that it is in
+        self.rest_of: int | None = None  # the step whose rows were not all granted: the rest comes
 
     def progress(self, now: float) -> float:
         """Its service at a time, that not yet booked included."""
@@ -66,13 +72,31 @@ class _Job:
         self.steps.append(Run(max(0.0, served_s - self.stepped_s)))
         self.stepped_s = max(self.stepped_s, served_s)
 
+    def rows(self, granted: int, times: int = 1) -> None:
+        """A launch of it is done, or given up; of a burst, `times` as many. If fewer rows were granted,
+        the rest belongs to the same step, because elsewhere they may be."""
+        assert self.offered is not None
+        batch, wanted = self.offered
+        seconds = self.served_s - self.stepped_s
+        self.stepped_s, self.offered = self.served_s, None
+        if self.rest_of is None:
+            self.steps += [Rows(batch - 1, granted, wanted, seconds / times)] * times
+            at = len(self.steps) - 1
+        else:
+            at = self.rest_of
+            step = self.steps[at]
+            assert isinstance(step, Rows)
+            most = max(step.most, wanted)
+            self.steps[at] = Rows(batch - 1, step.rows + granted, most, step.seconds + seconds)
+        self.rest_of = at if granted < wanted else None
+
 
 class _Device:
     """What is happening on one device."""
 
     def __init__(self) -> None:
-        self.running: _Job | None = None
-        self.last: _Job | None = None
+        self.running: RecordedJob | None = None
+        self.last: RecordedJob | None = None
         self.since = 0.0
         self.slice_s = 0.0
         self.used_s = 0.0
@@ -97,8 +121,9 @@ class Recorded:
         header = trace.header
         self._trace = trace
         self._start = header.now
-        self._jobs: dict[int, _Job] = {}
+        self._jobs: dict[int, RecordedJob] = {}
         self._devices = {name: _Device() for name in header.devices}
+        self._batches: list[RecordedBatch] = []
         self._spans: list[Span] | None = [] if spans else None
         self._switches = self._preemptions = self._decisions = self._calls = 0
         self._end = header.now
@@ -115,6 +140,7 @@ class Recorded:
             shares=header.shares,
             background_share=header.background_share,
             max_wait_s=header.max_wait_s,
+            batches=tuple(batch.timing() for batch in self._batches),
         )
         self.outcome = self._outcome(header.policy)
 
@@ -122,6 +148,8 @@ class Recorded:
         arguments = call.arguments
         now = arguments.get("now", self._end)
         self._end = max(self._end, now)
+        if call.kind is not None:
+            self._batches.append(RecordedBatch(call.kind))
         match call.name:
             case "add_device":
                 self._devices[arguments["device"]] = _Device()
@@ -130,6 +158,8 @@ class Recorded:
             case "next":
                 self._decisions += 1
                 self._granted(call, self._device(call, arguments["device"]), now)
+            case "learn":
+                self._batches[arguments[BATCH] - 1].learn(arguments["rows"], arguments["seconds"])
             case "set_policy":
                 pass
             case _:
@@ -137,11 +167,11 @@ class Recorded:
 
     def _submit(self, call: Call, now: float) -> None:
         after = self._milestone(call.by, now)
-        job = _Job(len(self._jobs), call, now, after)
+        job = RecordedJob(len(self._jobs), call, now, after)
         self._jobs[call.arguments["entry"]] = job
         self._asks(self._device(call, job.device), call, now)
 
-    def _about(self, call: Call, job: _Job, arguments: Any, now: float) -> None:
+    def _about(self, call: Call, job: RecordedJob, arguments: Any, now: float) -> None:
         """A call about a job that was submitted."""
         device = self._device(call, job.at)
         match call.name:
@@ -157,9 +187,18 @@ class Recorded:
             case "move":
                 job.at = arguments["device"]
             case "expedite":
-                job.changes.append(Change(now - self._start, cancel=True))
+                self._cancelled(job, now)
                 self._wait_over(job, None, now)
+                if job.launch is not None and job.ready_since is None and not job.running:
+                    job.launch.lose(job, now)
+                    job.ready_since = now
                 self._asks(device, call, now)
+            case "offer":
+                self._offer(call, device, job, now)
+            case "alight":
+                self._alight(job, now)
+            case "leave":
+                self._leave(call, job, now)
             case "set_qos":
                 qos, deadline = arguments.get("qos"), arguments.get("deadline")
                 at = None if deadline is None else deadline - self._start
@@ -171,15 +210,18 @@ class Recorded:
             case "done":
                 self._done(call, device, job, now)
 
-    def _ran(self, device: _Device, job: _Job, seconds: float, now: float) -> None:
-        job.served_s += seconds
+    def _ran(self, device: _Device, job: RecordedJob, seconds: float, now: float) -> None:
+        if job.launch is None:
+            job.served_s += seconds
+        else:
+            job.launch.book(seconds)
         job.booked = now
         device.used_s += seconds
         if device.asked_at is not None:
             device.delays.append(max(0.0, now - device.asked_at))
             device.asked_at = None
 
-    def _turn(self, call: Call, device: _Device, job: _Job, now: float) -> None:
+    def _turn(self, call: Call, device: _Device, job: RecordedJob, now: float) -> None:
         self._ran(device, job, call.arguments["seconds"], now)
         self._decisions += 1
         slice_over = device.used_s >= device.slice_s
@@ -199,9 +241,12 @@ class Recorded:
             return
         answer: dict[str, Any] = call.answer if isinstance(call.answer, dict) else {}
         job, slice_s = self._jobs.get(answer.get("entry", -1)), answer.get("slice_s")
-        if job is None or job.ready_since is None or not isinstance(slice_s, float):
+        ready_since = None if job is None else job.ready_since
+        if job is not None and ready_since is None and job.launch is not None:
+            ready_since, job.launch.leader = job.launch.left_at, job
+        if job is None or ready_since is None or not isinstance(slice_s, float):
             raise self._trace.error(call.line, f"the device goes to {call.answer!r}, which is not ready")
-        job.waited_s += max(0.0, now - job.ready_since)
+        job.waited_s += max(0.0, now - ready_since)
         job.ready_since = None
         job.running = True
         job.booked = now
@@ -210,8 +255,63 @@ class Recorded:
         device.broken = False
         self._switches += device.last is not job
         device.last = job
+        self._leads(call, job, now)
 
-    def _left(self, call: Call, device: _Device, job: _Job, now: float) -> None:
+    # Launches that were shared.
+
+    def _leads(self, call: Call, leader: RecordedJob, now: float) -> None:
+        """A job was granted the device, perhaps for a launch; if that begins, its members leave others."""
+        if call.aboard is None or leader.launch is not None:
+            return
+        members = {self._jobs[entry]: rows for entry, rows in call.aboard}
+        launch = RecordedLaunch(leader, members)
+        for member in members:
+            if member.launch is not None:
+                member.launch.lose(member, now)
+            if member.offered is None:
+                raise self._trace.error(call.line, f"{member.name} is in a launch, and has offered none")
+            if member.ready_since is not None:
+                member.waited_s += max(0.0, now - member.ready_since)
+                member.ready_since = None
+            member.launch = launch
+
+    def _offer(self, call: Call, device: _Device, job: RecordedJob, now: float) -> None:
+        job.run(job.served_s)
+        job.offered = call.arguments[BATCH], call.arguments["rows"]
+        if call.answer is True:
+            self._leads(call, job, now)
+        else:
+            self._left(call, device, job, now)
+            job.ready_since = now
+
+    def _alight(self, job: RecordedJob, now: float) -> None:
+        launch = job.launch
+        if launch is None or job.offered is None:
+            return
+        times = self._batches[job.offered[0] - 1].ended(launch)
+        for member, rows in launch.members.items():
+            member.rows(rows, times)
+            member.launch = None
+            if member is not job:
+                member.ready_since = now
+
+    def _leave(self, call: Call, job: RecordedJob, now: float) -> None:
+        self._cancelled(job, now)
+        if job.offered is not None:
+            job.rows(job.offered[1])
+        launch, heir = job.launch, call.answer
+        if launch is not None:
+            launch.lose(job, now)
+            if heir in self._jobs:
+                launch.leader = self._jobs[heir]
+                launch.leader.ready_since = now
+
+    def _cancelled(self, job: RecordedJob, now: float) -> None:
+        """Somebody cancels it. Noted once: as it is expedited or, if it runs, as it gives up its launch."""
+        if not any(change.cancel for change in job.changes):
+            job.changes.append(Change(now - self._start, cancel=True))
+
+    def _left(self, call: Call, device: _Device, job: RecordedJob, now: float) -> None:
         if device.running is not job:
             raise self._trace.error(call.line, f"{job.name} leaves a device that it does not have")
         if self._spans is not None:
@@ -220,7 +320,7 @@ class Recorded:
         device.running = device.asked_at = None
         job.running = False
 
-    def _park(self, call: Call, device: _Device, job: _Job, now: float) -> None:
+    def _park(self, call: Call, device: _Device, job: RecordedJob, now: float) -> None:
         if isinstance(call.answer, dict):  # it raised: a circle
             return
         if job.running:
@@ -232,7 +332,9 @@ class Recorded:
         on = call.arguments.get("on")
         job.waits_since, job.waits_on = now, None if on is None else self._jobs[on]
 
-    def _wait_over(self, job: _Job, until: Milestone | None, now: float, *, sleep: bool = False) -> None:
+    def _wait_over(
+        self, job: RecordedJob, until: Milestone | None, now: float, *, sleep: bool = False
+    ) -> None:
         """It has waited until now; from now on it is ready."""
         if job.waits_since is None:
             return
@@ -244,7 +346,7 @@ class Recorded:
         job.waits += 1
         job.waits_since, job.ready_since = None, now
 
-    def _done(self, call: Call, device: _Device, job: _Job, now: float) -> None:
+    def _done(self, call: Call, device: _Device, job: RecordedJob, now: float) -> None:
         job.ended = now
         if job.running:
             self._left(call, device, job, now)
@@ -273,7 +375,7 @@ class Recorded:
         job = self._jobs[by]
         return Milestone(job.number, job.progress(now), job.waits)
 
-    def _workload_job(self, job: _Job) -> WorkloadJob:
+    def _workload_job(self, job: RecordedJob) -> WorkloadJob:
         return WorkloadJob(
             name=job.name,
             arrives_s=max(0.0, job.arrived - self._start),
@@ -285,6 +387,7 @@ class Recorded:
             predicted_s=job.predicted_s,
             after=job.after,
             changes=tuple(job.changes),
+            batch=None if job.batch is None else job.batch - 1,
         )
 
     def _outcome(self, policy: str) -> Outcome:

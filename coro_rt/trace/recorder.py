@@ -11,17 +11,22 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from coro_rt._version import __version__
+from coro_rt.schedulers.batch import Batch
 from coro_rt.schedulers.ejection import Ejection
 from coro_rt.schedulers.entry import Entry
 from coro_rt.schedulers.errors import SchedulerError
 from coro_rt.schedulers.scheduler import Scheduler
 from coro_rt.trace.calls import (
+    BATCH,
     CALLS,
     ENTRY_FIELDS,
     FORMAT,
+    LAUNCHING,
     OPTIONAL,
     VERSION,
     WORKER,
+    aboard,
+    describe,
     policy_path,
     written,
 )
@@ -57,6 +62,7 @@ class Recorder:
         self._timer = timer
         self._readings = 0  # of the timer, two for each call of a policy's method, since the call began
         self._slow: int | None = None  # the number of the policy's call that took too long
+        self._batches: dict[Batch, int] = {}  # the numbers of those that were named
         self._scheduler = make(on_ejected=self._ejected, timer=self._read_timer)
 
     def __getattr__(self, name: str) -> Any:
@@ -90,6 +96,13 @@ class Recorder:
             return None
         return WORKER if worker.deciding or worker.job is None else worker.job.entry.id
 
+    def _number(self, arguments: dict[str, Any]) -> dict[str, Any] | None:
+        """Puts a batch's number in its place. Returns what it is, where it is new."""
+        batch = arguments[BATCH]
+        known = batch in self._batches
+        arguments[BATCH] = self._batches.setdefault(batch, len(self._batches) + 1)
+        return None if known else describe(batch)
+
     def _read_timer(self) -> float:
         self._readings += 1
         return self._timer()
@@ -104,7 +117,7 @@ class Recorder:
 
 def as_line(note: tuple[Any, ...]) -> dict[str, Any]:
     """A note as it stands in a trace. By the writer, not under the lock."""
-    name, arguments, answer, by, entry, slow = note
+    name, arguments, answer, by, entry, slow, kind, members = note
     line: dict[str, Any] = {"call": name}
     for parameter, value in arguments.items():
         if value is not None or parameter not in OPTIONAL:
@@ -115,6 +128,10 @@ def as_line(note: tuple[Any, ...]) -> dict[str, Any]:
         line["by"] = by
     if slow is not None:
         line["slow"] = slow
+    if kind is not None:
+        line["kind"] = kind
+    if members is not None:
+        line["aboard"] = members
     if answer is not None:
         line["answer"] = written(answer)
     return line
@@ -123,10 +140,15 @@ def as_line(note: tuple[Any, ...]) -> dict[str, Any]:
 def _noting(name: str, parameters: tuple[str, ...]) -> Callable[..., Any]:
     method = getattr(Scheduler, name)
     new = name == "submit"
+    launches = name in LAUNCHING
 
     def call(self: Recorder, *args: Any, **named: Any) -> Any:
         # What may change later is read now; the writer does the rest.
         arguments = dict(zip(parameters, args, strict=False), **named)
+        given = arguments.copy() if launches else arguments
+        if new and args[0].batch is not None:
+            arguments[BATCH] = args[0].batch
+        kind = self._number(arguments) if BATCH in arguments else None
         for parameter, value in arguments.items():
             if isinstance(value, Entry):
                 arguments[parameter] = value.id
@@ -136,9 +158,10 @@ def _noting(name: str, parameters: tuple[str, ...]) -> Callable[..., Any]:
         try:
             answer = method(self._scheduler, *args, **named)
         except SchedulerError as error:
-            self._note((name, arguments, error, by, entry, self._slow))
+            self._note((name, arguments, error, by, entry, self._slow, kind, None))
             raise
-        self._note((name, arguments, answer, by, entry, self._slow))
+        members = aboard(given, answer) if launches else None
+        self._note((name, arguments, answer, by, entry, self._slow, kind, members))
         return answer
 
     return call

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from coro_rt.schedulers.batch import Batch
 from coro_rt.schedulers.entry import Entry
 from coro_rt.schedulers.errors import SchedulerError
 from coro_rt.schedulers.registry import PolicyLike
 from coro_rt.schedulers.scheduler import Scheduler
-from coro_rt.trace.calls import ENTRIES, Call, written
+from coro_rt.trace.calls import BATCH, ENTRIES, LAUNCHING, Call, Members, aboard, make_batch, written
 from coro_rt.trace.reader import Trace
 
 SHOWN = 20  # differences that are kept; all are counted
@@ -72,20 +73,21 @@ def replay(
         timer=timer,
     )
     entries: dict[int, Entry] = {}
+    batches: dict[int, Batch] = {}
     found = Differences()
     for call in trace.calls():
         timer.readings, timer.slow = 0, call.slow
         try:
-            decided = _decide(scheduler, call, entries)
+            decided, members = _decide(scheduler, call, entries, batches)
         except AssertionError as error:
             found.broke_off = f"line {call.line}: {call.name} does not fit what was decided before: {error}"
             break
         found.calls += 1
-        if decided != call.answer:
+        if (decided, members) != (call.answer, call.aboard):
             found.count += 1
             if len(found.first) < SHOWN:
                 now = call.arguments.get("now", header.now)
-                found.first.append(Difference(call.line, call.name, now, call.answer, decided))
+                found.first.append(Difference(call.line, call.name, now, *_told(call, decided, members)))
         if progress is not None and found.calls % REPORT_EVERY == 0:
             progress(found.calls)
     found.decisions = scheduler.decisions
@@ -109,16 +111,32 @@ class _Timer:
         return self._now
 
 
-def _decide(scheduler: Scheduler, call: Call, entries: dict[int, Entry]) -> Any:
-    """Make a call; its answer as it would be written."""
+def _told(call: Call, decided: Any, members: Members | None) -> tuple[Any, Any]:
+    """What was recorded and what is decided now, as far as it differs."""
+    if decided != call.answer:
+        return call.answer, decided
+    return {"aboard": call.aboard}, {"aboard": members}
+
+
+def _decide(
+    scheduler: Scheduler, call: Call, entries: dict[int, Entry], batches: dict[int, Batch]
+) -> tuple[Any, Members | None]:
+    """Make a call; its answer as it would be written, and who is in the launch that comes next."""
     arguments = dict(call.arguments)
+    if call.kind is not None:
+        batches[len(batches) + 1] = make_batch(call.kind)
     if call.entry:
-        number = arguments["entry"]
-        entries[number] = Entry(number, **call.entry)
+        number, about = arguments["entry"], dict(call.entry)
+        batch = about.pop(BATCH, None)
+        entries[number] = Entry(number, **about)
+        entries[number].batch = None if batch is None else batches[batch]
     for parameter in ENTRIES & arguments.keys():
         if (number := arguments[parameter]) is not None:
             arguments[parameter] = entries[number]
+    if BATCH in arguments:
+        arguments[BATCH] = batches[arguments[BATCH]]
     try:
-        return written(getattr(scheduler, call.name)(**arguments))
+        answer = getattr(scheduler, call.name)(**arguments)
     except SchedulerError as error:
-        return written(error)
+        return written(error), None
+    return written(answer), aboard(arguments, answer) if call.name in LAUNCHING else None

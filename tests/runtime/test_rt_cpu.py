@@ -49,7 +49,7 @@ def test_threads_are_at_least_one_and_at_most_the_cpus(monkeypatch: pytest.Monke
 
 def test_all_devices_are_listed() -> None:
     found = {device.name: device for device in available()}
-    assert list(found) == ["cpu", "gpu", "sim"]
+    assert list(found) == ["cpu", "gpu", "npu", "sim"]
     assert found["cpu"].available
     assert found["sim"].available
     assert all(device.detail for device in found.values())

@@ -9,6 +9,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from coro_rt.schedulers import POLICIES, Entry, QoS, Scheduler, State
 from coro_rt.schedulers.batch import PATIENCE_S, STRETCH, Batch
+from coro_rt.schedulers.pace import Pace
 
 B, U, D, I = QoS.BACKGROUND, QoS.UTILITY, QoS.DEFAULT, QoS.USER_INTERACTIVE  # noqa: E741
 ROW_S = 0.001
@@ -416,3 +417,21 @@ class Trips(RuleBasedStateMachine):
 
 Trips.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
 TestTrips = Trips.TestCase
+
+
+def test_what_a_launch_took_is_learned_through_the_scheduler_and_says_how_many_fit() -> None:
+    def members(row_s: float) -> int:
+        desk = Desk()
+        pace = Pace()
+        for rows in (1, 16, 128):
+            desk.scheduler.learn(pace, rows, READ_S + rows * row_s, desk.now)
+        desk.batch = pace  # type: ignore[assignment]
+        leader, *others = [desk.submit(D) for _ in range(20)]
+        for entry in others:
+            desk.expect(entry, 1)
+        assert desk.grant() is leader
+        assert not desk.scheduler.offer(leader, pace, 1, desk.now)
+        return 1 + len(desk.grant().riders)
+
+    assert members(row_s=0.0001) == 20
+    assert 1 < members(row_s=0.01) < 10

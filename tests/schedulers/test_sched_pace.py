@@ -2,7 +2,7 @@
 
 import pytest
 
-from coro_rt.llm.pace import CHUNK, Pace
+from coro_rt.schedulers.pace import CHUNK, Pace
 
 
 def learned(*seen: tuple[int, float], times: int = 50) -> Pace:

@@ -1,0 +1,70 @@
+"""Launches that several jobs of a trace shared: who was in them, what they took, and what batches cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from coro_rt.schedulers.workload import BatchTiming
+from coro_rt.trace.calls import make_batch
+
+if TYPE_CHECKING:
+    from coro_rt.trace.recorded import RecordedJob
+
+
+class RecordedLaunch:
+    """A launch: its members, who may become fewer, with their rows, and the device time that it took."""
+
+    def __init__(self, leader: RecordedJob, members: dict[RecordedJob, int]) -> None:
+        self.leader = leader
+        self.members = members
+        self.rows = sum(members.values())
+        self.seconds = 0.0
+        self.left_at: float | None = (
+            None  # its leader is gone: one of the others leads, and is ready, since then
+        )
+
+    def book(self, seconds: float) -> None:
+        """Device time is shared out by rows."""
+        self.seconds += seconds
+        total = sum(self.members.values())
+        for job, rows in self.members.items():
+            job.served_s += seconds * rows / total
+
+    def lose(self, job: RecordedJob, now: float) -> None:
+        """A member is in it no longer."""
+        self.members.pop(job, None)
+        job.launch = None
+        if job is self.leader:
+            self.left_at = now
+
+
+class RecordedBatch:
+    """A batch: what its launches should have taken, as was learned on the way, and what they took."""
+
+    def __init__(self, kind: Mapping[str, Any]) -> None:
+        self._batch = make_batch(kind)
+        self._took: list[tuple[int, float]] = []  # rows, seconds
+        self._step: tuple[int, float] | None = None  # of the launch that is being booked
+
+    def learn(self, rows: int, seconds: float) -> None:
+        """What the scheduler was told about the launch that has just ended."""
+        self._batch.learn(rows, seconds)
+        self._step = rows, seconds
+
+    def ended(self, launch: RecordedLaunch) -> int:
+        """Such a launch is over. Returns how many steps it was: more than one if it was a burst of tokens."""
+        steps = 1
+        if self._step is not None and self._step[1] > 0 and launch.rows == len(launch.members):
+            steps = max(1, round(launch.seconds / self._step[1]))
+        self._step = None
+        if launch.seconds > 0:
+            self._took += [(launch.rows, launch.seconds / steps)] * steps
+        return steps
+
+    def timing(self) -> BatchTiming:
+        """For a workload."""
+        batch = self._batch
+        costs = tuple(batch.seconds(rows) for rows in range(1, batch.rows + 1))
+        factors = tuple(seconds / batch.seconds(rows) for rows, seconds in self._took)
+        return BatchTiming(costs, batch.members, factors or (1.0,))

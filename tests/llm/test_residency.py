@@ -250,6 +250,31 @@ async def test_a_storm_with_cancels_at_any_moment_ends_and_leaves_nothing_behind
         assert await ids(llm, system, 30) == plain
 
 
+@pytest.mark.soak
+async def test_a_thousand_parkings_change_no_token_and_no_probability(
+    anyio_backend: object, path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = prompts(10, 150)
+    levels = [QoS.BACKGROUND, QoS.UTILITY, QoS.DEFAULT, QoS.USER_INITIATED, QoS.USER_INTERACTIVE]
+    async with open_runtime(threads=2) as runtime, await load_model(runtime, path) as llm:
+        alone = [(await answer(llm, prompt, 150))[0] for prompt in asked]
+    rounds = 0
+    async with opened(path, pages=9, area=2) as (runtime, llm):
+
+        async def one(nth: int) -> None:
+            with qos(levels[(nth + rounds) % len(levels)]):
+                assert (await answer(llm, asked[nth], 150))[0] == alone[nth]
+
+        while runtime._residency.parkings < 1000:
+            async with anyio.create_task_group() as group:
+                for nth in range(len(asked)):
+                    group.start_soon(one, nth)
+            rounds += 1
+        parkings = runtime._residency.parkings
+    with capsys.disabled():
+        print(f"\n  {parkings} pieces parked in {rounds} rounds of {len(asked)} generations", flush=True)
+
+
 # Prefixes.
 
 

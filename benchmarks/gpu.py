@@ -115,7 +115,7 @@ async def model_rates(path: Path) -> tuple[float, float]:
     """Tokens per second: of a prompt of 512 tokens, and of 64 tokens after it."""
     async with (
         open_runtime(devices=["gpu"]) as runtime,
-        await runtime.load_model(path, context=1024, device="gpu") as llm,
+        await runtime.load_model(path, context=1024, device="gpu", prefix_reuse=False) as llm,
     ):
         prompt = np.random.default_rng(0).integers(300, 3000, 512).tolist()
         rates = []

@@ -50,7 +50,7 @@ async def measure(wanted: Wanted, peers: Peers) -> Report:
     for threads in wanted.threads:
         async with (
             coro_rt.open_runtime(threads=threads, monitor=wanted.monitor) as runtime,
-            await runtime.load_model(wanted.path) as llm,
+            await runtime.load_model(wanted.path, prefix_reuse=False) as llm,
         ):
             limits = Limits(threads)
             first = len(report.rows)
@@ -134,7 +134,7 @@ async def _disturbed(wanted: Wanted, peers: Peers, report: Report, weights: Weig
         async def opened(threads: int) -> LLM:
             opening = coro_rt.open_runtime(threads=threads, monitor=wanted.monitor)
             runtime = await stack.enter_async_context(opening)
-            return await stack.enter_async_context(await runtime.load_model(wanted.path))
+            return await stack.enter_async_context(await runtime.load_model(wanted.path, prefix_reuse=False))
 
         llm = await opened(1)
         ids = text_ids(llm, context, context)

@@ -80,7 +80,9 @@ async def measure(
                 policy=wanted.policy, threads=wanted.threads, monitor=wanted.monitor, record=wanted.record
             )
         )
-        llm = await stack.enter_async_context(await runtime.load_model(wanted.path, context=CONTEXT))
+        llm = await stack.enter_async_context(
+            await runtime.load_model(wanted.path, context=CONTEXT, prefix_reuse=False)
+        )
         threads = next(one.threads for one in runtime.devices if isinstance(one, CpuDevice))
         prompts = Prompts(text_ids(llm, TEXT, wanted.seed), llm.tokenizer.vocab_size, wanted.seed)
         decisions = watch(runtime)

@@ -138,7 +138,7 @@ async def driven(
         options["devices"] = [CpuDevice(name=f"thread-{at + 1}", threads=1) for at in range(threads)]
     async with (
         open_runtime(policy=driver.policy, **options) as runtime,
-        await runtime.load_model(model) as llm,
+        await runtime.load_model(model, prefix_reuse=False) as llm,
     ):
         found = Driven(driver, runtime, llm)
         await found.lower()

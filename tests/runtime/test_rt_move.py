@@ -3,9 +3,9 @@
 from typing import Any
 
 import pytest
-from rt_tools import simulated, until_state
+from rt_tools import simulated, until, until_state
 
-from coro_rt import Cancelled, DeviceError, Job, JobCancelled, current_job, move_to, sleep, spawn
+from coro_rt import Cancelled, DeviceError, JobCancelled, current_job, move_to, spawn
 from coro_rt.schedulers.entry import State
 from coro_rt.testing import SimDevice, sim_work
 from coro_rt.traps import Move
@@ -110,20 +110,16 @@ async def test_cancelled_while_it_waits_for_its_turn_it_ends_where_it_goes() -> 
             raise
 
     async def busy() -> None:
-        await sim_work(1.0)
-
-    async def cancel(mover: Job[None]) -> None:
-        await sleep(0.1)
-        assert (mover.entry.device, mover.state) == ("far", State.READY)
-        mover.cancel()
+        while not ended:
+            await sim_work(0.01)
 
     async with (
         simulated(**two(), policy="fifo") as (runtime, _),
         runtime.start(busy, device="far") as other,
         runtime.start(leaves) as handle,
     ):
-        assert handle.job is not None
-        await runtime.run(cancel, handle.job)
+        await until(lambda: (handle.job.entry.device, handle.state) == ("far", State.READY))
+        handle.cancel()
         with pytest.raises(JobCancelled):
             await handle.result()
         await other.result()

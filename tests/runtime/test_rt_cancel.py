@@ -249,14 +249,23 @@ async def test_a_job_may_end_well_in_spite_of_being_cancelled() -> None:
 
 
 async def test_an_error_while_cleaning_up_reaches_the_task() -> None:
+    began: list[bool] = []
+    scope = anyio.CancelScope()
+
     async def job() -> None:
+        began.append(True)
         try:
             await coro_rt.sleep(math.inf)
         finally:
             raise KeyError("cleaning up")
 
-    async with opened() as runtime:
-        with pytest.raises(KeyError, match="cleaning up"), anyio.move_on_after(0.01):
+    async def cancel() -> None:
+        await until(lambda: bool(began))
+        scope.cancel()
+
+    async with opened() as runtime, anyio.create_task_group() as tasks:
+        tasks.start_soon(cancel)
+        with pytest.raises(KeyError, match="cleaning up"), scope:
             await runtime.run(job)
 
 

@@ -47,8 +47,8 @@ async def _busy(then: Callable[[Runtime], Awaitable[Any]]) -> Any:
     lock = coro_rt.Lock()
 
     async def ask() -> None:
-        async with lock:
-            raise AssertionError
+        async with lock:  # whose holder may be cancelled before it is
+            await index()
 
     async with (
         coro_rt.open_runtime(devices=["sim"], monitor=True) as runtime,

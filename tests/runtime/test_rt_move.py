@@ -1,5 +1,6 @@
 """A job goes from one device to another between two launches."""
 
+import math
 from typing import Any
 
 import pytest
@@ -114,7 +115,7 @@ async def test_cancelled_while_it_waits_for_its_turn_it_ends_where_it_goes() -> 
             await sim_work(0.01)
 
     async with (
-        simulated(**two(), policy="fifo") as (runtime, _),
+        simulated(**two(), policy="fifo", max_wait_s=math.inf) as (runtime, _),
         runtime.start(busy, device="far") as other,
         runtime.start(leaves) as handle,
     ):

@@ -238,7 +238,7 @@ def test_a_step_that_fails_is_a_device_error_and_can_be_begun_again(
 
     monkeypatch.setattr(run.device, "quantum_s", 0.0)
     monkeypatch.setattr(run.program, "encode", broken)
-    with pytest.raises(DeviceError, match="'gpu' has failed in a step: lost"):
+    with pytest.raises(DeviceLost, match="'gpu' is lost: a step failed: lost"):
         run.logits(TOKENS[:5])
     monkeypatch.undo()
     assert np.array_equal(run.logits(TOKENS[:5]), want)

@@ -16,7 +16,7 @@ from coro_rt.devices.gpu.pages import ALWAYS, GpuPages
 from coro_rt.devices.gpu.pipelines import Pipelines
 from coro_rt.devices.gpu.program import GpuProgram, When
 from coro_rt.devices.gpu.workspace import FEW, SPLIT, GpuWorkspace
-from coro_rt.errors import DeviceError, MemoryBudgetExceeded
+from coro_rt.errors import DeviceLost, MemoryBudgetExceeded
 from coro_rt.kernels.formats import Format
 from coro_rt.kernels.kv import PAGE_POSITIONS, KVShape
 from coro_rt.llm.architecture import Hyperparameters

@@ -93,6 +93,7 @@ class Worker:
 
     def start(self) -> None:
         """Start the device and the thread."""
+        self.device.fenced = None  # in another runtime, perhaps
         self.device.start()
         self.device.attach(self.parker, self.engine.clock)
         self._started = True
@@ -169,7 +170,7 @@ class Worker:
             self._ended = self._stopping
             self.idle = not self._ended
             self._until = min(self.sleepers.until, self._scheduler.resumes_at(self.name))
-            if self.fence is not None:
+            if self.fence is not None and not self.engine.closing:
                 self._until = min(self._until, self.fence.next_try)
             return None
         self._granted_s = grant.slice_s

@@ -36,7 +36,7 @@ class Launch(Trap, Generic[T]):
 
     `state` is the implementation's, kept while the launch is suspended; None at the first call. A device with
     a clock of its own says in `measured_s` how long it has worked in a call; None: as long as the call took.
-    `device` is the name of the one that it is to run on; None: that is open. `spent_s` was spent on it so far.
+    `device` is the name of the one that it is to run on; None: that is open. `spent_s`: on it so far.
     """
 
     __slots__ = ("args", "device", "kernel", "measured_s", "result", "spent_s", "state")

@@ -11,7 +11,7 @@ takes one event, not one for each slice, so that a quiet day costs little more t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from heapq import heappop, heappush
 from itertools import cycle
@@ -39,6 +39,9 @@ from coro_rt.schedulers.workload import (
 REPORT_EVERY = 4096  # events between two reports of progress
 _NEAR = 1e-9  # seconds: sums of the same pieces, worked out in another order
 
+Look = Callable[[Scheduler, float], None]
+"""Asks a scheduler something at a time, and changes nothing."""
+
 _Happen = Callable[[float], None]
 _Event = tuple[float, int, _Happen]
 _Follower = tuple[tuple[float, float], int, _Happen]
@@ -49,14 +52,17 @@ def simulate(
     policy: PolicyLike = "dynamic",
     *,
     spans: bool = False,
+    looks: Iterable[tuple[float, Look]] = (),
     progress: Callable[[float], object] | None = None,
 ) -> Outcome:
     """Run a workload under a policy, until all its jobs have ended.
 
-    `spans`: also keep who had which device when. `progress` is called now and then with the virtual time.
+    `spans`: also keep who had which device when. `looks` are times, and what is called then with the
+    scheduler and the time, to ask it something; after all else that comes at that time. `progress` is called
+    now and then with the virtual time.
     Raises SchedulerError for a policy that cannot be taken, and for jobs that wait for each other.
     """
-    return _Simulation(workload, policy, spans=spans).run(progress)
+    return _Simulation(workload, policy, spans=spans).run(progress, looks)
 
 
 class _Batch(KnownCosts):
@@ -228,9 +234,13 @@ class _Simulation:
         self._events: list[_Event] = []
         self._spans: list[Span] | None = [] if spans else None
 
-    def run(self, progress: Callable[[float], object] | None) -> Outcome:
+    def run(
+        self, progress: Callable[[float], object] | None, looks: Iterable[tuple[float, Look]] = ()
+    ) -> Outcome:
         for live in self._live:
             self._expect(live)
+        for when, look in looks:
+            self._at(when, partial(look, self._scheduler))
         events, count = self._events, 0
         while events:
             self._now, _, happen = heappop(events)

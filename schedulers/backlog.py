@@ -14,20 +14,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from coro_rt.schedulers.entry import Entry
 
 if TYPE_CHECKING:
     from coro_rt.schedulers.ready import ReadyQueue
 
-LOOKED_AT = 8  # entries of a heap that are looked at one by one
+LOOKED_AT = 6  # entries of a heap that are looked at one by one
 
 _LEAST_S = 0.0005  # that somebody is thought to take who has said nothing, or said less than it was
 
 
-@dataclass(frozen=True, slots=True)
-class Aged:
+class Aged(NamedTuple):
     """Somebody less urgent with `left_s` to run, whose turn comes by waiting: a slice when the newcomer has
     been there for `first_s`, and then one every `every_s`."""
 
@@ -91,53 +90,51 @@ def backlog(
     """What `newcomer`, an entry that is nobody's, with its lane and key, would find. `key` is the policy's,
     who counts service if `by_service`. `without` is left out: it asks for itself."""
     before_s, turns_s, more, aged = 0.0, list[float](), 0, list[Aged]()
-    running = queue.running
-    own = newcomer.key
-
-    def look(entry: Entry) -> bool:
-        """Whether it goes before the newcomer, or takes turns with it, from now on."""
-        nonlocal before_s
-        left_s = left(entry)
-        if by_service:
-            turns_s.append(left_s)
-            return True
-        since, entry.ready_since = entry.ready_since, now
-        try:
-            renewed = key(entry, now)
+    running = None if queue.running is without else queue.running
+    own, foreground = newcomer.key, not newcomer.background
+    crowds: list[tuple[list[Entry], int]] = []  # who is looked at, and how many are like them
+    if running is not None and running.lane is newcomer.lane:
+        crowds.append(([running], 0))
+    elif running is not None and not (running.background and foreground):
+        turns_s.append(left(running))
+    for lane in queue.lanes.values():
+        for heap in (lane.foreground, lane.background):
+            if not heap:
+                continue
+            seen = [entry for _, ticket, entry in heap[:LOOKED_AT] if ticket == entry.ticket]
+            unseen = max(0, len(heap) - LOOKED_AT)
+            if lane is newcomer.lane:
+                crowds.append((seen, unseen))
+            elif heap is lane.foreground or not foreground:
+                lane_s = sum([left(entry) for entry in seen])
+                turns_s.append(lane_s * len(heap) / LOOKED_AT if unseen else lane_s)
+    for seen, unseen in crowds:
+        earlier_s = before_s
+        for entry in seen:
+            if entry is without:
+                continue
+            left_s = left(entry)
+            if by_service:
+                turns_s.append(left_s)
+                continue
+            since, entry.ready_since = entry.ready_since, now
+            try:
+                renewed = key(entry, now)
+            finally:
+                entry.ready_since = since
             if renewed < own:
                 before_s += left_s
             elif renewed == own:
                 turns_s.append(left_s)
             else:
-                if entry is not running and isinstance(renewed, float):
+                unseen = 0  # those behind it are even later
+                if entry is not running and type(renewed) is float:
                     aged.append(Aged(left_s, max(0.0, entry.key - own), renewed - own))
-                return False
-        except Exception:  # of a policy of somebody's own; it is noticed when it decides
-            turns_s.append(left_s)
-        finally:
-            entry.ready_since = since
-        return True
-
-    if running is not None and running is not without and _meet(running, newcomer):
-        look(running)
-    for lane in queue.lanes.values():
-        for heap in (lane.foreground, lane.background):
-            if not heap or not _meet(heap[0][2], newcomer):
-                continue
-            seen = [entry for _, ticket, entry in heap[:LOOKED_AT] if ticket == entry.ticket]
-            unseen = max(0, len(heap) - LOOKED_AT)
-            if lane is not newcomer.lane:
-                lane_s = sum([left(entry) for entry in seen])
-                turns_s.append(lane_s * len(heap) / LOOKED_AT if unseen else lane_s)
-                continue
-            earlier_s = before_s
-            going = [look(entry) for entry in seen if entry is not without]
-            if unseen and all(going):
-                if turns_s:
-                    more += unseen
-                else:
-                    before_s += (before_s - earlier_s) * unseen / LOOKED_AT
-    background = queue.background_count > 0 and not newcomer.background
+        if unseen and turns_s:
+            more += unseen
+        elif unseen:
+            before_s += (before_s - earlier_s) * unseen / LOOKED_AT
+    background = foreground and queue.background_count > 0
     return Backlog(
         queue.name,
         before_s,
@@ -147,7 +144,7 @@ def backlog(
         slice_s,
         queue.background_owed_s if background else 0.0,
         queue.guaranteed_share if background else 0.0,
-        running is not None and running is not without,
+        running is not None,
     )
 
 
@@ -155,9 +152,3 @@ def left(entry: Entry) -> float:
     """The device seconds that an entry will still take, as far as anybody said."""
     left_s = entry.predicted_seconds_left - (entry.served_s - entry.predicted_at_s)
     return left_s if left_s > _LEAST_S else _LEAST_S  # a NaN prediction is none
-
-
-def _meet(entry: Entry, newcomer: Entry) -> bool:
-    """Whether an entry has a say in when the newcomer runs: another tenant's background work has none if the
-    newcomer is not background, too."""
-    return entry.lane is newcomer.lane or newcomer.background or not entry.background

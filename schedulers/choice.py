@@ -29,7 +29,7 @@ class Work:
     size: float = 1.0
     behind: float = 0.0
     times: float = 1.0
-    transfer: Mapping[str, float] = field(default=_NOWHERE, hash=False)
+    transfer: Mapping[str, float] = field(default_factory=lambda: _NOWHERE, hash=False)
     expected_s: float = 0.0
 
     def __post_init__(self) -> None:
@@ -64,12 +64,8 @@ class Option(NamedTuple):
     wait_s: float
     transfer_s: float
     run_s: float
+    finish_s: float  # the sum of these
     joules: float
-
-    @property
-    def finish_s(self) -> float:
-        """When it is done."""
-        return self.wait_s + self.transfer_s + self.run_s
 
     def __str__(self) -> str:
         if not self.measured:

@@ -13,6 +13,7 @@ from an expedited one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from itertools import count
 from math import inf
 from typing import Any
@@ -442,20 +443,13 @@ class Scheduler:
         newcomer.predicted_seconds_left = expected_s
         newcomer.ready_since = newcomer.submitted_at = now
         newcomer.lane = queue.lane(tenant)
-        policy = self._policy
+        key = self._policy.key
+        look = partial(backlog, queue, newcomer, now, key=key, slice_s=self._slice_s, without=without)
         try:
-            newcomer.key = policy.key(newcomer, now)
+            newcomer.key = key(newcomer, now)
+            return look(by_service=self._on_ran is not None)
         except Exception:  # of a policy of somebody's own; it is noticed when it decides
-            newcomer.key = now
-        return backlog(
-            queue,
-            newcomer,
-            now,
-            key=policy.key,
-            by_service=self._on_ran is not None,
-            slice_s=self._slice_s,
-            without=without,
-        )
+            return look(by_service=True)
 
     def explain(self, entry: Entry, now: float, known: Known = Known()) -> Explanation:  # noqa: B008 (frozen)
         """Why an entry waits or runs, who goes before it, and, as far as it is known, who ran instead."""

@@ -145,7 +145,7 @@ def test_nobody_urgent_tries_a_device(qos: QoS) -> None:
     [
         {"devices": [CPU, replace(GPU, busy=True)]},
         {"devices": [CPU, replace(GPU, turns_s=(0.1,))]},
-        {"deadline": 2.01},
+        {"deadline": 1.9},
         {"at": "cpu"},
         {"work": Work("k", 100_000.0)},  # ten seconds on the CPU
     ],

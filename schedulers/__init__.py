@@ -16,6 +16,7 @@ from coro_rt.schedulers.laxity import Laxity
 from coro_rt.schedulers.mlfq import Mlfq
 from coro_rt.schedulers.outcome import JobOutcome, Outcome, Span, Waiting
 from coro_rt.schedulers.policy import Policy
+from coro_rt.schedulers.power import PowerState
 from coro_rt.schedulers.powersave import PowerSave
 from coro_rt.schedulers.qos import QoS
 from coro_rt.schedulers.registry import POLICIES, get_policy
@@ -27,6 +28,7 @@ from coro_rt.schedulers.workload import (
     Change,
     DeviceTiming,
     Milestone,
+    PowerChange,
     Predict,
     Rows,
     Run,
@@ -57,7 +59,9 @@ __all__ = [
     "Mlfq",
     "Outcome",
     "Policy",
+    "PowerChange",
     "PowerSave",
+    "PowerState",
     "Predict",
     "QoS",
     "Ran",

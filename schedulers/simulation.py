@@ -22,6 +22,7 @@ from coro_rt.schedulers.ejection import Ejection
 from coro_rt.schedulers.entry import Entry, Grant, State
 from coro_rt.schedulers.errors import SchedulerError
 from coro_rt.schedulers.outcome import JobOutcome, Outcome, Span
+from coro_rt.schedulers.power import PowerState
 from coro_rt.schedulers.registry import PolicyLike
 from coro_rt.schedulers.scheduler import Scheduler
 from coro_rt.schedulers.workload import (
@@ -216,6 +217,7 @@ class _Simulation:
             on_ejected=self._on_ejected,
         )
         self._policy = self._scheduler.policy.name
+        self._power = workload.power
         self._ejected: str | None = None
         self._devices = {name: _Device(name, timing) for name, timing in workload.devices.items()}
         self._batches = [_Batch(timing) for timing in workload.batches]
@@ -229,6 +231,8 @@ class _Simulation:
         self._spans: list[Span] | None = [] if spans else None
 
     def run(self, progress: Callable[[float], object] | None) -> Outcome:
+        for change in self._power:
+            self._at(change.at_s, partial(self._power_changes, change.state))
         for live in self._live:
             self._expect(live)
         events, count = self._events, 0
@@ -257,7 +261,7 @@ class _Simulation:
         )
 
     def _on_ejected(self, ejection: Ejection) -> None:
-        self._ejected = f"its {ejection.hook} for {ejection.entry.name!r} failed: {ejection.reason}"
+        self._ejected = f"its {ejection.call} failed: {ejection.reason}"
 
     # What happens when.
 
@@ -312,6 +316,13 @@ class _Simulation:
         else:
             scheduler.done(entry, now)
             self._ended(live, now)
+
+    def _power_changes(self, state: PowerState, now: float) -> None:
+        self._scheduler.set_power(state, now)
+        for device in self._devices.values():  # who was put off may not be any more, or for less long
+            if device.running is None and not device.asking and self._scheduler.ready(device.name):
+                device.asking = True
+                self._at(now, partial(self._next, device))
 
     def _wait(self, live: _Live, wait: Wait, now: float) -> bool:
         """From now on a job waits. False: there is nothing to wait for any more."""

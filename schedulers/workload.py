@@ -14,6 +14,7 @@ from math import inf
 
 from coro_rt.schedulers.batch import Batch
 from coro_rt.schedulers.errors import SchedulerError
+from coro_rt.schedulers.power import PowerState
 from coro_rt.schedulers.qos import QoS
 
 
@@ -91,6 +92,14 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class PowerChange:
+    """From `at_s` on the machine is in another state."""
+
+    at_s: float
+    state: PowerState
+
+
+@dataclass(frozen=True, slots=True)
 class WorkloadJob:
     """One job. Times are seconds since the workload's beginning, `deadline_s` too.
 
@@ -141,7 +150,7 @@ class BatchTiming:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Jobs, numbered by their places, the devices, and the scheduler's settings.
+    """Jobs, numbered by their places, the devices, the scheduler's settings, and changes of the power state.
 
     Raises SchedulerError for what cannot be: the message says which job.
     """
@@ -152,6 +161,7 @@ class Workload:
     background_share: float = 0.05
     max_wait_s: float = 10.0
     batches: tuple[BatchTiming, ...] = ()
+    power: tuple[PowerChange, ...] = ()
 
     def __post_init__(self) -> None:
         for device, timing in self.devices.items():
@@ -164,6 +174,11 @@ class Workload:
             for values in (batch.costs, batch.factors):
                 if not values or not all(0 < value < inf for value in values):
                     raise SchedulerError(f"the timing of a batch has positive numbers, not {values!r}")
+        for change in self.power:
+            if not 0 <= change.at_s < inf:
+                raise SchedulerError(
+                    f"the power state changes at {change.at_s!r}; it takes a number of seconds from 0 on"
+                )
         for number, job in enumerate(self.jobs):
             problem = self._problem(number, job)
             if problem is not None:

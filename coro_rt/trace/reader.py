@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from math import inf, isfinite
 from typing import Any
 
-from coro_rt.errors import TraceFileError
+from coro_rt.errors import SchedulerError, TraceFileError
+from coro_rt.schedulers.power import PowerState
 from coro_rt.schedulers.qos import QoS
 from coro_rt.trace.calls import (
     BATCH,
@@ -24,6 +25,7 @@ from coro_rt.trace.calls import (
     FORMAT,
     NUMBERS,
     OPTIONAL,
+    POWER,
     VERSION,
     WORKER,
     Call,
@@ -212,6 +214,13 @@ class Trace:
             if _is_count(value):
                 return value
             raise self.error(number, f"{parameter!r} is a whole number from 1 on, not {value!r}")
+        if parameter == POWER:
+            try:
+                return PowerState(**value)
+            except (TypeError, SchedulerError):
+                raise self.error(
+                    number, f"{parameter!r} has 'battery', 'charging' and 'thermal', not {value!r}"
+                ) from None
         if parameter == "qos":
             if isinstance(value, str) and value in QoS.__members__:
                 return QoS[value]

@@ -15,11 +15,12 @@ from random import Random
 from typing import Any
 
 from coro_rt.errors import SchedulerError, TraceFileError
+from coro_rt.schedulers.power import PowerState
 from coro_rt.schedulers.qos import QoS
-from coro_rt.schedulers.workload import DeviceTiming, Run, Step, Wait, Workload, WorkloadJob
+from coro_rt.schedulers.workload import DeviceTiming, PowerChange, Run, Step, Wait, Workload, WorkloadJob
 
 MOST_JOBS = 1_000_000
-_FILE_KEYS = ("seed", "duration_s", "background_share", "max_wait_s", "shares", "devices", "jobs")
+_FILE_KEYS = ("seed", "duration_s", "background_share", "max_wait_s", "shares", "devices", "power", "jobs")
 _GROUP_KEYS = (
     "name", "qos", "tenant", "device", "at_s", "every_s", "from_s", "until_s", "count", "service_s", "pauses",
     "pause_s", "within_s", "predicted_s",
@@ -72,6 +73,7 @@ def make_workload(read: object) -> Workload:
             shares={tenant: _number(shares, tenant, "'shares'", 1.0) for tenant in shares},
             background_share=_number(top, "background_share", "the file", 0.05),
             max_wait_s=_number(top, "max_wait_s", "the file", 10.0),
+            power=tuple(_power_changes(top.get("power", []))),
         )
     except SchedulerError as error:
         raise TraceFileError(str(error)) from None
@@ -84,6 +86,17 @@ def _timing(read: object, where: str) -> DeviceTiming:
         (_number(device, "give_way_s", where, *usual.give_way_s),),
         (_number(device, "overrun_s", where, *usual.overrun_s),),
     )
+
+
+def _power_changes(read: object) -> Iterator[PowerChange]:
+    """Raises SchedulerError for a state that cannot be."""
+    if not isinstance(read, list):
+        raise TraceFileError(f"'power' is a list of states, each with its 'at_s', not {read!r}")
+    for number, change in enumerate(read):
+        where = f"state {number + 1} of 'power'"
+        state = dict(_table(change, where, ("at_s", "battery", "charging", "thermal")))
+        at_s = _seconds(state.pop("at_s", None), f"'at_s' of {where}")
+        yield PowerChange(at_s, PowerState(**state))
 
 
 def _group(group: dict[str, Any], where: str, random: Random, duration_s: float) -> Iterator[WorkloadJob]:

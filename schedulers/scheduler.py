@@ -17,13 +17,16 @@ from itertools import count
 from math import inf
 from typing import Any
 
+from coro_rt.schedulers.backlog import Backlog, backlog
 from coro_rt.schedulers.batch import Batch, fill, patience_s, seats, waits_for
+from coro_rt.schedulers.choice import Choice, Work
 from coro_rt.schedulers.dynamic import Dynamic
 from coro_rt.schedulers.ejection import Ejection, Stopwatch, TooSlow, key_kind
 from coro_rt.schedulers.entry import Entry, Grant, State, Turn
 from coro_rt.schedulers.errors import SchedulerError
 from coro_rt.schedulers.explanation import Explanation, Known, explain
 from coro_rt.schedulers.inheritance import check_circle, inherit, inherit_keys, link, release, unlink
+from coro_rt.schedulers.placement import Placement
 from coro_rt.schedulers.policy import Policy
 from coro_rt.schedulers.power import PowerState
 from coro_rt.schedulers.qos import QoS
@@ -48,6 +51,8 @@ class Scheduler:
     three, took longer than `policy_budget_s`, or one of them a hundred times as long; a single slow call is
     the machine's fault. Without `inheritance` nobody takes over the urgency of those who wait for it, and a
     circle is not noticed: only to see what that does.
+
+    `placement` is what chooses devices, with what it knows from before.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class Scheduler:
         on_ejected: Callable[[Ejection], None] | None = None,
         timer: Callable[[], float] | None = None,
         policy_budget_s: float = 0.002,
+        placement: Placement | None = None,
     ) -> None:
         for tenant, weight in (shares or {}).items():
             if not 0 < weight < inf:
@@ -88,6 +94,8 @@ class Scheduler:
         self._on_ejected = on_ejected
         self._timer = timer
         self._policy_budget_s = policy_budget_s
+        self.placement = Placement() if placement is None else placement
+        self._newcomer = Entry(0, name="newcomer")  # never submitted: see `backlog`
         self._tickets = count(1)
         self._queues: dict[str, ReadyQueue] = {}
         self._entries: dict[Entry, None] = {}  # submitted and not done, in the order of submission
@@ -356,6 +364,7 @@ class Scheduler:
     def predict(self, entry: Entry, seconds_left: float, now: float) -> None:
         """How many device seconds an entry will still take. Counts from its next key."""
         entry.predicted_seconds_left = seconds_left
+        entry.predicted_at_s = entry.served_s
 
     def set_policy(self, policy: PolicyLike, now: float) -> None:
         """Changes the policy; every entry gets a new key. SchedulerError, and no change, for no policy."""
@@ -366,6 +375,7 @@ class Scheduler:
         if state == self._power:
             return
         self._power = state
+        self.placement.set_power(state)
         policy = self._policy
         guaranteed = policy.guarantees_background
         if self._on_power is None or not self._call_on_power(now):
@@ -374,6 +384,94 @@ class Scheduler:
             for queue in self._queues.values():
                 self._promise_share(queue)
         self._order_anew(policy, now)
+    # Where something runs.
+
+    def place(
+        self,
+        work: Work,
+        among: Iterable[str],
+        now: float,
+        *,
+        qos: QoS = QoS.DEFAULT,
+        deadline: float = inf,
+        tenant: str = "default",
+        entry: Entry | None = None,
+        at: str | None = None,
+        moved_at: float = -inf,
+    ) -> Choice:
+        """Which of the devices `among` some work should run on, as things stand; moves nobody.
+
+        `entry`: who asks, if it has been submitted; it is not counted as its own backlog. `at`: the device
+        where the work is under way, and `moved_at` since when, if it was moved there. Raises SchedulerError
+        if no device is left.
+        """
+        placement = self.placement
+        backlogs = []
+        for device in among:
+            if device in placement.fenced:
+                continue
+            expected_s = work.expected_s
+            if deadline < inf:
+                expected_s = placement.predict(work, device) or expected_s
+            found = self.backlog(
+                device, now, qos=qos, deadline=deadline, tenant=tenant, expected_s=expected_s, without=entry
+            )
+            backlogs.append(found)
+        return placement.choose(work, backlogs, now, qos=qos, deadline=deadline, at=at, moved_at=moved_at)
+
+    def measured(
+        self, work: Work, device: str, seconds: float, now: float, *, joules: float | None = None
+    ) -> None:
+        """Some work took so many seconds on a device: what `place` goes by from now on. Raises
+        SchedulerError for what cannot be."""
+        beside = sum([queue.running is not None for name, queue in self._queues.items() if name != device])
+        self.placement.ran(work, device, seconds, now, joules, beside=beside)
+
+    def fence(self, device: str, reason: str, now: float) -> None:
+        """`place` does not choose a device any more."""
+        self.placement.fence(self._queue(device).name, reason)
+
+    def readmit(self, device: str, now: float) -> None:
+        """`place` chooses a device again."""
+        self.placement.readmit(self._queue(device).name)
+
+    def backlog(
+        self,
+        device: str,
+        now: float,
+        *,
+        qos: QoS = QoS.DEFAULT,
+        deadline: float = inf,
+        tenant: str = "default",
+        expected_s: float = 0.0,
+        without: Entry | None = None,
+    ) -> Backlog:
+        """What somebody of such urgency would wait for who came to a device now. Changes nothing."""
+        queue = self._queue(device)
+        if queue.running is None and not queue.count:
+            return Backlog(device, slice_s=self._slice_s)
+        newcomer = self._newcomer
+        newcomer.qos = newcomer.effective_qos = qos
+        newcomer.background = qos is QoS.BACKGROUND
+        newcomer.deadline = deadline
+        newcomer.tenant = tenant
+        newcomer.predicted_seconds_left = expected_s
+        newcomer.ready_since = newcomer.submitted_at = now
+        newcomer.lane = queue.lane(tenant)
+        policy = self._policy
+        try:
+            newcomer.key = policy.key(newcomer, now)
+        except Exception:  # of a policy of somebody's own; it is noticed when it decides
+            newcomer.key = now
+        return backlog(
+            queue,
+            newcomer,
+            now,
+            key=policy.key,
+            by_service=self._on_ran is not None,
+            slice_s=self._slice_s,
+            without=without,
+        )
 
     def explain(self, entry: Entry, now: float, known: Known = Known()) -> Explanation:  # noqa: B008 (frozen)
         """Why an entry waits or runs, who goes before it, and, as far as it is known, who ran instead."""

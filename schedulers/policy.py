@@ -66,6 +66,11 @@ class Policy:
         Keys are asked for, and who has not begun is put off, anew. Default: nothing, and nothing is.
         """
 
+    def frugal(self, job: Entry, now: float) -> bool:
+        """Whether `job`, which is given its device, had better run with the fewest joules than as fast as can
+        be. Asked where the frequency of a device can be chosen: so far on simulated chips. Default: no."""
+        return False
+
     def on_done(self, job: Entry, now: float) -> None:
         """`job` has ended. Default: nothing."""
 

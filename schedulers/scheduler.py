@@ -384,6 +384,7 @@ class Scheduler:
             for queue in self._queues.values():
                 self._promise_share(queue)
         self._order_anew(policy, now)
+
     # Where something runs.
 
     def place(

@@ -5,26 +5,33 @@ it: what it was granted runs until its step is over, its slice is over, or someb
 the service is booked and the scheduler asked again. What is modelled is only how soon a job gives way when
 it is asked, and how exactly it keeps its slice: each device has a timing. Switches take no time.
 
+On a simulated chip (`soc/`) the devices are its processors. Placement chooses among them for each part of a
+job that reads or writes; and a piece under way is slowed down or sped up when others begin or end theirs, or
+the chip gets warm: what was done until then is credited to its job, and the rest planned anew.
+
 Deterministic: the same workload and policy give the same outcome, to the last bit. A job that runs alone
 takes one event, not one for each slice, so that a quiet day costs little more than its arrivals.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from heapq import heappop, heappush
 from itertools import cycle
 from math import inf
 
-from coro_rt.schedulers.batch import KnownCosts
+from coro_rt.schedulers.batch import Batch, KnownCosts
 from coro_rt.schedulers.ejection import Ejection
 from coro_rt.schedulers.entry import Entry, Grant, State
 from coro_rt.schedulers.errors import SchedulerError
-from coro_rt.schedulers.outcome import JobOutcome, Outcome, Span
+from coro_rt.schedulers.outcome import ChipOutcome, JobOutcome, Outcome, Span
 from coro_rt.schedulers.power import PowerState
 from coro_rt.schedulers.registry import PolicyLike
 from coro_rt.schedulers.scheduler import Scheduler
+from coro_rt.schedulers.soc.board import Board
+from coro_rt.schedulers.soc.chip import Chip
+from coro_rt.schedulers.soc.language_model import LanguageModel, Load
 from coro_rt.schedulers.workload import (
     BatchTiming,
     Change,
@@ -38,6 +45,7 @@ from coro_rt.schedulers.workload import (
 )
 
 REPORT_EVERY = 4096  # events between two reports of progress
+LOOK_EVERY_S = 60.0  # between two looks at a chip's battery
 _NEAR = 1e-9  # seconds: sums of the same pieces, worked out in another order
 
 _Happen = Callable[[float], None]
@@ -49,15 +57,29 @@ def simulate(
     workload: Workload,
     policy: PolicyLike = "dynamic",
     *,
+    chip: Chip | None = None,
+    on: Iterable[str] = (),
+    battery: float = 1.0,
     spans: bool = False,
     progress: Callable[[float], object] | None = None,
 ) -> Outcome:
     """Run a workload under a policy, until all its jobs have ended.
 
-    `spans`: also keep who had which device when. `progress` is called now and then with the virtual time.
-    Raises SchedulerError for a policy that cannot be taken, and for jobs that wait for each other.
+    `chip`: on its processors, or on those named `on`, instead of the workload's devices; the batches are
+    language models then, and a job whose device is one of the processors stays there. `battery`: how full it
+    is at the beginning. `spans`: also keep who had which device when. `progress` is called now and then with
+    the virtual time. Raises SchedulerError for a policy that cannot be taken, for jobs that wait for each
+    other, for a workload in tokens without a chip, and the other way round.
     """
-    return _Simulation(workload, policy, spans=spans).run(progress)
+    board = None
+    if chip is not None:
+        models = [batch for batch in workload.batches if isinstance(batch, LanguageModel)]
+        if len(models) < len(workload.batches):
+            raise SchedulerError(
+                f"the workload has launches in seconds; on {chip.name} they are a model's tokens"
+            )
+        board = Board(chip, models, on=on, members=workload.members, battery=battery)
+    return _Simulation(workload, policy, board, spans=spans).run(progress)
 
 
 class _Batch(KnownCosts):
@@ -69,12 +91,13 @@ class _Batch(KnownCosts):
 
 
 class _Launch:
-    """A launch under way, shared by all who are in it."""
+    """A launch under way, shared by all who are in it; on a chip, what it asks of it."""
 
-    __slots__ = ("left_s",)
+    __slots__ = ("left_s", "load")
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, load: Load | None = None) -> None:
         self.left_s = seconds
+        self.load = load
 
 
 class _Live:
@@ -82,10 +105,12 @@ class _Live:
 
     __slots__ = (
         "cancelled",
+        "device",
         "ended_s",
         "entry",
         "followers",
         "job",
+        "joules",
         "launch",
         "number",
         "passed",
@@ -95,6 +120,7 @@ class _Live:
         "started_s",
         "step",
         "target_s",
+        "tokens",
         "wait",
         "waits",
     )
@@ -123,6 +149,9 @@ class _Live:
         self.rows: Rows | None = None  # its present step, if that is one
         self.rows_left = 0  # of it
         self.launch: _Launch | None = None  # that it is in
+        self.device = job.device
+        self.tokens = 0  # behind it: rows that are done
+        self.joules = 0.0
 
     def take_up(self) -> None:
         """Goes on to its next piece of device time, if there is one before it waits or ends."""
@@ -143,6 +172,16 @@ class _Live:
                 self.rows_over()  # it launches nothing any more
                 continue
             self.entry.predicted_seconds_left = step.seconds_left
+
+    def to_come(self) -> list[Rows]:
+        """Its rows that are to come, the present step's first, up to its next wait."""
+        coming = [] if self.rows is None else [self.rows]
+        for step in self.job.steps[self.step :]:
+            if isinstance(step, Wait):
+                break
+            if isinstance(step, Rows):
+                coming.append(step)
+        return coming
 
     def rows_over(self) -> None:
         """Its rows are done, or given up."""
@@ -167,13 +206,15 @@ class _Live:
             name=job.name,
             qos=job.qos,
             tenant=job.tenant,
-            device=job.device,
+            device=self.device,
             arrived_s=entry.submitted_at,
             started_s=self.started_s,
             ended_s=self.ended_s,
             deadline_s=job.deadline_s,
             waited_s=entry.waited_s,
             served_s=entry.served_s,
+            tokens=self.tokens,
+            joules=self.joules,
         )
 
 
@@ -185,12 +226,15 @@ class _Device:
         "asking",
         "began_s",
         "give_way_s",
+        "limit_s",
         "name",
         "overrun_s",
         "piece_s",
         "plan",
         "running",
         "since_s",
+        "speed",
+        "spent_s",
     )
 
     def __init__(self, name: str, timing: DeviceTiming) -> None:
@@ -201,30 +245,44 @@ class _Device:
         self.since_s = 0.0  # it has been running
         self.began_s = 0.0  # the piece under way
         self.piece_s = 0.0  # its length; booked as it is, as a difference of times may be short of a slice
+        self.limit_s = inf  # the longest that it may be
+        self.speed = 1.0  # of its work's: so much of a second's is done in a second
+        self.spent_s = 0.0  # on the piece before `began_s`, at other speeds
         self.alone = False  # nobody else was ready: a newcomer is a reason to ask again
         self.plan = 0  # an event for an earlier plan is out of date
         self.asking = False  # it is going to ask the scheduler at this moment
 
 
 class _Simulation:
-    def __init__(self, workload: Workload, policy: PolicyLike, *, spans: bool) -> None:
+    def __init__(self, workload: Workload, policy: PolicyLike, board: Board | None, *, spans: bool) -> None:
+        devices = workload.devices
+        if board is not None:
+            devices = {
+                name: DeviceTiming((processor.give_way_s,)) for name, processor in board.processors.items()
+            }
+        self._board = board
         self._scheduler = Scheduler(
             policy,
-            devices=workload.devices,
+            devices=devices,
             shares=workload.shares,
             background_share=workload.background_share,
             max_wait_s=workload.max_wait_s,
             on_ejected=self._on_ejected,
+            placement=None if board is None else board.placement(),
         )
         self._policy = self._scheduler.policy.name
         self._power = workload.power
         self._ejected: str | None = None
-        self._devices = {name: _Device(name, timing) for name, timing in workload.devices.items()}
-        self._batches = [_Batch(timing) for timing in workload.batches]
+        self._devices = {name: _Device(name, timing) for name, timing in devices.items()}
+        self._batches = [_batch(batch) for batch in workload.batches] if board is None else []
         self._live = [_Live(number, job) for number, job in enumerate(workload.jobs)]
         for live in self._live:
-            if live.job.batch is not None:
+            if board is not None:
+                live.device = live.job.device if live.job.device in board.names else board.names[0]
+            elif live.job.batch is not None:
                 live.entry.batch = self._batches[live.job.batch]
+        self._to_end = len(self._live)
+        self._check_at = inf  # the chip's governor looks next
         self._now = 0.0
         self._order = 0
         self._events: list[_Event] = []
@@ -233,6 +291,8 @@ class _Simulation:
     def run(self, progress: Callable[[float], object] | None) -> Outcome:
         for change in self._power:
             self._at(change.at_s, partial(self._power_changes, change.state))
+        if self._board is not None and not self._power:
+            self._at(0.0, self._look)
         for live in self._live:
             self._expect(live)
         events, count = self._events, 0
@@ -248,6 +308,7 @@ class _Simulation:
         if progress is not None:
             progress(self._now)
         scheduler = self._scheduler
+        ended_s = max((live.ended_s for live in self._live), default=0.0)
         return Outcome(
             policy=self._policy,
             jobs=[live.outcome() for live in self._live],
@@ -255,9 +316,10 @@ class _Simulation:
             preemptions=scheduler.preemptions,
             decisions=scheduler.decisions,
             events=count,
-            ended_s=max((live.ended_s for live in self._live), default=0.0),
+            ended_s=ended_s,
             spans=self._spans or (),
             ejected=self._ejected,
+            chip=None if self._board is None else _chip_outcome(self._board),
         )
 
     def _on_ejected(self, ejection: Ejection) -> None:
@@ -278,7 +340,7 @@ class _Simulation:
             return False
         self._order += 1
         heappush(live.followers, (milestone.place, self._order, happen))
-        device = self._devices[live.job.device]
+        device = self._devices[live.device]
         if device.running is live:
             self._plan(device, live)
         return True
@@ -292,6 +354,8 @@ class _Simulation:
             self._at(change.at_s, partial(self._change, live, change))
 
     def _arrive(self, live: _Live, at_once: bool, now: float) -> None:
+        if self._board is not None:
+            live.entry.device = live.device = self._place(live, self._board, now)
         self._made_ready(live, gives_way=self._scheduler.submit(live.entry, now), at_once=at_once)
 
     def _change(self, live: _Live, change: Change, now: float) -> None:
@@ -301,14 +365,14 @@ class _Simulation:
         if change.qos is not None or change.deadline_s is not None:
             gives_way = scheduler.set_qos(entry, now, qos=change.qos, deadline=change.deadline_s)
             if gives_way:
-                device = self._devices[live.job.device]
+                device = self._devices[live.device]
                 self._give_way(device, next(device.give_way_s))
         if not change.cancel:
             return
         live.cancelled = True
         if entry.state is State.RUNNING:
             if live.launch is not None:
-                device = self._devices[live.job.device]
+                device = self._devices[live.device]
                 self._give_way(device, next(device.give_way_s))
         elif entry.started:
             live.wait += 1
@@ -341,17 +405,20 @@ class _Simulation:
         while (wait := live.next_wait()) is not None:  # what it waited for has been handed on
             if self._wait(live, wait, now):
                 return
+        if self._board is not None:
+            self._move(live, self._place(live, self._board, now), now)
         self._made_ready(live, gives_way=self._scheduler.wake(live.entry, now), at_once=at_once)
 
     def _ended(self, live: _Live, now: float) -> None:
         live.ended_s = now
+        self._to_end -= 1
         while live.followers:
             heappop(live.followers)[2](now)
 
     # What a worker does.
 
     def _made_ready(self, live: _Live, *, gives_way: bool, at_once: bool = False) -> None:
-        device = self._devices[live.job.device]
+        device = self._devices[live.device]
         if device.running is not None:
             if gives_way or device.alone or at_once:
                 device.alone = False
@@ -364,7 +431,8 @@ class _Simulation:
         """Whoever runs is asked to stop, which takes it a while."""
         live = device.running
         if live is not None:
-            device.piece_s = min(device.piece_s, self._now - device.began_s + seconds)
+            device.limit_s = min(device.limit_s, self._now - device.began_s + seconds)
+            device.piece_s = min(device.piece_s, device.limit_s)
             self._plan(device, live)
 
     def _next(self, device: _Device, now: float) -> None:
@@ -375,7 +443,10 @@ class _Simulation:
         grant = self._scheduler.next(device.name, now)
         if grant is not None:
             self._take_up(device, grant, now)
-        elif (resumes_at := self._scheduler.resumes_at(device.name)) < inf:
+            return
+        if self._board is not None:
+            self._works(self._board, device, None, now)
+        if (resumes_at := self._scheduler.resumes_at(device.name)) < inf:
             self._at(resumes_at, partial(self._resume, device, device.plan))
 
     def _resume(self, device: _Device, plan: int, now: float) -> None:
@@ -398,12 +469,17 @@ class _Simulation:
 
     def _begin(self, device: _Device, live: _Live, slice_s: float, now: float) -> None:
         """A piece: to the end of the job's step or launch, or of its slice."""
-        device.began_s = now
+        device.began_s, device.spent_s, device.limit_s = now, 0.0, inf
         launch = live.launch
-        device.piece_s = max(0.0, live.target_s - live.served_s) if launch is None else launch.left_s
+        left_s = max(0.0, live.target_s - live.served_s) if launch is None else launch.left_s
+        if self._board is not None and left_s > 0.0:
+            load = self._board.running(device.name, left_s) if launch is None else launch.load
+            self._works(self._board, device, load, now)
+        device.piece_s = left_s / device.speed
         device.alone = not self._scheduler.ready(device.name)
         if not device.alone:
-            device.piece_s = min(device.piece_s, slice_s + next(device.overrun_s))
+            device.limit_s = slice_s + next(device.overrun_s)
+            device.piece_s = min(device.piece_s, device.limit_s)
         self._plan(device, live)
 
     def _plan(self, device: _Device, live: _Live) -> None:
@@ -414,16 +490,15 @@ class _Simulation:
             if waits < live.passed:
                 when = self._now
             elif waits == live.passed and live.launch is None:
-                when = min(when, device.began_s + served_s - live.served_s)
+                when = min(when, device.began_s + (served_s - live.served_s) / device.speed)
         device.plan += 1
         self._at(when, partial(self._reached, device, live, device.plan))
 
     def _reached(self, device: _Device, live: _Live, plan: int, now: float) -> None:
         if plan != device.plan:
             return
-        self._passes(
-            live, live.served_s + now - device.began_s if live.launch is None else live.served_s, now
-        )
+        since_s = (now - device.began_s) * device.speed if live.launch is None else 0.0
+        self._passes(live, live.served_s + since_s, now)
         if now < device.began_s + device.piece_s:
             if plan == device.plan:
                 self._plan(device, live)
@@ -439,19 +514,18 @@ class _Simulation:
     def _piece_over(self, device: _Device, live: _Live, now: float) -> None:
         """Books the time, sees what becomes of the job, and asks who goes on."""
         scheduler, entry = self._scheduler, live.entry
-        seconds = device.piece_s
+        seconds = device.spent_s + device.piece_s
         launch = live.launch
-        if launch is not None:
-            launch.left_s -= seconds
-            if launch.left_s <= _NEAR or live.cancelled:
-                scheduler.ran(entry, seconds, now)
-                seconds = 0.0
-                if live.cancelled:
-                    self._give_up(live, now)
-                else:
-                    self._alight(live, now)
-        else:
-            live.served_s += seconds
+        self._credit(live, device.piece_s * device.speed)
+        if self._board is not None:
+            self._book(self._board, device, live, now)
+        if launch is not None and (launch.left_s <= _NEAR or live.cancelled):
+            scheduler.ran(entry, seconds, now)
+            seconds = 0.0
+            if live.cancelled:
+                self._give_up(live, now)
+            else:
+                self._alight(live, now)
         if launch is None and live.served_s >= live.target_s - _NEAR:
             live.served_s = live.target_s
             scheduler.ran(entry, seconds, now)
@@ -477,6 +551,8 @@ class _Simulation:
                 self._done(device, live, now)
                 return False
             live.take_up()
+            if self._board is not None and live.rows is not None and self._goes_elsewhere(live, now):
+                return False
         return live.rows is None or self._offer(live, live.rows, now)
 
     def _done(self, device: _Device, live: _Live, now: float) -> None:
@@ -488,7 +564,7 @@ class _Simulation:
 
     def _offer(self, live: _Live, rows: Rows, now: float) -> bool:
         """A job brings its next rows. True: it goes on with them, alone. False: it has left the device."""
-        batch = self._batches[rows.batch]
+        batch = self._batch(live, rows)
         alone = self._scheduler.offer(live.entry, batch, min(live.rows_left, rows.most), now)
         if alone:
             self._lead(live)
@@ -498,9 +574,7 @@ class _Simulation:
         """A job leads a launch; if it begins now, its members are in no other one any more."""
         if live.launch is None:
             members = (live.entry, *live.entry.riders)
-            batch = live.entry.batch
-            assert isinstance(batch, _Batch)
-            launch = _Launch(batch.seconds(sum(entry.aboard for entry in members)) * next(batch.factor))
+            launch = self._launch(live, members)
             for entry in members:
                 self._live[entry.id].launch = launch
 
@@ -512,6 +586,7 @@ class _Simulation:
             member = self._live[entry.id]
             member.launch = None
             member.rows_left -= done
+            member.tokens += done
             if member.rows_left <= 0:
                 member.rows_over()
                 self._passes(member, member.served_s, now)
@@ -521,6 +596,156 @@ class _Simulation:
         self._scheduler.leave(live.entry, now)
         live.rows_over()
 
+    def _batch(self, live: _Live, rows: Rows) -> Batch:
+        if self._board is not None:
+            return self._board.batch(rows.batch, live.device)
+        return self._batches[rows.batch]
+
+    def _launch(self, leader: _Live, members: tuple[Entry, ...]) -> _Launch:
+        """A launch that begins, of its leader and those who ride in it."""
+        batch = leader.entry.batch
+        if self._board is None:
+            assert isinstance(batch, _Batch)
+            return _Launch(batch.seconds(sum(entry.aboard for entry in members)) * next(batch.factor))
+        assert leader.rows is not None
+        load = self._board.load(
+            leader.rows.batch, [(entry.aboard, self._live[entry.id].tokens) for entry in members]
+        )
+        return _Launch(self._board.alone_s(leader.device, load), load)
+
+    # A chip.
+
+    def _place(self, live: _Live, board: Board, now: float) -> str:
+        """Which processor a job's next part is for. Its entry says from then on how long that will take, and
+        until when it has to be done for the parts behind it to be in time."""
+        entry = live.entry
+        among = (live.job.device,) if live.job.device in board.names else board.names
+        coming, behind = live.to_come(), live.tokens
+        if not coming:
+            return live.device
+        works = []
+        for rows in coming:
+            works.append(board.work(rows.batch, rows.rows, rows.most, behind))
+            behind += rows.rows
+        predict = self._scheduler.placement.predict
+        later_s = sum(min(predict(work, name) or 0.0 for name in among) for work in works[1:])
+        entry.deadline = live.job.deadline_s - later_s
+        asks = None if entry.state is State.NEW else entry
+        choice = self._scheduler.place(
+            works[0], among, now, qos=entry.qos, deadline=entry.deadline, tenant=entry.tenant, entry=asks
+        )
+        self._scheduler.predict(entry, choice.option.run_s, now)
+        entry.batch = board.batch(coming[0].batch, choice.device)
+        return choice.device
+
+    def _move(self, live: _Live, name: str, now: float) -> None:
+        """A waiting job will wake on a processor."""
+        if name != live.device:
+            self._scheduler.move(live.entry, name, now)
+            live.device = name
+
+    def _goes_elsewhere(self, live: _Live, now: float) -> bool:
+        """A running job has come to its next rows. True: it is READY on another processor, that of these."""
+        assert self._board is not None
+        name = self._place(live, self._board, now)
+        if name == live.device:
+            return False
+        self._scheduler.park(live.entry, now)
+        self._move(live, name, now)
+        live.wait += 1
+        self._made_ready(live, gives_way=self._scheduler.wake(live.entry, now))
+        return True
+
+    def _works(self, board: Board, device: _Device, load: Load | None, now: float) -> None:
+        """A processor begins with something, or with nothing: that may change the speed of all."""
+        silicon = board.silicon
+        silicon.advance(now)
+        live = device.running
+        frugally = live is not None and load is not None and self._scheduler.policy.frugal(live.entry, now)
+        changed = silicon.begin(device.name, load, frugally=frugally)
+        device.speed = silicon.speed(device.name)
+        self._others_go_on(board, [name for name in changed if name != device.name], now)
+
+    def _others_go_on(self, board: Board, names: Iterable[str], now: float) -> None:
+        """These processors go on at other speeds."""
+        for name in names:
+            device = self._devices[name]
+            live = device.running
+            elapsed_s = now - device.began_s
+            if live is not None:
+                self._credit(live, elapsed_s * device.speed)
+            device.speed = board.silicon.speed(name)
+            if live is None:
+                continue
+            left_s = live.target_s - live.served_s if live.launch is None else live.launch.left_s
+            device.began_s = now
+            device.spent_s += elapsed_s
+            device.limit_s -= elapsed_s
+            device.piece_s = min(max(0.0, left_s) / device.speed, device.limit_s)
+            self._plan(device, live)
+        due = board.silicon.check_due
+        if due < self._check_at:
+            self._check_at = due
+            self._at(due, self._check)
+
+    def _credit(self, live: _Live, seconds: float) -> None:
+        """So much of its work is done."""
+        if live.launch is None:
+            live.served_s += seconds
+        else:
+            live.launch.left_s -= seconds
+
+    def _book(self, board: Board, device: _Device, live: _Live, now: float) -> None:
+        """Joules to those for whom a processor worked."""
+        board.silicon.advance(now)
+        joules = board.booked_j(device.name)
+        members = (live.entry, *live.entry.riders)
+        rows = sum(entry.aboard for entry in members)
+        for entry in members:
+            self._live[entry.id].joules += joules * (entry.aboard / rows if rows else 1.0)
+
+    def _check(self, now: float) -> None:
+        """The chip's governor looks at its temperature."""
+        assert self._board is not None
+        self._check_at = inf
+        if not self._to_end:
+            return
+        self._board.silicon.advance(now)
+        changed = self._board.silicon.check()
+        if changed and not self._power:
+            self._power_changes(self._board.power, now)
+        self._others_go_on(self._board, changed, now)
+
+    def _look(self, now: float) -> None:
+        """At the chip's battery."""
+        assert self._board is not None
+        if not self._to_end:
+            return
+        self._board.silicon.advance(now)
+        self._power_changes(self._board.power, now)
+        if self._events:  # else nothing is going to happen any more
+            self._at(now + LOOK_EVERY_S, self._look)
+
     def _span_over(self, device: _Device, live: _Live, now: float) -> None:
         if self._spans is not None:
             self._spans.append(Span(device.name, live.number, device.since_s, now))
+
+
+def _batch(batch: BatchTiming | LanguageModel) -> _Batch:
+    if isinstance(batch, LanguageModel):
+        raise SchedulerError(f"the workload is in tokens of {batch.name}: say on which chip (--soc)")
+    return _Batch(batch)
+
+
+def _chip_outcome(board: Board) -> ChipOutcome:
+    silicon = board.silicon
+    return ChipOutcome(
+        chip=silicon.chip.name,
+        joules=silicon.joules,
+        idle_joules=silicon.idle_w * silicon.now,
+        busy_s={name: silicon.busy_s(name) for name in board.names},
+        drawn_joules={name: silicon.drawn_j(name) for name in board.names},
+        awake_s=silicon.awake_s,
+        throttled_s=silicon.throttled_s,
+        hottest_c=silicon.hottest_c,
+    )

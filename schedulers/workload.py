@@ -16,6 +16,7 @@ from coro_rt.schedulers.batch import Batch
 from coro_rt.schedulers.errors import SchedulerError
 from coro_rt.schedulers.power import PowerState
 from coro_rt.schedulers.qos import QoS
+from coro_rt.schedulers.soc.language_model import LanguageModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,8 @@ class Run:
 @dataclass(frozen=True, slots=True)
 class Rows:
     """So many rows in launches of the workload's batch number `batch`, each of at most `most`, one after the
-    other until all are done, alone or with others. What that takes, the batch's timing says.
+    other until all are done, alone or with others. What that takes, the batch's timing says; or, where the
+    batch is a language model, the chip: rows are tokens then, read, or written if `most` is 1.
 
     `seconds` is how far it brings the job on its way to a milestone.
     """
@@ -160,7 +162,8 @@ class Workload:
     shares: Mapping[str, float] = field(default_factory=dict)
     background_share: float = 0.05
     max_wait_s: float = 10.0
-    batches: tuple[BatchTiming, ...] = ()
+    batches: tuple[BatchTiming | LanguageModel, ...] = ()
+    members: int = Batch.members  # of a launch of a language model at most
     power: tuple[PowerChange, ...] = ()
 
     def __post_init__(self) -> None:
@@ -171,9 +174,11 @@ class Workload:
                         f"the timing of device {device!r} has numbers of seconds from 0 on, not {values!r}"
                     )
         for batch in self.batches:
-            for values in (batch.costs, batch.factors):
+            for values in () if isinstance(batch, LanguageModel) else (batch.costs, batch.factors):
                 if not values or not all(0 < value < inf for value in values):
                     raise SchedulerError(f"the timing of a batch has positive numbers, not {values!r}")
+        if self.members < 1:
+            raise SchedulerError(f"a launch has at least one member, not {self.members!r}")
         for change in self.power:
             if not 0 <= change.at_s < inf:
                 raise SchedulerError(

@@ -43,11 +43,12 @@ class Silicon:
         self.now = now
         self.celsius = self.hottest_c = chip.heat.ambient_c
         self.joules = 0.0  # of the whole chip
-        self.throttled_s = 0.0  # while something ran
+        self.awake_s = 0.0  # something ran
+        self.throttled_s = 0.0  # of that, slower than it could have
         self._slowed = 0  # states that heat forbids
         self._working = {processor.name: _Working(processor) for processor in chip.processors}
-        self._idle_w = chip.idle_w + sum(processor.idle_w for processor in chip.processors)
-        self._watts = self._idle_w
+        self.idle_w = chip.idle_w + sum(processor.idle_w for processor in chip.processors)
+        self.watts = self.idle_w  # that the whole chip takes now
 
     # What it does.
 
@@ -69,7 +70,7 @@ class Silicon:
         if elapsed <= 0.0:
             return
         self.now = now
-        self.joules += self._watts * elapsed
+        self.joules += self.watts * elapsed
         heat = self.chip.heat
         settled = self._settles_at
         self.celsius = settled + (self.celsius - settled) * exp(-elapsed / heat.settles_s)
@@ -81,8 +82,9 @@ class Silicon:
                 working.busy_s += elapsed
                 moved = working.load.bytes / working.takes_s
                 working.drawn_j += elapsed * (working.watts + moved * self.chip.memory.joules_per_byte)
-        if busy and self._slowed:
-            self.throttled_s += elapsed
+        if busy:
+            self.awake_s += elapsed
+            self.throttled_s += elapsed if self._slowed else 0.0
 
     def check(self) -> list[str]:
         """The governor looks at the temperature. Returns whose speed has changed."""
@@ -109,23 +111,10 @@ class Silicon:
         working = self._working[name]
         return 1.0 if working.load is None else working.alone_s / working.takes_s
 
-    def speed_with(self, name: str, load: Load) -> float:
-        """How fast it would get on with this load, beside what the others do now."""
-        processor = self._working[name].processor
-        speed = self._state(processor, 0).speed
-        wants = self._wants() | {name: wanted(processor, load, speed)}
-        bandwidth = shared(self._bandwidth, wants)[name]
-        return seconds(processor, load) / seconds(processor, load, speed, bandwidth)
-
     @property
     def thermal(self) -> float:
         """The part of full speed that heat leaves."""
         return min(self._state(processor, 0).speed for processor in self.chip.processors)
-
-    @property
-    def watts(self) -> float:
-        """What the whole chip takes now."""
-        return self._watts
 
     def drawn_j(self, name: str) -> float:
         """What the work on a processor took so far, above idle, with the bytes that it moved."""
@@ -140,7 +129,7 @@ class Silicon:
     @property
     def _settles_at(self) -> float:
         heat = self.chip.heat
-        return heat.ambient_c + heat.kelvin_per_watt * self._watts
+        return heat.ambient_c + heat.kelvin_per_watt * self.watts
 
     def _state(self, processor: Processor, slowest: int) -> Frequency:
         """The state that a processor is in: the one that is enough for its work, or what heat allows."""
@@ -166,7 +155,7 @@ class Silicon:
         """Shares out the memory anew. Returns whose load takes another time than before."""
         got = shared(self._bandwidth, self._wants())
         changed: list[str] = []
-        power = self._idle_w + (self.chip.awake_w if got else 0.0)
+        power = self.idle_w + (self.chip.awake_w if got else 0.0)
         for name, bandwidth in got.items():
             working = self._working[name]
             load, processor = working.load, working.processor
@@ -178,5 +167,5 @@ class Silicon:
             working.takes_s = takes_s
             working.watts = watts(processor, load, state, takes_s)
             power += working.watts + load.bytes / takes_s * self.chip.memory.joules_per_byte
-        self._watts = power
+        self.watts = power
         return changed

@@ -79,13 +79,6 @@ def test_the_options_choose_processors_model_weights_and_company(coro_rt_cli, sm
     assert set(read["policies"][0]["chip"]["processors"]) == {"gpu", "npu"}
 
 
-def test_a_trace_runs_on_a_chip_as_tokens_of_a_model(coro_rt_cli):
-    trace = Path(__file__).parents[1] / "data" / "batched.jsonl.gz"
-    if not trace.exists():
-        pytest.skip("no recorded trace with launches among the test data")
-    assert soc(coro_rt_cli, str(trace), "--soc", "snapdragon-8-gen-3")["policies"][0]["chip"]["tokens"] > 0
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -190,7 +190,8 @@ def test_a_hot_chip_is_slower_and_a_cool_one_fast_again():
 )
 def test_a_processor_that_cannot_be_is_an_error_that_says_why(change, said):
     usual = {
-        "name": "p", "title": "", "operations": {"int4": 1e12}, "bandwidth": 1e9, "states": frequencies(1.0, 1.5)
+        "name": "p", "title": "", "operations": {"int4": 1e12}, "bandwidth": 1e9,
+        "states": frequencies(1.0, 1.5),
     }  # fmt: skip
     with pytest.raises(SchedulerError, match=said):
         Processor(**usual | change)

@@ -139,12 +139,12 @@ def test_prompts_are_read_where_that_is_fast_and_a_crowd_is_spread():
     one = simulate(workload(job("a", 1000, 1)), chip=GEN_3)
     assert one.chip is not None
     assert one.chip.busy_s["npu"] > 0.9 * one.ended_s
-    crowd = simulate(workload(*[job(f"job-{n}", 800, 40) for n in range(12)]), chip=GEN_3)
+    many = workload(*[job(f"job-{number}", 800, 40) for number in range(12)])
+    crowd = simulate(many, chip=GEN_3)
     assert crowd.chip is not None
     assert crowd.chip.busy_s["npu"] > 0
     assert crowd.chip.busy_s["gpu"] > 0
-    best = min(simulate(workload(*[job(f"job-{n}", 800, 40) for n in range(12)]), chip=GEN_3, on=[name]).ended_s
-               for name in ("big", "gpu", "npu"))  # fmt: skip
+    best = min(simulate(many, chip=GEN_3, on=[name]).ended_s for name in ("big", "gpu", "npu"))
     assert crowd.ended_s < best
 
 
@@ -194,7 +194,7 @@ def test_frugal_work_takes_fewer_joules_and_longer():
 
 
 def test_tokens_need_a_chip_and_a_chip_needs_tokens():
-    with pytest.raises(SchedulerError, match="in tokens of llama-3.2-3b: say on which chip"):
+    with pytest.raises(SchedulerError, match=r"in tokens of llama-.*: say on which chip"):
         simulate(workload(job("a", 10, 1)))
     timed = Workload((job("a", 10, 1),), batches=(BatchTiming((0.001,)),))
     with pytest.raises(SchedulerError, match="launches in seconds"):

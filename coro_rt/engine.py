@@ -26,6 +26,7 @@ from coro_rt.kernel import BatchLaunch
 from coro_rt.ledger import Ledger
 from coro_rt.memory.usage import MemoryUse
 from coro_rt.parker import Clock
+from coro_rt.placing import Placing
 from coro_rt.schedulers.ejection import Ejection
 from coro_rt.schedulers.entry import Entry, State
 from coro_rt.schedulers.explanation import Explanation, Known
@@ -80,6 +81,7 @@ class Engine:
         raise_when_full: bool,
         record: str | os.PathLike[str] | None,
         instruments: Instruments | None,
+        profiles: str | os.PathLike[str] | None,
         clock: Clock,
     ) -> None:
         self.host = host
@@ -93,8 +95,9 @@ class Engine:
             "max_wait_s": max_wait_s,
         }
         self._recorder: Recorder | None = None
+        self.placing = Placing(devices, profiles)
         # `timer`, not `clock`: whatever the jobs' time is, a policy takes real time.
-        make = partial(Scheduler, policy, **settings)
+        make = partial(Scheduler, policy, placement=self.placing.open(), **settings)
         if record is None:
             self.scheduler = make(on_ejected=self._ejected, timer=perf_counter)
         else:
@@ -345,7 +348,7 @@ class Engine:
     @protected
     def explain(self, job: Job[Any]) -> Explanation:
         """Why a job runs or waits."""
-        known = Known(granted=lambda device: self.workers[device].granted, waiting=_waiting)
+        known = Known(granted=lambda device: self.workers[device].granted, waiting=_waiting, placed=_placed)
         with self.lock:
             return self.scheduler.explain(job.entry, self.clock(), known)
 
@@ -378,6 +381,7 @@ class Engine:
         try:
             for worker in self.workers.values():
                 worker.stop()
+            self.placing.close(self.scheduler.placement)
             if self.instruments is not None:
                 self.instruments.call("runtime_closed")
         finally:
@@ -392,6 +396,7 @@ class Engine:
         logger.error("the worker of device %r has failed", worker.name, exc_info=failure)
         with self.deciding():
             worker.failure = failure
+            self.scheduler.fence(worker.name, f"it has failed: {failure!r}", self.clock())
             orphans = [job for job in self.jobs if job.worker is worker]
             for job in orphans:
                 if isinstance(job.launch, BatchLaunch) and job.launch.joint is not None:
@@ -463,6 +468,12 @@ class Engine:
             memory_budget=memory.budget,
             memory=memory,
         )
+
+
+def _placed(entry: Entry) -> str:
+    """Why an entry is on its device, if that was chosen."""
+    choice = cast(JobEntry, entry).job.placed
+    return "" if choice is None else str(choice)
 
 
 def _waiting(entry: Entry) -> tuple[str, float | None]:

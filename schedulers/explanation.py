@@ -66,8 +66,12 @@ class Explanation:
     waits_for: str  # what it waits for, in words; "" if unknown
     waiters: tuple[str, ...]
     holder: Explanation | None  # of the last in the chain of those it waits on: what holds all of them up
+    placed: str = ""  # why it is on its device, in a sentence, if that was chosen
 
     def __str__(self) -> str:
+        return f"{self._state()} {self.placed}." if self.placed else self._state()
+
+    def _state(self) -> str:
         level = self.qos.name
         if self.effective_qos is not self.qos:
             level += f", raised to {self.effective_qos.name} by {_listed(self.waiters)}"
@@ -125,6 +129,7 @@ class Known:
     granted: Callable[[str], Iterable[Granted]] = lambda device: ()  # the device's last grants, oldest first
     # What a WAITING entry waits for, in words, and since when; "" and None: unknown.
     waiting: Callable[[Entry], tuple[str, float | None]] = lambda entry: ("", None)
+    placed: Callable[[Entry], str] = lambda entry: ""  # why an entry is on its device, in words
 
 
 def explain(
@@ -184,6 +189,7 @@ def explain(
         waits_for=waits_for,
         waiters=tuple(waiter.label for waiter in islice(entry.waiters, AHEAD)),
         holder=holder,
+        placed=known.placed(entry),
     )
 
 

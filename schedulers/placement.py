@@ -157,7 +157,7 @@ class Placement:
                 f"{work.kernel} took {seconds!r} s and {joules!r} J on {device!r}; these are numbers from 0 "
                 "on, energy perhaps None"
             )
-        if not work.times or not seconds:
+        if not (work.times and work.size and seconds):  # it says nothing
             return
         self._tried.pop((work.kernel, device), None)
         watts = None if joules is None else joules / seconds

@@ -396,13 +396,13 @@ class Scheduler:
         qos: QoS = QoS.DEFAULT,
         deadline: float = inf,
         tenant: str = "default",
-        entry: Entry | None = None,
+        without: Entry | None = None,
         at: str | None = None,
         moved_at: float = -inf,
     ) -> Choice:
         """Which of the devices `among` some work should run on, as things stand; moves nobody.
 
-        `entry`: who asks, if it has been submitted; it is not counted as its own backlog. `at`: the device
+        `without`: who asks, if it has been submitted: it is in nobody's way. `at`: the device
         where the work is under way, and `moved_at` since when, if it was moved there. Raises SchedulerError
         if no device is left.
         """
@@ -415,7 +415,7 @@ class Scheduler:
             if deadline < inf:
                 expected_s = placement.predict(work, device) or expected_s
             found = self.backlog(
-                device, now, qos=qos, deadline=deadline, tenant=tenant, expected_s=expected_s, without=entry
+                device, now, qos=qos, deadline=deadline, tenant=tenant, expected_s=expected_s, without=without
             )
             backlogs.append(found)
         return placement.choose(work, backlogs, now, qos=qos, deadline=deadline, at=at, moved_at=moved_at)

@@ -45,8 +45,11 @@ from coro_rt.schedulers.workload import (
 )
 
 REPORT_EVERY = 4096  # events between two reports of progress
-LOOK_EVERY_S = 60.0  # between two looks at a chip's battery
+GAUGE_EVERY_S = 60.0  # between two looks at a chip's battery
 _NEAR = 1e-9  # seconds: sums of the same pieces, worked out in another order
+
+Look = Callable[[Scheduler, float], None]
+"""Asks a scheduler something at a time, and changes nothing."""
 
 _Happen = Callable[[float], None]
 _Event = tuple[float, int, _Happen]
@@ -61,14 +64,18 @@ def simulate(
     on: Iterable[str] = (),
     battery: float = 1.0,
     spans: bool = False,
+    looks: Iterable[tuple[float, Look]] = (),
     progress: Callable[[float], object] | None = None,
 ) -> Outcome:
     """Run a workload under a policy, until all its jobs have ended.
 
     `chip`: on its processors, or on those named `on`, instead of the workload's devices; the batches are
     language models then, and a job whose device is one of the processors stays there. `battery`: how full it
-    is at the beginning. `spans`: also keep who had which device when. `progress` is called now and then with
-    the virtual time. Raises SchedulerError for a policy that cannot be taken, for jobs that wait for each
+    is at the beginning. `spans`: also keep who had which device when. `looks` are times, and what is called
+    then with the scheduler and the time, to ask it something; after all else that comes at that time.
+    `progress` is called now and then with the virtual time.
+
+    Raises SchedulerError for a policy that cannot be taken, for jobs that wait for each
     other, for a workload in tokens without a chip, and the other way round.
     """
     board = None
@@ -79,7 +86,7 @@ def simulate(
                 f"the workload has launches in seconds; on {chip.name} they are a model's tokens"
             )
         board = Board(chip, models, on=on, members=workload.members, battery=battery)
-    return _Simulation(workload, policy, board, spans=spans).run(progress)
+    return _Simulation(workload, policy, board, spans=spans).run(progress, looks)
 
 
 class _Batch(KnownCosts):
@@ -288,13 +295,17 @@ class _Simulation:
         self._events: list[_Event] = []
         self._spans: list[Span] | None = [] if spans else None
 
-    def run(self, progress: Callable[[float], object] | None) -> Outcome:
+    def run(
+        self, progress: Callable[[float], object] | None, looks: Iterable[tuple[float, Look]] = ()
+    ) -> Outcome:
         for change in self._power:
             self._at(change.at_s, partial(self._power_changes, change.state))
         if self._board is not None and not self._power:
-            self._at(0.0, self._look)
+            self._at(0.0, self._gauge)
         for live in self._live:
             self._expect(live)
+        for when, look in looks:
+            self._at(when, partial(look, self._scheduler))
         events, count = self._events, 0
         while events:
             self._now, _, happen = heappop(events)
@@ -632,7 +643,7 @@ class _Simulation:
         entry.deadline = live.job.deadline_s - later_s
         asks = None if entry.state is State.NEW else entry
         choice = self._scheduler.place(
-            works[0], among, now, qos=entry.qos, deadline=entry.deadline, tenant=entry.tenant, entry=asks
+            works[0], among, now, qos=entry.qos, deadline=entry.deadline, tenant=entry.tenant, without=asks
         )
         self._scheduler.predict(entry, choice.option.run_s, now)
         entry.batch = board.batch(coming[0].batch, choice.device)
@@ -716,15 +727,15 @@ class _Simulation:
             self._power_changes(self._board.power, now)
         self._others_go_on(self._board, changed, now)
 
-    def _look(self, now: float) -> None:
-        """At the chip's battery."""
+    def _gauge(self, now: float) -> None:
+        """Looks at the chip's battery."""
         assert self._board is not None
         if not self._to_end:
             return
         self._board.silicon.advance(now)
         self._power_changes(self._board.power, now)
         if self._events:  # else nothing is going to happen any more
-            self._at(now + LOOK_EVERY_S, self._look)
+            self._at(now + GAUGE_EVERY_S, self._gauge)
 
     def _span_over(self, device: _Device, live: _Live, now: float) -> None:
         if self._spans is not None:

@@ -163,8 +163,8 @@ class Recorded:
                 self._granted(call, self._device(call, arguments["device"]), now)
             case "learn":
                 self._batches[arguments[BATCH] - 1].learn(arguments["rows"], arguments["seconds"])
-            case "set_policy":
-                pass
+            case "set_policy" | "place" | "measured" | "fence" | "readmit":
+                pass  # where a job went, `submit` and `move` say
             case "set_power":
                 self._power.append(PowerChange(max(0.0, now - self._start), arguments[POWER]))
             case _:

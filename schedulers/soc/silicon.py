@@ -2,22 +2,23 @@
 
 Between two changes everything is constant, so time passes in one step: joules are watts times seconds, and
 the temperature of one body with a constant supply of heat is an exponential. Whoever drives it says what the
-processors do (`begin`), asks how fast each is then (`speed`), and calls `check` when it is due: there, as in
-a phone's thermal governor, all processors and the memory are slowed down a state while the case is at its
-limit, and allowed one more when it has cooled down.
+processors do (`begin`), asks how fast each is then (`speed`), and calls `check` when it is due. There, as a
+phone's thermal governor does, all processors and the memory are slowed down when the case comes to its limit,
+as far as it takes to stay below, and allowed another state when it has cooled down.
 """
 
 from __future__ import annotations
 
-from math import exp, inf
+from math import exp, inf, log
 
 from coro_rt.schedulers.soc.chip import Chip, Frequency, Processor
 from coro_rt.schedulers.soc.language_model import Load
 from coro_rt.schedulers.soc.roofline import frugal, seconds, shared, wanted, watts
 
-CHECK_S = 1.0  # how often the governor looks while the case is warm, or being warmed beyond what it stands
-NEAR_K = 0.5  # it acts so far below the limit, as it looks only now and then
-COOL_K = 2.0  # and allows more when the case is so far below the limit
+CHECK_S = 1.0  # how often the governor looks while it slows anything down
+NEAR_K = 0.1  # it acts so far below the limit
+COOL_K = 2.0  # and allows more when the case is so far below it
+_CLOSE = 1e-6  # K: what an exponential loses by rounding
 
 
 class _Working:
@@ -89,21 +90,32 @@ class Silicon:
     def check(self) -> list[str]:
         """The governor looks at the temperature. Returns whose speed has changed."""
         limit = self.chip.heat.limit_c
-        slowed = self._slowed
-        if self.celsius >= limit - NEAR_K:
+        if self.celsius >= limit - NEAR_K - _CLOSE:
+            changed: list[str] = []
             most = max(len(processor.states) for processor in self.chip.processors) - 1
-            self._slowed = min(slowed + 1, most)
-        elif self.celsius < limit - COOL_K and slowed:
+            while self._slowed < most and self._settles_at > limit:
+                self._slowed += 1
+                changed = self._share()
+            return changed
+        if self._slowed and self.celsius < limit - COOL_K:
             self._slowed -= 1
-        return self._share() if self._slowed != slowed else []
+            return self._share()
+        return []
 
     # What it says.
 
     @property
     def check_due(self) -> float:
-        """When the governor should look next; inf: there is no reason to."""
-        warm = self._slowed or self._settles_at > self.chip.heat.limit_c - NEAR_K
-        return self.now + CHECK_S if warm else inf
+        """When the governor should look next; inf: there is no reason to, as things are."""
+        acts_at = self.chip.heat.limit_c - NEAR_K
+        due_s = CHECK_S if self._slowed else inf
+        settled = self._settles_at
+        if settled > acts_at:
+            left_s = CHECK_S
+            if self.celsius < acts_at - _CLOSE:
+                left_s = self.chip.heat.settles_s * log((settled - self.celsius) / (settled - acts_at))
+            due_s = min(due_s, left_s)
+        return self.now + due_s
 
     def speed(self, name: str) -> float:
         """How fast a processor gets on with its load, as a part of its speed alone at the highest

@@ -5,9 +5,8 @@ it: what it was granted runs until its step is over, its slice is over, or someb
 the service is booked and the scheduler asked again. What is modelled is only how soon a job gives way when
 it is asked, and how exactly it keeps its slice: each device has a timing. Switches take no time.
 
-On a simulated chip (`soc/`) the devices are its processors. Placement chooses among them for each part of a
-job that reads or writes; and a piece under way is slowed down or sped up when others begin or end theirs, or
-the chip gets warm: what was done until then is credited to its job, and the rest planned anew.
+A device has a speed, here always 1. What changes it is a chip's business: `soc/simulation.py` is this
+simulation with processors that share memory and heat.
 
 Deterministic: the same workload and policy give the same outcome, to the last bit. A job that runs alone
 takes one event, not one for each slice, so that a quiet day costs little more than its arrivals.
@@ -15,7 +14,7 @@ takes one event, not one for each slice, so that a quiet day costs little more t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from heapq import heappop, heappush
 from itertools import cycle
@@ -26,11 +25,10 @@ from coro_rt.schedulers.ejection import Ejection
 from coro_rt.schedulers.entry import Entry, Grant, State
 from coro_rt.schedulers.errors import SchedulerError
 from coro_rt.schedulers.outcome import ChipOutcome, JobOutcome, Outcome, Span
+from coro_rt.schedulers.placement import Placement
 from coro_rt.schedulers.power import PowerState
 from coro_rt.schedulers.registry import PolicyLike
 from coro_rt.schedulers.scheduler import Scheduler
-from coro_rt.schedulers.soc.board import Board
-from coro_rt.schedulers.soc.chip import Chip
 from coro_rt.schedulers.soc.language_model import LanguageModel, Load
 from coro_rt.schedulers.workload import (
     BatchTiming,
@@ -45,7 +43,6 @@ from coro_rt.schedulers.workload import (
 )
 
 REPORT_EVERY = 4096  # events between two reports of progress
-GAUGE_EVERY_S = 60.0  # between two looks at a chip's battery
 _NEAR = 1e-9  # seconds: sums of the same pieces, worked out in another order
 
 Look = Callable[[Scheduler, float], None]
@@ -60,33 +57,24 @@ def simulate(
     workload: Workload,
     policy: PolicyLike = "dynamic",
     *,
-    chip: Chip | None = None,
-    on: Iterable[str] = (),
-    battery: float = 1.0,
     spans: bool = False,
     looks: Iterable[tuple[float, Look]] = (),
     progress: Callable[[float], object] | None = None,
 ) -> Outcome:
     """Run a workload under a policy, until all its jobs have ended.
 
-    `chip`: on its processors, or on those named `on`, instead of the workload's devices; the batches are
-    language models then, and a job whose device is one of the processors stays there. `battery`: how full it
-    is at the beginning. `spans`: also keep who had which device when. `looks` are times, and what is called
-    then with the scheduler and the time, to ask it something; after all else that comes at that time.
-    `progress` is called now and then with the virtual time.
-
-    Raises SchedulerError for a policy that cannot be taken, for jobs that wait for each
-    other, for a workload in tokens without a chip, and the other way round.
+    `spans`: also keep who had which device when. `looks` are times, and what is called then with the
+    scheduler and the time, to ask it something; after all else that comes at that time. `progress` is called
+    now and then with the virtual time. Raises SchedulerError for a policy that cannot be taken, for jobs that
+    wait for each other, and for a workload in tokens, which is for a chip.
     """
-    board = None
-    if chip is not None:
-        models = [batch for batch in workload.batches if isinstance(batch, LanguageModel)]
-        if len(models) < len(workload.batches):
-            raise SchedulerError(
-                f"the workload has launches in seconds; on {chip.name} they are a model's tokens"
-            )
-        board = Board(chip, models, on=on, members=workload.members, battery=battery)
-    return _Simulation(workload, policy, board, spans=spans).run(progress, looks)
+    batches = []
+    for timing in workload.batches:
+        if isinstance(timing, LanguageModel):
+            raise SchedulerError(f"the workload is in tokens of {timing.name}: say on which chip (--soc)")
+        batches.append(_Batch(timing))
+    simulation = Simulation(workload, policy, batches=batches, spans=spans)
+    return simulation.run(progress, looks)
 
 
 class _Batch(KnownCosts):
@@ -97,7 +85,7 @@ class _Batch(KnownCosts):
         self.factor = cycle(timing.factors)
 
 
-class _Launch:
+class Launch:
     """A launch under way, shared by all who are in it; on a chip, what it asks of it."""
 
     __slots__ = ("left_s", "load")
@@ -107,7 +95,7 @@ class _Launch:
         self.load = load
 
 
-class _Live:
+class Live:
     """A job of the workload on its way through the simulation."""
 
     __slots__ = (
@@ -155,7 +143,7 @@ class _Live:
         self.cancelled = False
         self.rows: Rows | None = None  # its present step, if that is one
         self.rows_left = 0  # of it
-        self.launch: _Launch | None = None  # that it is in
+        self.launch: Launch | None = None  # that it is in
         self.device = job.device
         self.tokens = 0  # behind it: rows that are done
         self.joules = 0.0
@@ -225,7 +213,7 @@ class _Live:
         )
 
 
-class _Device:
+class Device:
     """One device: who runs there, and until when if nothing comes between."""
 
     __slots__ = (
@@ -248,7 +236,7 @@ class _Device:
         self.name = name
         self.give_way_s = cycle(timing.give_way_s)
         self.overrun_s = cycle(timing.overrun_s)
-        self.running: _Live | None = None
+        self.running: Live | None = None
         self.since_s = 0.0  # it has been running
         self.began_s = 0.0  # the piece under way
         self.piece_s = 0.0  # its length; booked as it is, as a difference of times may be short of a slice
@@ -260,14 +248,21 @@ class _Device:
         self.asking = False  # it is going to ask the scheduler at this moment
 
 
-class _Simulation:
-    def __init__(self, workload: Workload, policy: PolicyLike, board: Board | None, *, spans: bool) -> None:
-        devices = workload.devices
-        if board is not None:
-            devices = {
-                name: DeviceTiming((processor.give_way_s,)) for name, processor in board.processors.items()
-            }
-        self._board = board
+class Simulation:
+    """One run of a workload. Subclass it for devices whose speeds change: what begins with an underscore here
+    is for that too."""
+
+    def __init__(
+        self,
+        workload: Workload,
+        policy: PolicyLike,
+        *,
+        devices: Mapping[str, DeviceTiming] | None = None,
+        batches: Sequence[_Batch] = (),
+        placement: Placement | None = None,
+        spans: bool = False,
+    ) -> None:
+        devices = workload.devices if devices is None else devices
         self._scheduler = Scheduler(
             policy,
             devices=devices,
@@ -275,21 +270,18 @@ class _Simulation:
             background_share=workload.background_share,
             max_wait_s=workload.max_wait_s,
             on_ejected=self._on_ejected,
-            placement=None if board is None else board.placement(),
+            placement=placement,
         )
         self._policy = self._scheduler.policy.name
         self._power = workload.power
         self._ejected: str | None = None
-        self._devices = {name: _Device(name, timing) for name, timing in devices.items()}
-        self._batches = [_batch(batch) for batch in workload.batches] if board is None else []
-        self._live = [_Live(number, job) for number, job in enumerate(workload.jobs)]
+        self._devices = {name: Device(name, timing) for name, timing in devices.items()}
+        self._batches = batches
+        self._live = [Live(number, job) for number, job in enumerate(workload.jobs)]
         for live in self._live:
-            if board is not None:
-                live.device = live.job.device if live.job.device in board.names else board.names[0]
-            elif live.job.batch is not None:
-                live.entry.batch = self._batches[live.job.batch]
+            if batches and live.job.batch is not None:
+                live.entry.batch = batches[live.job.batch]
         self._to_end = len(self._live)
-        self._check_at = inf  # the chip's governor looks next
         self._now = 0.0
         self._order = 0
         self._events: list[_Event] = []
@@ -300,8 +292,7 @@ class _Simulation:
     ) -> Outcome:
         for change in self._power:
             self._at(change.at_s, partial(self._power_changes, change.state))
-        if self._board is not None and not self._power:
-            self._at(0.0, self._gauge)
+        self._opens()
         for live in self._live:
             self._expect(live)
         for when, look in looks:
@@ -330,7 +321,7 @@ class _Simulation:
             ended_s=ended_s,
             spans=self._spans or (),
             ejected=self._ejected,
-            chip=None if self._board is None else _chip_outcome(self._board),
+            chip=self._chip(),
         )
 
     def _on_ejected(self, ejection: Ejection) -> None:
@@ -356,7 +347,7 @@ class _Simulation:
             self._plan(device, live)
         return True
 
-    def _expect(self, live: _Live) -> None:
+    def _expect(self, live: Live) -> None:
         job = live.job
         arrive = partial(self._arrive, live, job.after is not None)
         if job.after is None or not self._when(job.after, arrive):
@@ -364,12 +355,11 @@ class _Simulation:
         for change in job.changes:
             self._at(change.at_s, partial(self._change, live, change))
 
-    def _arrive(self, live: _Live, at_once: bool, now: float) -> None:
-        if self._board is not None:
-            live.entry.device = live.device = self._place(live, self._board, now)
+    def _arrive(self, live: Live, at_once: bool, now: float) -> None:
+        self._comes(live, now)
         self._made_ready(live, gives_way=self._scheduler.submit(live.entry, now), at_once=at_once)
 
-    def _change(self, live: _Live, change: Change, now: float) -> None:
+    def _change(self, live: Live, change: Change, now: float) -> None:
         entry, scheduler = live.entry, self._scheduler
         if entry.state is State.NEW or entry.state is State.DONE:
             return
@@ -399,7 +389,7 @@ class _Simulation:
                 device.asking = True
                 self._at(now, partial(self._next, device))
 
-    def _wait(self, live: _Live, wait: Wait, now: float) -> bool:
+    def _wait(self, live: Live, wait: Wait, now: float) -> bool:
         """From now on a job waits. False: there is nothing to wait for any more."""
         live.wait += 1
         wake = partial(self._wake, live, live.wait, wait.sleep or wait.until is not None)
@@ -410,17 +400,16 @@ class _Simulation:
         self._scheduler.park(live.entry, now, on=None if wait.on is None else self._live[wait.on].entry)
         return True
 
-    def _wake(self, live: _Live, number: int, at_once: bool, now: float) -> None:
+    def _wake(self, live: Live, number: int, at_once: bool, now: float) -> None:
         if number != live.wait:
             return
         while (wait := live.next_wait()) is not None:  # what it waited for has been handed on
             if self._wait(live, wait, now):
                 return
-        if self._board is not None:
-            self._move(live, self._place(live, self._board, now), now)
+        self._comes(live, now)
         self._made_ready(live, gives_way=self._scheduler.wake(live.entry, now), at_once=at_once)
 
-    def _ended(self, live: _Live, now: float) -> None:
+    def _ended(self, live: Live, now: float) -> None:
         live.ended_s = now
         self._to_end -= 1
         while live.followers:
@@ -428,7 +417,7 @@ class _Simulation:
 
     # What a worker does.
 
-    def _made_ready(self, live: _Live, *, gives_way: bool, at_once: bool = False) -> None:
+    def _made_ready(self, live: Live, *, gives_way: bool, at_once: bool = False) -> None:
         device = self._devices[live.device]
         if device.running is not None:
             if gives_way or device.alone or at_once:
@@ -438,7 +427,7 @@ class _Simulation:
             device.asking = True
             self._at(self._now, partial(self._next, device))  # after all that comes at this moment
 
-    def _give_way(self, device: _Device, seconds: float) -> None:
+    def _give_way(self, device: Device, seconds: float) -> None:
         """Whoever runs is asked to stop, which takes it a while."""
         live = device.running
         if live is not None:
@@ -446,7 +435,7 @@ class _Simulation:
             device.piece_s = min(device.piece_s, device.limit_s)
             self._plan(device, live)
 
-    def _next(self, device: _Device, now: float) -> None:
+    def _next(self, device: Device, now: float) -> None:
         """A free device asks who goes on there."""
         device.asking = False
         device.running = None
@@ -455,17 +444,16 @@ class _Simulation:
         if grant is not None:
             self._take_up(device, grant, now)
             return
-        if self._board is not None:
-            self._works(self._board, device, None, now)
+        self._rests(device, now)
         if (resumes_at := self._scheduler.resumes_at(device.name)) < inf:
             self._at(resumes_at, partial(self._resume, device, device.plan))
 
-    def _resume(self, device: _Device, plan: int, now: float) -> None:
+    def _resume(self, device: Device, plan: int, now: float) -> None:
         """Somebody was put off until now."""
         if plan == device.plan and not device.asking:
             self._next(device, now)
 
-    def _take_up(self, device: _Device, grant: Grant, now: float) -> None:
+    def _take_up(self, device: Device, grant: Grant, now: float) -> None:
         device.running = live = self._live[grant.entry.id]
         device.since_s = now
         if live.started_s == inf:
@@ -478,14 +466,13 @@ class _Simulation:
             live.take_up()
         self._begin(device, live, grant.slice_s, now)
 
-    def _begin(self, device: _Device, live: _Live, slice_s: float, now: float) -> None:
+    def _begin(self, device: Device, live: Live, slice_s: float, now: float) -> None:
         """A piece: to the end of the job's step or launch, or of its slice."""
         device.began_s, device.spent_s, device.limit_s = now, 0.0, inf
         launch = live.launch
         left_s = max(0.0, live.target_s - live.served_s) if launch is None else launch.left_s
-        if self._board is not None and left_s > 0.0:
-            load = self._board.running(device.name, left_s) if launch is None else launch.load
-            self._works(self._board, device, load, now)
+        if left_s > 0.0:
+            self._works(device, live, left_s, now)
         device.piece_s = left_s / device.speed
         device.alone = not self._scheduler.ready(device.name)
         if not device.alone:
@@ -493,7 +480,7 @@ class _Simulation:
             device.piece_s = min(device.piece_s, device.limit_s)
         self._plan(device, live)
 
-    def _plan(self, device: _Device, live: _Live) -> None:
+    def _plan(self, device: Device, live: Live) -> None:
         """What comes next: the end of the piece, or a milestone that somebody waits for."""
         when = device.began_s + device.piece_s
         if live.followers:
@@ -505,7 +492,7 @@ class _Simulation:
         device.plan += 1
         self._at(when, partial(self._reached, device, live, device.plan))
 
-    def _reached(self, device: _Device, live: _Live, plan: int, now: float) -> None:
+    def _reached(self, device: Device, live: Live, plan: int, now: float) -> None:
         if plan != device.plan:
             return
         since_s = (now - device.began_s) * device.speed if live.launch is None else 0.0
@@ -517,19 +504,18 @@ class _Simulation:
         device.plan += 1
         self._piece_over(device, live, now)
 
-    def _passes(self, live: _Live, served_s: float, now: float) -> None:
+    def _passes(self, live: Live, served_s: float, now: float) -> None:
         """A job has come so far: what follows from that."""
         while live.followers and live.followers[0][0] <= (live.passed, served_s + _NEAR):
             heappop(live.followers)[2](now)
 
-    def _piece_over(self, device: _Device, live: _Live, now: float) -> None:
+    def _piece_over(self, device: Device, live: Live, now: float) -> None:
         """Books the time, sees what becomes of the job, and asks who goes on."""
         scheduler, entry = self._scheduler, live.entry
         seconds = device.spent_s + device.piece_s
         launch = live.launch
         self._credit(live, device.piece_s * device.speed)
-        if self._board is not None:
-            self._book(self._board, device, live, now)
+        self._book(device, live, now)
         if launch is not None and (launch.left_s <= _NEAR or live.cancelled):
             scheduler.ran(entry, seconds, now)
             seconds = 0.0
@@ -552,7 +538,7 @@ class _Simulation:
             self._span_over(device, live, now)
             self._take_up(device, grant, now)
 
-    def _goes_on(self, device: _Device, live: _Live, now: float) -> bool:
+    def _goes_on(self, device: Device, live: Live, now: float) -> bool:
         """Its step is over. False: the job has left the device, to wait or for good."""
         if live.rows is None:
             while (wait := live.next_wait()) is not None:
@@ -562,18 +548,18 @@ class _Simulation:
                 self._done(device, live, now)
                 return False
             live.take_up()
-            if self._board is not None and live.rows is not None and self._goes_elsewhere(live, now):
+            if live.rows is not None and self._goes_elsewhere(live, now):
                 return False
         return live.rows is None or self._offer(live, live.rows, now)
 
-    def _done(self, device: _Device, live: _Live, now: float) -> None:
+    def _done(self, device: Device, live: Live, now: float) -> None:
         device.running, device.asking = None, True  # who is woken now needs not ask for it
         self._scheduler.done(live.entry, now)
         self._ended(live, now)
 
     # Launches that run as one.
 
-    def _offer(self, live: _Live, rows: Rows, now: float) -> bool:
+    def _offer(self, live: Live, rows: Rows, now: float) -> bool:
         """A job brings its next rows. True: it goes on with them, alone. False: it has left the device."""
         batch = self._batch(live, rows)
         alone = self._scheduler.offer(live.entry, batch, min(live.rows_left, rows.most), now)
@@ -581,7 +567,7 @@ class _Simulation:
             self._lead(live)
         return alone
 
-    def _lead(self, live: _Live) -> None:
+    def _lead(self, live: Live) -> None:
         """A job leads a launch; if it begins now, its members are in no other one any more."""
         if live.launch is None:
             members = (live.entry, *live.entry.riders)
@@ -589,7 +575,7 @@ class _Simulation:
             for entry in members:
                 self._live[entry.id].launch = launch
 
-    def _alight(self, live: _Live, now: float) -> None:
+    def _alight(self, live: Live, now: float) -> None:
         """The launch that a job leads is done."""
         rows = {entry: entry.aboard for entry in (live.entry, *live.entry.riders)}
         self._scheduler.alight(live.entry, now)
@@ -602,161 +588,52 @@ class _Simulation:
                 member.rows_over()
                 self._passes(member, member.served_s, now)
 
-    def _give_up(self, live: _Live, now: float) -> None:
+    def _give_up(self, live: Live, now: float) -> None:
         """A cancelled job's launch goes on without it."""
         self._scheduler.leave(live.entry, now)
         live.rows_over()
 
-    def _batch(self, live: _Live, rows: Rows) -> Batch:
-        if self._board is not None:
-            return self._board.batch(rows.batch, live.device)
+    def _batch(self, live: Live, rows: Rows) -> Batch:
         return self._batches[rows.batch]
 
-    def _launch(self, leader: _Live, members: tuple[Entry, ...]) -> _Launch:
+    def _launch(self, leader: Live, members: tuple[Entry, ...]) -> Launch:
         """A launch that begins, of its leader and those who ride in it."""
         batch = leader.entry.batch
-        if self._board is None:
-            assert isinstance(batch, _Batch)
-            return _Launch(batch.seconds(sum(entry.aboard for entry in members)) * next(batch.factor))
-        assert leader.rows is not None
-        load = self._board.load(
-            leader.rows.batch, [(entry.aboard, self._live[entry.id].tokens) for entry in members]
-        )
-        return _Launch(self._board.alone_s(leader.device, load), load)
+        assert isinstance(batch, _Batch)
+        return Launch(batch.seconds(sum(entry.aboard for entry in members)) * next(batch.factor))
 
-    # A chip.
-
-    def _place(self, live: _Live, board: Board, now: float) -> str:
-        """Which processor a job's next part is for. Its entry says from then on how long that will take, and
-        until when it has to be done for the parts behind it to be in time."""
-        entry = live.entry
-        among = (live.job.device,) if live.job.device in board.names else board.names
-        coming, behind = live.to_come(), live.tokens
-        if not coming:
-            return live.device
-        works = []
-        for rows in coming:
-            works.append(board.work(rows.batch, rows.rows, rows.most, behind))
-            behind += rows.rows
-        predict = self._scheduler.placement.predict
-        later_s = sum(min(predict(work, name) or 0.0 for name in among) for work in works[1:])
-        entry.deadline = live.job.deadline_s - later_s
-        asks = None if entry.state is State.NEW else entry
-        choice = self._scheduler.place(
-            works[0], among, now, qos=entry.qos, deadline=entry.deadline, tenant=entry.tenant, without=asks
-        )
-        self._scheduler.predict(entry, choice.option.run_s, now)
-        entry.batch = board.batch(coming[0].batch, choice.device)
-        return choice.device
-
-    def _move(self, live: _Live, name: str, now: float) -> None:
-        """A waiting job will wake on a processor."""
-        if name != live.device:
-            self._scheduler.move(live.entry, name, now)
-            live.device = name
-
-    def _goes_elsewhere(self, live: _Live, now: float) -> bool:
-        """A running job has come to its next rows. True: it is READY on another processor, that of these."""
-        assert self._board is not None
-        name = self._place(live, self._board, now)
-        if name == live.device:
-            return False
-        self._scheduler.park(live.entry, now)
-        self._move(live, name, now)
-        live.wait += 1
-        self._made_ready(live, gives_way=self._scheduler.wake(live.entry, now))
-        return True
-
-    def _works(self, board: Board, device: _Device, load: Load | None, now: float) -> None:
-        """A processor begins with something, or with nothing: that may change the speed of all."""
-        silicon = board.silicon
-        silicon.advance(now)
-        live = device.running
-        frugally = live is not None and load is not None and self._scheduler.policy.frugal(live.entry, now)
-        changed = silicon.begin(device.name, load, frugally=frugally)
-        device.speed = silicon.speed(device.name)
-        self._others_go_on(board, [name for name in changed if name != device.name], now)
-
-    def _others_go_on(self, board: Board, names: Iterable[str], now: float) -> None:
-        """These processors go on at other speeds."""
-        for name in names:
-            device = self._devices[name]
-            live = device.running
-            elapsed_s = now - device.began_s
-            if live is not None:
-                self._credit(live, elapsed_s * device.speed)
-            device.speed = board.silicon.speed(name)
-            if live is None:
-                continue
-            left_s = live.target_s - live.served_s if live.launch is None else live.launch.left_s
-            device.began_s = now
-            device.spent_s += elapsed_s
-            device.limit_s -= elapsed_s
-            device.piece_s = min(max(0.0, left_s) / device.speed, device.limit_s)
-            self._plan(device, live)
-        due = board.silicon.check_due
-        if due < self._check_at:
-            self._check_at = due
-            self._at(due, self._check)
-
-    def _credit(self, live: _Live, seconds: float) -> None:
+    def _credit(self, live: Live, seconds: float) -> None:
         """So much of its work is done."""
         if live.launch is None:
             live.served_s += seconds
         else:
             live.launch.left_s -= seconds
 
-    def _book(self, board: Board, device: _Device, live: _Live, now: float) -> None:
-        """Joules to those for whom a processor worked."""
-        board.silicon.advance(now)
-        joules = board.booked_j(device.name)
-        members = (live.entry, *live.entry.riders)
-        rows = sum(entry.aboard for entry in members)
-        for entry in members:
-            self._live[entry.id].joules += joules * (entry.aboard / rows if rows else 1.0)
+    # What devices with speeds do besides.
 
-    def _check(self, now: float) -> None:
-        """The chip's governor looks at its temperature."""
-        assert self._board is not None
-        self._check_at = inf
-        if not self._to_end:
-            return
-        self._board.silicon.advance(now)
-        changed = self._board.silicon.check()
-        if changed and not self._power:
-            self._power_changes(self._board.power, now)
-        self._others_go_on(self._board, changed, now)
+    def _opens(self) -> None:
+        """It begins."""
 
-    def _gauge(self, now: float) -> None:
-        """Looks at the chip's battery."""
-        assert self._board is not None
-        if not self._to_end:
-            return
-        self._board.silicon.advance(now)
-        self._power_changes(self._board.power, now)
-        if self._events:  # else nothing is going to happen any more
-            self._at(now + GAUGE_EVERY_S, self._gauge)
+    def _comes(self, live: Live, now: float) -> None:
+        """A job is about to be submitted, or to wake: on the device that is its entry's then."""
 
-    def _span_over(self, device: _Device, live: _Live, now: float) -> None:
+    def _works(self, device: Device, live: Live, left_s: float, now: float) -> None:
+        """A device begins a piece, of a job's step or launch that takes `left_s` at speed 1."""
+
+    def _rests(self, device: Device, now: float) -> None:
+        """A device has nothing to do."""
+
+    def _book(self, device: Device, live: Live, now: float) -> None:
+        """A device has come to the end of a piece."""
+
+    def _goes_elsewhere(self, live: Live, now: float) -> bool:
+        """A running job has come to its next rows. True: it is READY on another device, that of these."""
+        return False
+
+    def _chip(self) -> ChipOutcome | None:
+        """What it says of a chip in the end."""
+        return None
+
+    def _span_over(self, device: Device, live: Live, now: float) -> None:
         if self._spans is not None:
             self._spans.append(Span(device.name, live.number, device.since_s, now))
-
-
-def _batch(batch: BatchTiming | LanguageModel) -> _Batch:
-    if isinstance(batch, LanguageModel):
-        raise SchedulerError(f"the workload is in tokens of {batch.name}: say on which chip (--soc)")
-    return _Batch(batch)
-
-
-def _chip_outcome(board: Board) -> ChipOutcome:
-    silicon = board.silicon
-    return ChipOutcome(
-        chip=silicon.chip.name,
-        joules=silicon.joules,
-        idle_joules=silicon.idle_w * silicon.now,
-        busy_s={name: silicon.busy_s(name) for name in board.names},
-        drawn_joules={name: silicon.drawn_j(name) for name in board.names},
-        awake_s=silicon.awake_s,
-        throttled_s=silicon.throttled_s,
-        hottest_c=silicon.hottest_c,
-    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from coro_rt.schedulers.outcome import ChipOutcome, Outcome
 from coro_rt.schedulers.simulation import simulate as simulated
 from coro_rt.schedulers.soc import CHIPS, MODELS, Chip, LanguageModel, get_chip, get_model
 from coro_rt.schedulers.soc.language_model import BYTES_PER_WEIGHT
+from coro_rt.schedulers.soc.simulation import simulate_on
 from coro_rt.schedulers.workload import Workload
 from coro_rt.trace.gantt import draw
 from coro_rt.trace.reader import Trace, is_trace
@@ -134,13 +136,13 @@ def simulate(
     else:
         workload = read_workload(file)
     policies = policies or ("dynamic",)
-    place: dict[str, Any] = {}
+    simulator: Callable[..., Outcome] = simulated
     if chip is not None:
         for name in on:
             _known(chip.processor, name)
         workload = _in_tokens(workload, model, weights, members)
-        place = {"chip": chip, "on": on, "battery": 1.0 if battery is None else battery}
-    outcomes = [_simulate(workload, policy, output, spans=spans, **place) for policy in policies]
+        simulator = partial(simulate_on, chip, on=on, battery=1.0 if battery is None else battery)
+    outcomes = [_simulate(simulator, workload, policy, output, spans=spans) for policy in policies]
     shown = [(outcome.policy, outcome) for outcome in outcomes]
     if recorded is not None:
         shown.insert(0, ("recorded", recorded))
@@ -180,7 +182,9 @@ def _in_tokens(
     return replace(workload, batches=batches, members=members or workload.members)
 
 
-def _simulate(workload: Workload, policy: str, output: Output, **how: Any) -> Outcome:
+def _simulate(
+    simulator: Callable[..., Outcome], workload: Workload, policy: str, output: Output, *, spans: bool
+) -> Outcome:
     """One simulation, with a bar for how far it is."""
     service_s: dict[str, float] = dict.fromkeys(workload.devices, 0.0)
     for job in workload.jobs:
@@ -192,10 +196,10 @@ def _simulate(workload: Workload, policy: str, output: Output, **how: Any) -> Ou
     )  # fmt: skip
     bar = progress.add_task(policy, total=max(last_s, *service_s.values()))
     with progress:
-        return simulated(
+        return simulator(
             workload,
             policy,
-            **how,
+            spans=spans,
             progress=lambda now: progress.update(bar, completed=now, refresh=True),
         )
 

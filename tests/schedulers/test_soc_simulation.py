@@ -25,6 +25,7 @@ from coro_rt.schedulers import (
 from coro_rt.schedulers.pace import CHUNK
 from coro_rt.schedulers.soc import CHIPS, get_chip, get_model
 from coro_rt.schedulers.soc.roofline import seconds
+from coro_rt.schedulers.soc.simulation import simulate_on
 
 GEN_3 = get_chip("snapdragon-8-gen-3")
 MODEL = get_model("llama-3.2-3b")
@@ -84,8 +85,8 @@ def workloads(draw) -> Workload:
 @given(workloads(), st.sampled_from(["dynamic", "fair", "powersave"]), st.sampled_from(sorted(CHIPS)))
 def test_all_jobs_end_energy_adds_up_and_the_same_again_is_the_same(given_workload, policy, name):
     chip = get_chip(name)
-    outcome = simulate(given_workload, policy, chip=chip)
-    assert outcome == simulate(given_workload, policy, chip=chip)
+    outcome = simulate_on(chip, given_workload, policy)
+    assert outcome == simulate_on(chip, given_workload, policy)
     assert outcome.ejected is None
     done = outcome.chip
     assert done is not None
@@ -104,7 +105,7 @@ def test_all_jobs_end_energy_adds_up_and_the_same_again_is_the_same(given_worklo
 
 @pytest.mark.parametrize("processor", ["big", "gpu", "npu"])
 def test_a_job_alone_takes_what_the_roofline_says(processor):
-    outcome = simulate(workload(job("a", 300, 20)), chip=GEN_3, on=[processor])
+    outcome = simulate_on(GEN_3, workload(job("a", 300, 20)), on=[processor])
     assert outcome.ended_s == pytest.approx(alone_s(processor, 300, 20), rel=1e-6)
     assert outcome.tokens == 320
 
@@ -112,7 +113,7 @@ def test_a_job_alone_takes_what_the_roofline_says(processor):
 def test_two_that_write_on_different_processors_share_the_memory():
     """Nobody is faster for the other, and together they are faster than one after the other."""
     jobs = [job(name, 0, 50, device=name) for name in ("gpu", "npu")]
-    outcome = simulate(workload(*jobs, devices=NAMED), chip=GEN_3)
+    outcome = simulate_on(GEN_3, workload(*jobs, devices=NAMED))
     gpu, npu = outcome.jobs
     assert gpu.ended_s > alone_s("gpu", 0, 50) * 1.05
     assert npu.ended_s > alone_s("npu", 0, 50) * 1.05
@@ -120,44 +121,44 @@ def test_two_that_write_on_different_processors_share_the_memory():
 
 
 def test_two_that_write_on_one_processor_read_the_weights_once():
-    one = simulate(workload(job("a", 0, 50)), chip=GEN_3, on=["npu"])
-    two = simulate(workload(job("a", 0, 50), job("b", 0, 50)), chip=GEN_3, on=["npu"])
-    apart = simulate(workload(job("a", 0, 50), job("b", 0, 50), members=1), chip=GEN_3, on=["npu"])
+    one = simulate_on(GEN_3, workload(job("a", 0, 50)), on=["npu"])
+    two = simulate_on(GEN_3, workload(job("a", 0, 50), job("b", 0, 50)), on=["npu"])
+    apart = simulate_on(GEN_3, workload(job("a", 0, 50), job("b", 0, 50), members=1), on=["npu"])
     assert two.ended_s < 1.2 * one.ended_s
     assert apart.ended_s > 1.9 * one.ended_s
 
 
 def test_a_job_is_cancelled_halfway_and_the_others_go_on():
     kept, cancelled = job("kept", 0, 40), job("cancelled", 0, 40, changes=(Change(0.5, cancel=True),))
-    outcome = simulate(workload(kept, cancelled), chip=GEN_3, on=["npu"])
+    outcome = simulate_on(GEN_3, workload(kept, cancelled), on=["npu"])
     assert outcome.jobs[0].tokens == 40
     assert 5 < outcome.jobs[1].tokens < 30
     assert outcome.jobs[1].ended_s < 0.6
 
 
 def test_prompts_are_read_where_that_is_fast_and_a_crowd_is_spread():
-    one = simulate(workload(job("a", 1000, 1)), chip=GEN_3)
+    one = simulate_on(GEN_3, workload(job("a", 1000, 1)))
     assert one.chip is not None
     assert one.chip.busy_s["npu"] > 0.9 * one.ended_s
     many = workload(*[job(f"job-{number}", 800, 40) for number in range(12)])
-    crowd = simulate(many, chip=GEN_3)
+    crowd = simulate_on(GEN_3, many)
     assert crowd.chip is not None
     assert crowd.chip.busy_s["npu"] > 0
     assert crowd.chip.busy_s["gpu"] > 0
-    best = min(simulate(many, chip=GEN_3, on=[name]).ended_s for name in ("big", "gpu", "npu"))
+    best = min(simulate_on(GEN_3, many, on=[name]).ended_s for name in ("big", "gpu", "npu"))
     assert crowd.ended_s < best
 
 
 def test_an_urgent_question_hardly_waits_beside_background_work():
     background = [job(f"job-{n}", 1500, 100, qos=QoS.BACKGROUND) for n in range(6)]
     urgent = job("urgent", 64, 8, at=2.0, qos=QoS.USER_INTERACTIVE)
-    outcome = simulate(workload(*background, urgent), chip=GEN_3)
+    outcome = simulate_on(GEN_3, workload(*background, urgent))
     assert outcome.jobs[-1].waited_s < 0.2
 
 
 def test_a_job_whose_time_is_given_in_seconds_takes_them():
     timed = WorkloadJob("timed", 0.0, (Run(1.5),))
-    outcome = simulate(Workload((timed,)), chip=GEN_3)
+    outcome = simulate_on(GEN_3, Workload((timed,)))
     assert outcome.ended_s == pytest.approx(1.5)
     assert outcome.jobs[0].device == "big"
 
@@ -171,7 +172,7 @@ def test_the_battery_falls_and_powersave_hears_of_it():
             super().on_power(state, now)
 
     small = replace(GEN_3, battery_j=200.0)
-    simulate(workload(job("a", 20_000, 200)), Listens(), chip=small, battery=0.9)
+    simulate_on(small, workload(job("a", 20_000, 200)), Listens(), battery=0.9)
     assert heard[0] == (0.0, 0.9, False)
     assert heard[-1][1] < 0.5
     assert [battery for _, battery, _ in heard] == sorted((battery for _, battery, _ in heard), reverse=True)
@@ -186,7 +187,7 @@ def test_frugal_work_takes_fewer_joules_and_longer():
             return True
 
     one = workload(job("a", 2000, 100, qos=QoS.BACKGROUND))
-    fast, slow = (simulate(one, policy, chip=GEN_3, on=["gpu"]) for policy in ("fifo", Frugal()))
+    fast, slow = (simulate_on(GEN_3, one, policy, on=["gpu"]) for policy in ("fifo", Frugal()))
     assert fast.chip is not None
     assert slow.chip is not None
     assert slow.ended_s > fast.ended_s
@@ -198,6 +199,6 @@ def test_tokens_need_a_chip_and_a_chip_needs_tokens():
         simulate(workload(job("a", 10, 1)))
     timed = Workload((job("a", 10, 1),), batches=(BatchTiming((0.001,)),))
     with pytest.raises(SchedulerError, match="launches in seconds"):
-        simulate(timed, chip=GEN_3)
+        simulate_on(GEN_3, timed)
     with pytest.raises(SchedulerError, match="no processor 'tpu'"):
-        simulate(workload(job("a", 10, 1)), chip=GEN_3, on=["tpu"])
+        simulate_on(GEN_3, workload(job("a", 10, 1)), on=["tpu"])

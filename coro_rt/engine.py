@@ -30,6 +30,7 @@ from coro_rt.placing import Placing
 from coro_rt.schedulers.ejection import Ejection
 from coro_rt.schedulers.entry import Entry, State
 from coro_rt.schedulers.explanation import Explanation, Known
+from coro_rt.schedulers.power import PowerState
 from coro_rt.schedulers.qos import QoS
 from coro_rt.schedulers.registry import PolicyLike
 from coro_rt.schedulers.scheduler import Scheduler
@@ -325,9 +326,24 @@ class Engine:
         """Another policy."""
         with self.deciding():
             self.scheduler.set_policy(policy, self.clock())
-            for worker in self.workers.values():
-                if worker.idle and self.scheduler.ready(worker.name):  # the last one put them off
-                    self._made_ready(worker, gives_way=False)
+            self._ask_again()
+
+    @protected
+    def set_power(self, state: PowerState) -> None:
+        """What the machine runs on, and how warm it is."""
+        with self.deciding():
+            self.set_power_locked(state, self.clock())
+
+    def set_power_locked(self, state: PowerState, now: float) -> None:
+        """Like `set_power`."""
+        self.scheduler.set_power(state, now)
+        self._ask_again()
+
+    def _ask_again(self) -> None:
+        """Under the lock: those who were put off may not be any more."""
+        for worker in self.workers.values():
+            if worker.idle and self.scheduler.ready(worker.name):
+                self._made_ready(worker, gives_way=False)
 
     @protected
     def explain(self, job: Job[Any]) -> Explanation:
@@ -414,11 +430,10 @@ class Engine:
     def _ejected(self, ejection: Ejection) -> None:
         self.after(
             lambda: logger.warning(
-                "policy %r was replaced by 'dynamic' at %.3f s: its %s for %r failed: %s",
+                "policy %r was replaced by 'dynamic' at %.3f s: its %s failed: %s",
                 ejection.policy,
                 ejection.now,
-                ejection.hook,
-                ejection.entry.name,
+                ejection.call,
                 ejection.reason,
             )
         )

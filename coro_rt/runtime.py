@@ -29,6 +29,7 @@ from coro_rt.profiles import profile_folder
 from coro_rt.qos import current_urgency, runtime_clock
 from coro_rt.schedulers.batch import Batch
 from coro_rt.schedulers.explanation import Explanation
+from coro_rt.schedulers.power import PowerState
 from coro_rt.schedulers.registry import PolicyLike
 from coro_rt.snapshot import Snapshot, take
 from coro_rt.stats import Stats
@@ -154,6 +155,13 @@ class Runtime:
         """Change the policy; what is waiting is ordered anew. Raises SchedulerError, and changes nothing, if
         it cannot be taken."""
         self._engine.set_policy(policy)
+
+    def set_power(self, state: PowerState) -> None:
+        """Tell the policy what the machine runs on and how warm it is; from any thread.
+
+        For where coro_rt cannot read it: what it reads later replaces this.
+        """
+        self._engine.set_power(state)
 
     def explain(self, job: Job[Any] | JobHandle[Any] | Stream[Any]) -> Explanation:
         """Why a job runs or waits, who goes before it and who ran instead; `str()` of it is a sentence.

@@ -6,12 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import inf
-from types import MappingProxyType
 from typing import NamedTuple
 
 from coro_rt.schedulers.errors import SchedulerError
-
-_NOWHERE: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +26,7 @@ class Work:
     size: float = 1.0
     behind: float = 0.0
     times: float = 1.0
-    transfer: Mapping[str, float] = field(default_factory=lambda: _NOWHERE, hash=False)
+    transfer: Mapping[str, float] = field(default_factory=dict, hash=False)
     expected_s: float = 0.0
 
     def __post_init__(self) -> None:

@@ -29,6 +29,7 @@ from coro_rt.schedulers.explanation import Explanation, Known, explain
 from coro_rt.schedulers.inheritance import check_circle, inherit, inherit_keys, link, release, unlink
 from coro_rt.schedulers.placement import Placement
 from coro_rt.schedulers.policy import Policy
+from coro_rt.schedulers.power import PowerState
 from coro_rt.schedulers.qos import QoS
 from coro_rt.schedulers.ready import ReadyQueue
 from coro_rt.schedulers.registry import POLICIES, PolicyLike, get_policy
@@ -99,6 +100,7 @@ class Scheduler:
         self._tickets = count(1)
         self._queues: dict[str, ReadyQueue] = {}
         self._entries: dict[Entry, None] = {}  # submitted and not done, in the order of submission
+        self._power: PowerState | None = None
         self._adopt(get_policy(policy), 0.0)
         for device in devices:
             self.add_device(device)
@@ -368,6 +370,21 @@ class Scheduler:
     def set_policy(self, policy: PolicyLike, now: float) -> None:
         """Changes the policy; every entry gets a new key. SchedulerError, and no change, for no policy."""
         self._adopt(get_policy(policy), now)
+
+    def set_power(self, state: PowerState, now: float) -> None:
+        """What the machine runs on and how warm it is. A policy that listens decides anew what it put off."""
+        if state == self._power:
+            return
+        self._power = state
+        self.placement.set_power(state)
+        policy = self._policy
+        guaranteed = policy.guarantees_background
+        if self._on_power is None or not self._call_on_power(now):
+            return
+        if policy.guarantees_background is not guaranteed:
+            for queue in self._queues.values():
+                self._promise_share(queue)
+        self._order_anew(policy, now)
 
     # Where something runs.
 
@@ -709,10 +726,13 @@ class Scheduler:
         self._on_ready = guard(policy.on_ready) if kind.on_ready is not Policy.on_ready else None
         self._on_ran = guard(policy.on_ran) if kind.on_ran is not Policy.on_ran else None
         self._on_done = guard(policy.on_done) if kind.on_done is not Policy.on_done else None
+        self._on_power = guard(policy.on_power) if kind.on_power is not Policy.on_power else None
         self._on_preempts = guard(policy.preempts) if kind.preempts is not Policy.preempts else None
         self._defer_until = guard(policy.defer_until) if kind.defer_until is not Policy.defer_until else None
         self._judges = policy.bounded and not ours  # the tests hold ours to their bounds
         self._observes = self._judges or self._on_ran is not None
+        if self._power is not None and self._on_power is not None and not self._call_on_power(now):
+            return  # ejected: its successor has done all this
         for queue in self._queues.values():
             self._promise_share(queue)
             for lane in queue.lanes.values():
@@ -722,6 +742,13 @@ class Scheduler:
         for entry in self._entries:
             if entry.ticket and self._on_ready is not None:
                 self._call_on_ready(entry, now)
+                if self._policy is not policy:
+                    return
+        self._order_anew(policy, now)
+
+    def _order_anew(self, policy: Policy, now: float) -> None:
+        """Gives every entry a key from its policy, and puts off those that it wants to."""
+        for entry in self._entries:
             entry.own_key = entry.key = self._key_of(entry, now)
             if self._policy is not policy:
                 return  # ejected on the way: its successor has done all this
@@ -730,12 +757,22 @@ class Scheduler:
             queue.rebuild()
             if self._defer_until is not None:
                 for entry in list(queue):
-                    if not entry.started and self._policy is policy:
+                    if not entry.started and not entry.waiters and self._policy is policy:
                         self._put_off(queue, entry, now)
 
     def _promise_share(self, queue: ReadyQueue) -> None:
         queue.guaranteed_share = self._background_share if self._policy.guarantees_background else 0.0
         queue.background_owed_s = 0.0
+
+    def _call_on_power(self, now: float) -> bool:
+        """False: the policy was ejected for it."""
+        assert self._on_power is not None
+        try:
+            self._on_power(self._power, now)
+        except Exception as error:
+            self._eject("on_power", None, _raised(error), now)
+            return False
+        return True
 
     def _call_on_ready(self, entry: Entry, now: float) -> None:
         assert self._on_ready is not None
@@ -791,7 +828,7 @@ class Scheduler:
         self._eject("key", entry, reason, now)
         return self._key(entry, now)
 
-    def _eject(self, hook: str, entry: Entry, reason: str, now: float) -> None:
+    def _eject(self, hook: str, entry: Entry | None, reason: str, now: float) -> None:
         """Puts `dynamic` in the place of a policy that broke its contract, and reports it."""
         ejected = self._policy
         if type(ejected) is Dynamic:  # one of the entry's fields is no number

@@ -41,6 +41,7 @@ CALLS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "set_qos": ("entry", "now", "qos", "deadline"),
         "predict": ("entry", "seconds_left", "now"),
         "set_policy": ("policy", "now"),
+        "set_power": ("state", "now"),
         "place": ("work", "among", "now", "qos", "deadline", "tenant", "without", "at", "moved_at"),
         "measured": ("work", "device", "seconds", "now", "joules"),
         "fence": ("device", "reason", "now"),
@@ -68,6 +69,9 @@ WORK, AMONG = "work", "among"
 
 COUNTS = frozenset({"batch", "rows"})
 """Parameters that are whole numbers from 1 on."""
+
+POWER = "state"
+"""The parameter that is a `PowerState`; a line has an object of its fields."""
 
 BATCH = "batch"
 """The parameter that is a batch; a line has its number. So has `submit`, if the entry comes with one."""

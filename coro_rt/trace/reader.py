@@ -17,6 +17,7 @@ from coro_rt.errors import TraceFileError
 from coro_rt.schedulers.choice import Work
 from coro_rt.schedulers.errors import SchedulerError
 from coro_rt.schedulers.placement import Placement
+from coro_rt.schedulers.power import PowerState
 from coro_rt.schedulers.qos import QoS
 from coro_rt.trace.calls import (
     AMONG,
@@ -28,6 +29,7 @@ from coro_rt.trace.calls import (
     FORMAT,
     NUMBERS,
     OPTIONAL,
+    POWER,
     VERSION,
     WORK,
     WORKER,
@@ -224,6 +226,13 @@ class Trace:
             if _is_count(value):
                 return value
             raise self.error(number, f"{parameter!r} is a whole number from 1 on, not {value!r}")
+        if parameter == POWER:
+            try:
+                return PowerState(**value)
+            except (TypeError, SchedulerError):
+                raise self.error(
+                    number, f"{parameter!r} has 'battery', 'charging' and 'thermal', not {value!r}"
+                ) from None
         if parameter == WORK:
             try:
                 return Work(**value)

@@ -253,7 +253,7 @@ class LLM:
         model.closed = True
         try:
             if model.jobs:
-                await self._runtime.run(_end, list(model.jobs))
+                await self._runtime._tidy(_end, list(model.jobs))
         finally:
             model.give_back()
 

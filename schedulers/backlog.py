@@ -12,7 +12,6 @@ Found in bounded time, too: who stands first in a queue is looked at, and the ot
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,7 +20,7 @@ from coro_rt.schedulers.entry import Entry
 if TYPE_CHECKING:
     from coro_rt.schedulers.ready import ReadyQueue
 
-LOOKED_AT = 6  # entries of a heap that are looked at one by one
+LOOKED_AT = 4  # entries of a heap that are looked at one by one
 
 _LEAST_S = 0.0005  # that somebody is thought to take who has said nothing, or said less than it was
 
@@ -35,8 +34,7 @@ class Aged(NamedTuple):
     every_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Backlog:
+class Backlog(NamedTuple):
     """What a newcomer would wait for on one device.
 
     `before_s` is served before it whatever its own length. `turns_s` are the seconds left of those with whom
@@ -81,29 +79,30 @@ def backlog(
     queue: ReadyQueue,
     newcomer: Entry,
     now: float,
-    *,
     key: Callable[[Entry, float], Any],
-    by_service: bool,
     slice_s: float,
     without: Entry | None,
+    *,
+    by_service: bool,
 ) -> Backlog:
     """What `newcomer`, an entry that is nobody's, with its lane and key, would find. `key` is the policy's,
     who counts service if `by_service`. `without` is left out: it asks for itself."""
     before_s, turns_s, more, aged = 0.0, list[float](), 0, list[Aged]()
     running = None if queue.running is without else queue.running
-    own, foreground = newcomer.key, not newcomer.background
+    own, own_lane, foreground = newcomer.key, newcomer.lane, not newcomer.background
     crowds: list[tuple[list[Entry], int]] = []  # who is looked at, and how many are like them
-    if running is not None and running.lane is newcomer.lane:
-        crowds.append(([running], 0))
-    elif running is not None and not (running.background and foreground):
-        turns_s.append(left(running))
+    if running is not None:
+        if running.lane is own_lane:
+            crowds.append(([running], 0))
+        elif not running.background or not foreground:
+            turns_s.append(left(running))
     for lane in queue.lanes.values():
         for heap in (lane.foreground, lane.background):
             if not heap:
                 continue
             seen = [entry for _, ticket, entry in heap[:LOOKED_AT] if ticket == entry.ticket]
             unseen = max(0, len(heap) - LOOKED_AT)
-            if lane is newcomer.lane:
+            if lane is own_lane:
                 crowds.append((seen, unseen))
             elif heap is lane.foreground or not foreground:
                 lane_s = sum([left(entry) for entry in seen])
@@ -113,7 +112,9 @@ def backlog(
         for entry in seen:
             if entry is without:
                 continue
-            left_s = left(entry)
+            left_s = entry.predicted_seconds_left - entry.served_s + entry.predicted_at_s  # see `left`
+            if not left_s > _LEAST_S:
+                left_s = _LEAST_S
             if by_service:
                 turns_s.append(left_s)
                 continue
@@ -122,33 +123,27 @@ def backlog(
                 renewed = key(entry, now)
             finally:
                 entry.ready_since = since
-            if renewed < own:
-                before_s += left_s
-            elif renewed == own:
+            if renewed == own:
                 turns_s.append(left_s)
+            elif renewed < own:
+                before_s += left_s
             else:
                 unseen = 0  # those behind it are even later
                 if entry is not running and type(renewed) is float:
-                    aged.append(Aged(left_s, max(0.0, entry.key - own), renewed - own))
+                    first_s = entry.key - own
+                    aged.append(Aged(left_s, first_s if first_s > 0.0 else 0.0, renewed - own))
         if unseen and turns_s:
             more += unseen
         elif unseen:
             before_s += (before_s - earlier_s) * unseen / LOOKED_AT
-    background = foreground and queue.background_count > 0
-    return Backlog(
-        queue.name,
-        before_s,
-        tuple(turns_s),
-        more,
-        tuple(aged),
-        slice_s,
-        queue.background_owed_s if background else 0.0,
-        queue.guaranteed_share if background else 0.0,
-        running is not None,
-    )
+    owed_s = share = 0.0
+    if foreground and queue.background_count:
+        owed_s, share = queue.background_owed_s, queue.guaranteed_share
+    busy = running is not None
+    return Backlog(queue.name, before_s, tuple(turns_s), more, tuple(aged), slice_s, owed_s, share, busy)
 
 
 def left(entry: Entry) -> float:
     """The device seconds that an entry will still take, as far as anybody said."""
-    left_s = entry.predicted_seconds_left - (entry.served_s - entry.predicted_at_s)
+    left_s = entry.predicted_seconds_left - entry.served_s + entry.predicted_at_s
     return left_s if left_s > _LEAST_S else _LEAST_S  # a NaN prediction is none

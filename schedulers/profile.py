@@ -41,6 +41,7 @@ class Curve:
         "_doubted",
         "_factors",
         "_noise",
+        "_shrunk",
         "_sums",
         "contention",
         "fixed_s",
@@ -59,6 +60,7 @@ class Curve:
         self.per_unit_s = 0.0
         self._sums = (0.0, 0.0, 0.0, 0.0, 0.0)  # of w, w*x, w*y, w*x*x, w*x*y with sizes x, seconds y, w 1/y²
         self._factors: dict[int, tuple[float, int]] = {}  # by log2 of the size: its logarithm, samples
+        self._shrunk: dict[int, float] = {}  # what counts of them
         self._noise = 0.0  # mean square of what a logarithm of seconds was off
         self._doubted = 0
 
@@ -70,20 +72,15 @@ class Curve:
         place = log2(size)
         bucket = floor(place)
         part = place - bucket - 0.5  # from the middle of its bucket, towards the next one's
-        factors = self._factors
+        factors = self._shrunk
         here = factors.get(bucket)
         near = factors.get(bucket + (1 if part > 0.0 else -1))
         if here is None:
-            return line_s if near is None else line_s * exp(self._credible(*near))
+            return line_s if near is None else line_s * exp(near)
         if near is None:
-            return line_s * exp(self._credible(*here))
+            return line_s * exp(here)
         part = abs(part)
-        return line_s * exp(self._credible(*here) * (1.0 - part) + self._credible(*near) * part)
-
-    def _credible(self, factor: float, samples: int) -> float:
-        """A factor as far as it stands out from the noise (James and Stein's way to shrink a mean)."""
-        signal = factor * factor * samples
-        return factor * signal / (signal + self._noise) if signal else 0.0
+        return line_s * exp(here * (1.0 - part) + near * part)
 
     def learn_beside(self, size: float, seconds: float, now: float, beside: int, given: float) -> None:
         """Like `learn`, while so many neighbours were busy: so it tells what that costs, which was `given`
@@ -125,6 +122,7 @@ class Curve:
         near = here + (1 if part > 0.0 else -1)
         if here not in factors:
             factors[here] = 0.0, 0
+            self._shrunk[here] = 0.0
         error = max(-_CLIP, min(_CLIP, log(seconds / self.seconds(size))))
         self._noise += (error * error - self._noise) * max(_LEAST_GAIN, 1.0 / self.samples)
         part = abs(part) if near in factors else 0.0
@@ -135,6 +133,13 @@ class Curve:
                 gain = max(_LEAST_GAIN, 1.0 / (samples + 2)) * weight * scale
                 factor = max(-_MOST_FACTOR, min(_MOST_FACTOR, factor + gain * error))
                 factors[bucket] = factor, samples + (bucket == here)
+        self._shrink()
+
+    def _shrink(self) -> None:
+        """Takes each factor as far as it stands out from the noise (James and Stein's way with means)."""
+        for bucket, (factor, samples) in self._factors.items():
+            signal = factor * factor * samples
+            self._shrunk[bucket] = factor * signal / (signal + self._noise) if signal else 0.0
 
     def _fit(self, x: float, y: float) -> None:
         weight = 1.0 / (y * y)
@@ -159,6 +164,8 @@ class Curve:
     def _forget(self) -> None:
         self._sums = (0.0, 0.0, 0.0, 0.0, 0.0)
         self._factors.clear()
+        self._shrunk.clear()
+        self._noise = 0.0
         self.samples = 0
 
     def as_data(self) -> dict[str, Any]:
@@ -189,6 +196,7 @@ class Curve:
                 curve.contention = _number(data["contention"], most=_MOST_CONTENTION)
             curve.watts = _number(data["watts"])
             curve._solve()
+            curve._shrink()
             if not (isfinite(curve.fixed_s) and isfinite(curve.per_unit_s)):
                 raise ValueError("there is no line through its sums")
         except (TypeError, ValueError, KeyError, ArithmeticError) as error:

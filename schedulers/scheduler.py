@@ -13,7 +13,6 @@ from an expedited one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from itertools import count
 from math import inf
 from typing import Any
@@ -461,12 +460,12 @@ class Scheduler:
         newcomer.ready_since = newcomer.submitted_at = now
         newcomer.lane = queue.lane(tenant)
         key = self._policy.key
-        look = partial(backlog, queue, newcomer, now, key=key, slice_s=self._slice_s, without=without)
+        by_service = self._on_ran is not None
         try:
             newcomer.key = key(newcomer, now)
-            return look(by_service=self._on_ran is not None)
+            return backlog(queue, newcomer, now, key, self._slice_s, without, by_service=by_service)
         except Exception:  # of a policy of somebody's own; it is noticed when it decides
-            return look(by_service=True)
+            return backlog(queue, newcomer, now, key, self._slice_s, without, by_service=True)
 
     def explain(self, entry: Entry, now: float, known: Known = Known()) -> Explanation:  # noqa: B008 (frozen)
         """Why an entry waits or runs, who goes before it, and, as far as it is known, who ran instead."""

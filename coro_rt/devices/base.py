@@ -14,6 +14,7 @@ class Device(ABC):
 
     name: str  # unique in a runtime
     kind: str  # which of a kernel's implementations run on it
+    fenced: str | None = None  # why nothing is given to it for now: the reason of a DeviceLost
     watts: float = 0.0  # what a second in a kernel adds to a ledger's joules
 
     @property

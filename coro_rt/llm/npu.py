@@ -231,6 +231,10 @@ class NpuReader:
         """Give everything back; a thread that still loads does so when it is done. No job reads any more."""
         self._closed = True
         self._memory.release()
+        self.forget()
+
+    def forget(self) -> None:
+        """The device is lost: what is loaded there goes, and is loaded anew when it is needed again."""
         if self._loading.acquire(blocking=False):
             try:
                 while self._loaded:

@@ -38,7 +38,7 @@ class Launch(Trap, Generic[T]):
     a clock of its own says in `measured_s` how long it has worked in a call; None: as long as the call took.
     """
 
-    __slots__ = ("args", "kernel", "measured_s", "result", "state")
+    __slots__ = ("__weakref__", "args", "kernel", "measured_s", "result", "state")
 
     batch: Batch | None = None  # see BatchLaunch
     joint: Joint | None = None

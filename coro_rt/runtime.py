@@ -65,8 +65,8 @@ class Runtime:
         `device` is the name of one of the runtime's devices; `predicted_s` tells the policy how many device
         seconds the job will take.
 
-        Raises Overloaded, RuntimeClosed, WrongContext, DeviceError; JobCancelled if somebody else cancelled
-        the job.
+        Raises Overloaded, RuntimeClosed, WrongContext, DeviceError, DeviceLost; JobCancelled if somebody else
+        cancelled the job.
         """
         make = partial(make_coroutine, fn, args, verb="runtime.run")
         waiter = Waiter(self._engine.host)
@@ -74,6 +74,16 @@ class Runtime:
             make, name=function_name(fn), device=device, predicted_s=predicted_s, waiter=waiter
         )
         return await outcome(self._engine, await start, waiter)  # no name for the job: see outcome()
+
+    @protected
+    async def _tidy(self, fn: Callable[[*Args], Coroutine[Any, Any, T]], *args: *Args) -> T:
+        """Run a job that launches nothing, on a fenced device, too."""
+        make = partial(make_coroutine, fn, args, verb="runtime.run")
+        waiter = Waiter(self._engine.host)
+        start = self._start(
+            make, name=function_name(fn), device=None, predicted_s=0.0, waiter=waiter, launches=False
+        )
+        return await outcome(self._engine, await start, waiter)
 
     def start(
         self,
@@ -169,7 +179,8 @@ class Runtime:
 
     @property
     def devices(self) -> tuple[Device, ...]:
-        """The open devices; jobs go to the first unless they say otherwise."""
+        """The open devices; jobs go to the first unless they say otherwise, or, as long as that is fenced, to
+        the next of its kind."""
         return tuple(worker.device for worker in self._engine.workers.values())
 
     @property
@@ -188,10 +199,12 @@ class Runtime:
         outlet: Outlet[Any] | None = None,
         waiter: Waiter | None = None,
         batch: Batch | None = None,
+        launches: bool = True,
     ) -> Job[T]:
         """Make a job, and submit it as soon as there is room for it; `waiter` is delivered when it ends.
 
-        `batch`: of the launches that it will bring, if that is known.
+        `batch`: of the launches that it will bring, if that is known. Without `launches` a fenced device will
+        do.
         """
         engine = self._engine
         host = engine.host
@@ -202,7 +215,7 @@ class Runtime:
         within_s = min(urgency.within_s(), host.within_s())
         if within_s == -math.inf:  # cancelled already
             await host.checkpoint()
-        worker = next(iter(engine.workers.values())) if device is None else engine.workers.get(device)
+        worker = engine.first_worker() if device is None else engine.workers.get(device)
         if worker is None:
             opened = ", ".join(engine.workers)
             raise DeviceError(f"no device {device!r} is open, only {opened}: see open_runtime(devices=...)")
@@ -224,7 +237,7 @@ class Runtime:
             if waiter is not None:
                 job.waiters = [waiter]
             job.entry.batch = batch
-            ticket = engine.submit(job)
+            ticket = engine.submit(job, launches=launches)
             if ticket is not None:
 
                 def on_cancel() -> bool:
@@ -235,7 +248,7 @@ class Runtime:
                 if interrupted is not None:
                     engine.give_up(ticket)
                     interrupted()
-                engine.submit_admitted(job)
+                engine.submit_admitted(job, launches=launches)
         except BaseException:
             coro.close()
             raise
@@ -352,6 +365,7 @@ class open_runtime:
             host.close()
             raise
         self._engine, self._residency = engine, residency
+        engine.on_fenced = residency.device_fenced
         self._clock_token = runtime_clock.set(engine.clock)
         return runtime
 

@@ -40,6 +40,7 @@ class DeviceSnapshot:
     busy_share: float  # of that time
     ready: int
     queue: tuple[int, ...]  # ids of ready jobs, soonest first; at most as many as were asked for
+    fenced: str | None  # why it runs no kernels, since when, and when it is tried again
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +135,7 @@ def _device(
         busy_share=min(1.0, busy_s / open_s) if open_s > 0 else 0.0,
         ready=engine.scheduler.ready(worker.name),
         queue=tuple(job.entry.id for job in queue),
+        fenced=None if worker.fence is None else worker.fence.describe(now),
     )
 
 

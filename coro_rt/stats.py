@@ -20,6 +20,7 @@ class Stats:
     suspensions: int  # a launch gave way half-done
     joint_launches: int  # launches that ran as one with others'
     rides: int  # and how many others: rides / joint_launches + 1 is the mean number of members
+    device_losses: int  # times that a device was fenced: see DeviceLost
     switch_cost_s: float  # mean of a switch: putting back, deciding, taking up; 0.0 before the first
     device_busy_s: Mapping[str, float]  # by the device's name: seconds with a job on it
     memory_used: int  # bytes; without what is only kept in case it is needed again

@@ -49,7 +49,9 @@ def _table(**columns: int) -> Table:
 
 
 def _devices(now: dict[str, Any], before: dict[str, Any] | None) -> Table:
-    table = _table(device=4, runs=10, since=8, busy=4, ready=5)
+    fences = {device["name"]: device.get("fenced") for device in now["devices"]}
+    fenced = {"fenced": 10} if any(fences.values()) else {}
+    table = _table(device=4, runs=10, since=8, busy=4, ready=5, **fenced)
     names = {job["id"]: job["name"] for job in now["jobs"]}
     earlier = {device["name"]: device["busy_s"] for device in before["devices"]} if before else {}
     passed_s = now["open_s"] - before["open_s"] if before else 0.0
@@ -64,6 +66,7 @@ def _devices(now: dict[str, Any], before: dict[str, Any] | None) -> Table:
             "" if running is None else _seconds(device["running_for_s"]),
             f"{share:.0%}",
             f"{device['ready']:,}",
+            *([_text(fences[device["name"]] or "")] if fenced else []),
         )
     return table
 

@@ -139,10 +139,10 @@ async def score(places: Places, ids: list[int], place: str) -> Floats:
             model = places.model(place)
             return await _score(model, ids)
         except DeviceLost as lost:
-            if model is not None:
-                places.drop(model, lost)
             gone |= {place, lost.device}
             place = places.elsewhere(lost, Wanted(len(ids), len(ids), 0), gone)
+            if model is not None:
+                places.drop(model, lost)
 
 
 async def _score(model: Model, ids: list[int]) -> Floats:

@@ -19,7 +19,7 @@ import anyio.to_thread
 
 from coro_rt.devices.base import Device
 from coro_rt.devices.cpu import CpuDevice
-from coro_rt.errors import DeviceLost, RuntimeClosed
+from coro_rt.errors import DeviceError, DeviceLost, RuntimeClosed
 from coro_rt.job import Job
 from coro_rt.kernels.program import Widths, Workspace
 from coro_rt.memory.budget import Kind, Reservation
@@ -84,6 +84,7 @@ class Loaded:
         self.closed = False
         self.lost: DeviceLost | None = None  # its device is, and with it what was there
         self._program: Any = None
+        self._epoch = device.epoch  # when the program was made
         self._gate = threading.Lock()  # between being unloaded and being used, on different devices
         self._nbytes, self._widths = nbytes, widths
         self._threads = device.threads if isinstance(device, CpuDevice) else 1
@@ -108,7 +109,7 @@ class Loaded:
     @asynccontextmanager
     async def in_use(self) -> AsyncIterator[None]:
         """For a job: have it loaded, and be among its `jobs`. Raises RuntimeClosed if it has been closed,
-        DeviceLost, and what loading raises.
+        DeviceLost if its device is fenced, and what loading raises.
         """
         if self.closed:
             raise closed_error(self.name)
@@ -119,8 +120,11 @@ class Loaded:
         self.residency.models.pop(self, None)
         self.residency.models[self] = None
         try:
-            while self._program is None:
+            while True:
                 self.check_lost()
+                self._check_device()
+                if self._program is not None and not self._outdated:
+                    break
                 if self._loading is not None:
                     await self._loading.wait()
                 else:
@@ -130,13 +134,21 @@ class Loaded:
             self.jobs.discard(job)
             if not self.jobs:
                 self.idle()
+                self.forget_lost()
             self.residency.changed()
+
+    def _check_device(self) -> None:
+        if self.device.fenced is not None:
+            raise DeviceLost(self.device.name, self.device.fenced)
 
     def idle(self) -> None:
         """The last job has ended: what was kept for the next one is given back."""
 
     async def _load(self, job: Job[Any]) -> None:
         self._loading = loading = Event(job)
+        if self._outdated:
+            self.idle()
+            self._drop_weights()
         try:
             async with self.residency.loading:
                 what = f"the model {self.file.path.name}"
@@ -145,7 +157,12 @@ class Loaded:
                 try:
                     # not abandoned on cancel: the thread ends within a second, and then its memory goes
                     made: list[Any] = []  # not returned: a worker thread keeps its last result alive
-                    await on_host(partial(anyio.to_thread.run_sync, self._read, made))
+                    self._epoch = self.device.epoch
+                    try:
+                        await on_host(partial(anyio.to_thread.run_sync, self._read, made))
+                    except DeviceError:
+                        self._check_device()  # it failed meanwhile
+                        raise
                     with self._gate:
                         self.check_lost()
                         self._program, self._weights = made.pop(), weights
@@ -182,6 +199,19 @@ class Loaded:
         """Give the weights' memory back, unless somebody has come to use them."""
         with self._gate:
             if not self.jobs and not self.kept:
+                self._drop_weights()
+
+    @property
+    def _outdated(self) -> bool:
+        """Whether what its device holds for it is lost."""
+        device = self.device
+        return self._epoch != device.epoch or (device.fenced is not None and not device.remembers)
+
+    def forget_lost(self) -> None:
+        """See `Unloadable`."""
+        with self._gate:
+            if not self.jobs and self._outdated:
+                self.idle()
                 self._drop_weights()
 
     def _drop_weights(self) -> None:

@@ -292,7 +292,7 @@ class LLM:
         held.close()
         try:
             if held.jobs:
-                await self._runtime.run(_end, list(held.jobs))
+                await self._runtime._tidy(_end, list(held.jobs))
         finally:
             held.give_back()
 
@@ -354,15 +354,31 @@ async def load_model(
     made: list[Places | EncoderModel] = []  # not returned: a worker thread keeps its last result alive
     await anyio.to_thread.run_sync(lambda: made.append(opening()))
     held = made.pop()
-    first = held.first if isinstance(held, Places) else held
     try:
-        await runtime.run(_load, first, device=first.device.name)
+        if isinstance(held, Places):
+            await _load_somewhere(runtime, held)
+        else:
+            await runtime.run(_load, held, device=held.device.name)
         if isinstance(held, Places) and found.prefill is not None:
             await anyio.to_thread.run_sync(held.load_reader, found.prefill)
     except BaseException:
         held.give_back()
         raise
     return LLM(runtime, held)
+
+
+async def _load_somewhere(runtime: Runtime, places: Places) -> None:
+    """At the first of its places that is not lost meanwhile."""
+    place, gone = places.names[0], set[str]()
+    while True:
+        model = places.model(place)
+        try:
+            await runtime.run(_load, model, device=place)
+            return
+        except DeviceLost as lost:
+            gone |= {place, lost.device}
+            place = places.elsewhere(lost, Wanted(0, 0, 0), gone)
+            places.drop(model, lost)
 
 
 async def _load(model: Model | EncoderModel) -> None:

@@ -77,8 +77,6 @@ class Reader(Protocol):
 
     async def read(self, sequence: Sequence, tokens: list[int], following_s: float) -> None: ...
 
-    def forget(self) -> None: ...
-
     def close(self) -> None: ...
 
 
@@ -86,7 +84,7 @@ class Chooser:
     """Says where generations go. This one: to the first place, and there they stay. Subclass it for others.
 
     Called on the host's loop (`begin`) and by the workers of several devices at once (`next`), which wait for
-    it: it is quick, and waits for nothing. The first of `places` is the one that the model was loaded for.
+    it: it is quick, and waits for nothing. `places` are open; where the model was loaded first comes first.
     """
 
     def begin(self, wanted: Wanted, places: Listed[Place], readers: Listed[str]) -> tuple[str, str | None]:
@@ -162,10 +160,13 @@ class Places:
             route = replace(route, decode=places[0].name)
         return route
 
+    @property
+    def may_move(self) -> bool:
+        """Whether `next` is worth asking."""
+        return len(self._kinds) > 1 and type(self.chooser).next is not Chooser.next
+
     def next(self, here: str, wanted: Wanted, without: Collection[str]) -> str:
         """Where a generation goes on, most often `here`."""
-        if len(self._kinds) == 1 or type(self.chooser).next is Chooser.next:
-            return here
         places = self.open(without)
         return self._known(self.chooser.next(here, wanted, places), [here, *(p.name for p in places)])
 

@@ -147,7 +147,7 @@ class Seat:
     async def _reconsider(self, text: list[int], to_write: int) -> Advance | None:
         """Before a step: if it pays to be elsewhere, and that can be, what the step gave there."""
         here = self._place
-        if here is None or self._route.pinned or not self._begun:
+        if here is None or self._route.pinned or not self._begun or not self._places.may_move:
             return None
         wanted = Wanted(len(text), len(text) - len(here.sequence.tokens), to_write)
         aim = self._places.next(self._name, wanted, self._refused)
@@ -197,14 +197,21 @@ class Seat:
         self._gone |= {lost.device, self._name}
         self._refused |= self._gone
         self._fled = lost
-        if self._place is not None and for_others:
-            self._places.drop(self._place.model, lost)
+        place, nowhere = self._place, None
+        try:
+            if self._route.pinned:
+                detail = "and it was named as the one to run on (without device=, texts go on elsewhere)"
+                raise DeviceLost(lost.device, lost.reason, detail) from lost
+            wanted = Wanted(len(text), len(text), to_write)
+            self._name = self._places.elsewhere(lost, wanted, self._gone)
+        except DeviceLost as error:
+            nowhere = error
+        # with nowhere to go, what outlives the failure is kept for when the device is back
+        if place is not None and for_others and not (nowhere and place.model.device.remembers):
+            self._places.drop(place.model, lost)
         await self._leave()
-        if self._route.pinned:
-            detail = "and it was named as the one to run on (without device=, texts go on elsewhere)"
-            raise DeviceLost(lost.device, lost.reason, detail) from lost
-        wanted = Wanted(len(text), len(text), to_write)
-        self._name = self._places.elsewhere(lost, wanted, self._gone)
+        if nowhere is not None:
+            raise nowhere
         logger.info("%s goes on at %r: %s", current_job().name, self._name, lost)
 
     async def _sit(self, name: str, text: list[int]) -> _Place:
@@ -270,18 +277,10 @@ class Seat:
         missing = text[len(sequence.tokens) : -1]
         if not missing or place.model.device.kind != "cpu" or sequence.shares:
             return
-        reader = None if name in self._gone else await self._places.reader(name)
+        reader = await self._places.reader(name)
         if reader is None:
             return
         # it may have been parked meanwhile
         await sequence.make_room(len(text), rows=min(len(missing), CHUNK), logits=self._wants_logits)
         with sequence.pinned():
-            try:
-                await reader.read(sequence, missing, place.model.pace.left_s(0, to_write))
-            except DeviceLost as lost:
-                if lost.device != name:
-                    raise
-                logger.warning("%r reads the rest of a prompt: %s", place.name, lost)
-                self._gone.add(name)
-                reader.forget()
-                await go_to(place.name)
+            await reader.read(sequence, missing, place.model.pace.left_s(0, to_write))

@@ -125,7 +125,7 @@ class ModelStep(Joint):
             self._spent_s += time.perf_counter() - began
             if not done:
                 return False
-        self._finish()
+        self._finish(device)
         return True
 
     def go(self, device: Any, program: Any, workspace: Any, slice_s: float) -> bool:
@@ -212,8 +212,8 @@ class ModelStep(Joint):
         more = {"burst": burst, "ends": self._model.ends} if burst > 1 else {}
         workspace.begin(tokens, positions, tables, tail=len(tokens) - self._first_end, **more)
 
-    def _finish(self) -> None:
-        """Give every member its result."""
+    def _finish(self, device: Any) -> None:
+        """Give every member its result. Raises DeviceLost if they are not numbers by the device's fault."""
         for launch in self.members:
             place = self._places.get(launch)
             launch.result = _NOTHING if place is None else Advance(place.taken)
@@ -228,13 +228,16 @@ class ModelStep(Joint):
         if not ending:
             return
         best, log_sums = workspace.summaries
+        numbers: list[float] = []
         for launch, place in ending:
             at = place.end - self._first_end
             token = int(best[at])
             chosen = workspace.made(at) if steps else [(token, workspace.logprob(at, token))]
             launch.result = Advance(place.taken, chosen, log_sums[at])
+            numbers += (logprob for _, logprob in chosen)
             if place.part.logits is not None:
                 place.part.logits[:] = workspace.logits[at]
+        device.check_numbers(numbers)
 
 
 _NOTHING = Advance(0)

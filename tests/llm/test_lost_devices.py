@@ -57,7 +57,10 @@ def step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def runtime(anyio_backend: object) -> AsyncIterator[Runtime]:
-    async with open_runtime(devices=[CpuDevice(name=name, threads=1) for name in "ab"]) as runtime:
+    devices = [CpuDevice(name=name, threads=1) for name in "ab"]
+    for device in devices:
+        device.pauses_s = (0.0,) * 100  # what was lost comes back
+    async with open_runtime(devices=devices) as runtime:
         yield runtime
     assert runtime.stats().memory.held == 0
 
@@ -68,6 +71,11 @@ async def llm(runtime: Runtime, tiny_path: Path) -> AsyncIterator[LLM]:
         yield llm
         use = runtime.stats().memory
         assert (use.pages, use.cached, use.workspaces) == (0, 0, 0)
+
+
+async def all_are_back(llm: LLM) -> None:
+    while any(device.fenced for device in llm._runtime.devices):  # noqa: ASYNC110
+        await anyio.sleep(0.001)
 
 
 async def said(llm: LLM, prompt: list[int] = PROMPT, **options: Any) -> list[Token]:
@@ -92,6 +100,7 @@ async def test_lost_at_any_step_it_goes_on_elsewhere_with_the_same_tokens(
     assert await said(llm, **options) == alone
     assert faults.left == {"a": 0}
     assert llm._runtime.stats().memory.weights == weights, "the lost one's are kept"
+    await all_are_back(llm)
     assert [place.loaded for place in llm.places.open()] == [False, True]
 
 
@@ -100,11 +109,13 @@ async def test_lost_in_the_middle_of_a_burst_nothing_is_said_twice(
     llm: LLM, faults: Faults, late: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = await said(llm, max_tokens=60)
-    monkeypatch.setattr("coro_rt.llm.turnaround.USUAL_S", 0.001)
+    monkeypatch.setattr("coro_rt.llm.turnaround.USUAL_S", 0.0005)
     faults.late = late
     for steps in range(2, 6):
+        await all_are_back(llm)
         faults.left = {"a": steps}
         assert await said(llm, max_tokens=60) == alone
+        assert faults.left == {"a": 0}
 
 
 @pytest.mark.parametrize("first", ["a", "b"])
@@ -131,15 +142,41 @@ async def test_lost_while_it_is_loaded_the_model_is_loaded_elsewhere(
     assert await said(llm) == alone
 
 
+async def test_a_device_that_is_lost_while_a_model_is_opened_leaves_it_to_the_others(
+    runtime: Runtime, tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build, lost = Model.build, {"a"}
+
+    def failing(model: Model) -> Any:
+        if model.device.name in lost:
+            raise DeviceLost(model.device.name, "memory")
+        return build(model)
+
+    monkeypatch.setattr(Model, "build", failing)
+    async with await runtime.load_model(tiny_path, devices=["a", "b"]) as llm:
+        assert [place.loaded for place in llm.places.open()] == [False, True]
+        assert len(await said(llm)) == COUNT
+    for options in {"device": "a"}, {"devices": ["a", "b"]}:
+        with pytest.raises(DeviceLost, match="nowhere else"):
+            await runtime.load_model(tiny_path, **options)
+        lost.add("b")
+
+
 async def test_it_goes_back_there_when_the_device_is_back(runtime: Runtime, llm: LLM, faults: Faults) -> None:
     alone = await said(llm)
+    device = runtime.devices[0]
+    device.pauses_s = ()  # it stays out
     faults.left = {"a": 3}
     assert await said(llm) == alone
-    runtime.devices[0].fenced = "lost"  # what whoever finds out sets
+    assert [place.name for place in llm.places.open()] == ["b"]
     before = runtime.stats().device_busy_s["a"]
     assert await said(llm) == alone
     assert runtime.stats().device_busy_s["a"] == before
-    runtime.devices[0].fenced, faults.left = None, {}
+    with pytest.raises(DeviceLost):
+        await said(llm, device="a")
+    faults.left = {}
+    worker = runtime._engine.workers["a"]
+    runtime._engine.tried(worker, sound=True, failure=None)
     assert await said(llm) == alone
     assert runtime.stats().device_busy_s["a"] > before
 
@@ -181,6 +218,7 @@ async def test_with_nowhere_left_the_task_is_told_and_has_what_was_written(
     assert got == alone[: len(got)]
     assert len(got) == max(0, steps[0] - 1) + max(0, steps[1] - 1)
     faults.left = {}
+    await all_are_back(llm)
     assert await said(llm) == alone
 
 
@@ -204,6 +242,7 @@ async def test_cancelled_while_it_reads_elsewhere_nothing_is_left(
 
     monkeypatch.setattr(ModelStep, "go", watched)
     for steps in range(4):
+        await all_are_back(llm)
         faults.left = {"a": steps}
         async with llm.generate(PROMPT, max_tokens=COUNT, ignore_eos=True) as stream:
             with pytest.raises(Exception, match="cancelled"):
@@ -226,12 +265,15 @@ async def test_scores_are_read_again_elsewhere(llm: LLM, monkeypatch: pytest.Mon
 
     monkeypatch.setitem(step.step._implementations, "cpu", failing)
     np.testing.assert_array_equal(await llm.score(PROMPT), alone)
+    await all_are_back(llm)
     left["b"] = 0
     with pytest.raises(DeviceLost, match="nowhere else"):
         await llm.score(PROMPT)
 
 
 async def test_a_conversation_goes_on_elsewhere_and_keeps_what_was_said(llm: LLM, faults: Faults) -> None:
+    device = llm._runtime.devices[0]
+
     async def talked(lost_at: int | None) -> tuple[list[list[int]], list[int]]:
         answers, reused = [], []
         with llm.conversation(system="hello") as talk:
@@ -241,14 +283,14 @@ async def test_a_conversation_goes_on_elsewhere_and_keeps_what_was_said(llm: LLM
                 async with talk.ask(question, max_tokens=9, ignore_eos=True) as stream:
                     answers.append([token.id async for token in stream])
                 reused.append(stream.usage.reused_tokens)
-                if turn == lost_at:
-                    llm._runtime.devices[0].fenced = "lost"
-        llm._runtime.devices[0].fenced, faults.left = None, {}
         return answers, reused
 
     alone, _ = await talked(None)
+    device.pauses_s = ()  # it stays out
     for lost_at in range(3):
         answers, reused = await talked(lost_at)
+        faults.left = {}
+        llm._runtime._engine.tried(llm._runtime._engine.workers["a"], sound=True, failure=None)
         assert answers == alone
         assert [n > 0 for n in reused] == [turn not in (0, lost_at) for turn in range(3)]
 

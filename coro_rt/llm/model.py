@@ -154,7 +154,7 @@ class Model(Loaded):
 
     def abandon(self, lost: DeviceLost) -> None:
         super().abandon(lost)
-        self.workspaces.clear()
+        self.workspaces.trim(0)
         if self.prefixes is not None:
             self.prefixes.clear()
         self.residency.changed()

@@ -47,6 +47,7 @@ from coro_rt.qos import qos
 from coro_rt.runtime import Runtime, open_runtime
 from coro_rt.schedulers.explanation import Explanation
 from coro_rt.schedulers.policy import Policy
+from coro_rt.schedulers.power import PowerState
 from coro_rt.schedulers.qos import QoS
 from coro_rt.snapshot import DeviceSnapshot, JobSnapshot, Snapshot
 from coro_rt.stats import Stats
@@ -88,6 +89,7 @@ __all__ = [
     "Outlet",
     "Overloaded",
     "Policy",
+    "PowerState",
     "QoS",
     "QuantizeError",
     "Reservation",

@@ -28,9 +28,11 @@ from coro_rt.kernel import BatchLaunch
 from coro_rt.ledger import Ledger
 from coro_rt.memory.usage import MemoryUse
 from coro_rt.parker import Clock
+from coro_rt.placing import Placing
 from coro_rt.schedulers.ejection import Ejection
 from coro_rt.schedulers.entry import Entry, State
 from coro_rt.schedulers.explanation import Explanation, Known
+from coro_rt.schedulers.power import PowerState
 from coro_rt.schedulers.qos import QoS
 from coro_rt.schedulers.registry import PolicyLike
 from coro_rt.schedulers.scheduler import Scheduler
@@ -82,6 +84,7 @@ class Engine:
         raise_when_full: bool,
         record: str | os.PathLike[str] | None,
         instruments: Instruments | None,
+        profiles: str | os.PathLike[str] | None,
         clock: Clock,
     ) -> None:
         self.host = host
@@ -95,8 +98,9 @@ class Engine:
             "max_wait_s": max_wait_s,
         }
         self._recorder: Recorder | None = None
+        self.placing = Placing(devices, profiles)
         # `timer`, not `clock`: whatever the jobs' time is, a policy takes real time.
-        make = partial(Scheduler, policy, **settings)
+        make = partial(Scheduler, policy, placement=self.placing.open(), **settings)
         if record is None:
             self.scheduler = make(on_ejected=self._ejected, timer=perf_counter)
         else:
@@ -343,15 +347,33 @@ class Engine:
         """Another policy."""
         with self.deciding():
             self.scheduler.set_policy(policy, self.clock())
-            for worker in self.workers.values():
-                if worker.idle and self.scheduler.ready(worker.name):  # the last one put them off
-                    self._made_ready(worker, gives_way=False)
+            self._ask_again()
+
+    @protected
+    def set_power(self, state: PowerState) -> None:
+        """What the machine runs on, and how warm it is."""
+        with self.deciding():
+            self.set_power_locked(state, self.clock())
+
+    def set_power_locked(self, state: PowerState, now: float) -> None:
+        """Like `set_power`."""
+        self.scheduler.set_power(state, now)
+        self._ask_again()
+
+    def _ask_again(self) -> None:
+        """Under the lock: those who were put off may not be any more."""
+        for worker in self.workers.values():
+            if worker.idle and self.scheduler.ready(worker.name):
+                self._made_ready(worker, gives_way=False)
 
     @protected
     def explain(self, job: Job[Any]) -> Explanation:
         """Why a job runs or waits."""
         known = Known(
-            granted=lambda device: self.workers[device].granted, waiting=_waiting, fenced=self._fenced
+            granted=lambda device: self.workers[device].granted,
+            waiting=_waiting,
+            fenced=self._fenced,
+            placed=_placed,
         )
         with self.lock:
             return self.scheduler.explain(job.entry, self.clock(), known)
@@ -377,6 +399,7 @@ class Engine:
             worker.setbacks = 0
         worker.fence = Fence(lost, now, device.pauses_s, setbacks=worker.setbacks)
         device.fenced = lost.reason
+        self.scheduler.fence(worker.name, lost.reason, now)
         self.losses += 1
         if self.instruments is not None:
             self.instruments.call("device_fenced", device, lost, now)
@@ -399,6 +422,7 @@ class Engine:
                 return
             worker.setbacks, worker.readmitted_at, worker.fence = fence.setbacks, now, None
             device.fenced = None
+            self.scheduler.readmit(worker.name, now)
             if self.instruments is not None:
                 self.instruments.call("device_readmitted", device, now)
             self.after(partial(logger.info, "the device %r is sound, and runs kernels again", worker.name))
@@ -436,6 +460,7 @@ class Engine:
                 worker.stop()
             if self.watchdog is not None:
                 self.watchdog.stop()
+            self.placing.close(self.scheduler.placement)
             if self.instruments is not None:
                 self.instruments.call("runtime_closed")
         finally:
@@ -450,6 +475,7 @@ class Engine:
         logger.error("the worker of device %r has failed", worker.name, exc_info=failure)
         with self.deciding():
             worker.failure = failure
+            self.scheduler.fence(worker.name, f"it has failed: {failure!r}", self.clock())
             orphans = [job for job in self.jobs if job.worker is worker]
             for job in orphans:
                 if isinstance(job.launch, BatchLaunch) and job.launch.joint is not None:
@@ -483,11 +509,10 @@ class Engine:
     def _ejected(self, ejection: Ejection) -> None:
         self.after(
             lambda: logger.warning(
-                "policy %r was replaced by 'dynamic' at %.3f s: its %s for %r failed: %s",
+                "policy %r was replaced by 'dynamic' at %.3f s: its %s failed: %s",
                 ejection.policy,
                 ejection.now,
-                ejection.hook,
-                ejection.entry.name,
+                ejection.call,
                 ejection.reason,
             )
         )
@@ -523,6 +548,12 @@ class Engine:
             memory_budget=memory.budget,
             memory=memory,
         )
+
+
+def _placed(entry: Entry) -> str:
+    """Why an entry is on its device, if that was chosen."""
+    choice = cast(JobEntry, entry).job.placed
+    return "" if choice is None else str(choice)
 
 
 def _waiting(entry: Entry) -> tuple[str, float | None]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from coro_rt.engine import Engine
     from coro_rt.hosts import Waiter
     from coro_rt.kernel import Launch
+    from coro_rt.schedulers.choice import Choice
     from coro_rt.stream import Outlet
     from coro_rt.traps import Trap
     from coro_rt.worker import Worker
@@ -66,6 +67,7 @@ class Job(Generic[T]):
         "engine",
         "entry",
         "error",
+        "home",
         "host_s",
         "inbox",
         "inbox_error",
@@ -77,6 +79,7 @@ class Job(Generic[T]):
         "parent",
         "parked_at",
         "past",
+        "placed",
         "quanta",
         "task",
         "trap",
@@ -100,6 +103,7 @@ class Job(Generic[T]):
         task: str = "",
         parent: Job[Any] | None = None,
         predicted_s: float = 0.0,
+        home: str | None = None,
     ) -> None:
         self.engine = engine
         self.worker = worker
@@ -120,6 +124,9 @@ class Job(Generic[T]):
         self.task: str = task if parent is None else parent.task  # the name of the task that asked for it
         self.children: dict[Job[Any], None] | None = None  # unfinished, or failed and not yet asked for
         self.outlet: Outlet[Any] | None = None  # where it streams to; None unless it came from Runtime.stream
+
+        self.home = home  # the device that it was asked for on, or has moved to; None: where it pays
+        self.placed: Choice | None = None  # the last choice of a device for it
 
         # What the coroutine gets at its next step, and where it stands.
         self.inbox: Any = None

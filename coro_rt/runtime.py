@@ -25,9 +25,11 @@ from coro_rt.job import Job, function_name, make_coroutine
 from coro_rt.memory import MemoryBudget, parse_bytes
 from coro_rt.memory.residency import Residency
 from coro_rt.parker import Clock
+from coro_rt.profiles import profile_folder
 from coro_rt.qos import current_urgency, runtime_clock
 from coro_rt.schedulers.batch import Batch
 from coro_rt.schedulers.explanation import Explanation
+from coro_rt.schedulers.power import PowerState
 from coro_rt.schedulers.registry import PolicyLike
 from coro_rt.snapshot import Snapshot, take
 from coro_rt.stats import Stats
@@ -62,8 +64,9 @@ class Runtime:
 
         It is as urgent as the enclosing `qos` scope says, with the deadline of that and of the enclosing
         cancel scopes. If the task is cancelled, so is the job, and the task goes on when the job has ended.
-        `device` is the name of one of the runtime's devices; `predicted_s` tells the policy how many device
-        seconds the job will take.
+        `device` is the name of one of the runtime's devices, for all that the job launches; without it each
+        launch goes where it is done first. `predicted_s` tells the policy how many device seconds the job
+        will take.
 
         Raises Overloaded, RuntimeClosed, WrongContext, DeviceError, DeviceLost; JobCancelled if somebody else
         cancelled the job.
@@ -167,6 +170,13 @@ class Runtime:
         it cannot be taken."""
         self._engine.set_policy(policy)
 
+    def set_power(self, state: PowerState) -> None:
+        """Tell the policy what the machine runs on and how warm it is; from any thread.
+
+        For where coro_rt cannot read it: what it reads later replaces this.
+        """
+        self._engine.set_power(state)
+
     def explain(self, job: Job[Any] | JobHandle[Any] | Stream[Any]) -> Explanation:
         """Why a job runs or waits, who goes before it and who ran instead; `str()` of it is a sentence.
 
@@ -179,8 +189,8 @@ class Runtime:
 
     @property
     def devices(self) -> tuple[Device, ...]:
-        """The open devices; jobs go to the first unless they say otherwise, or, as long as that is fenced, to
-        the next of its kind."""
+        """The open devices; jobs begin on the first unless they say otherwise, or, as long as that is fenced,
+        on the next of its kind."""
         return tuple(worker.device for worker in self._engine.workers.values())
 
     @property
@@ -232,6 +242,7 @@ class Runtime:
                 deadline=engine.clock() + within_s,
                 task=host.task_name(),
                 predicted_s=predicted_s,
+                home=device,
             )
             job.outlet = outlet
             if waiter is not None:
@@ -263,7 +274,11 @@ class open_runtime:
     - `policy`: "dynamic", "fair", "eevdf", "strict", "fifo", "mlfq", "edf", "laxity", "powersave", the name
       of an installed one (entry points in the group "coro_rt.policies"), a `Policy` of your own, or a path
       "package.module:Class"
-    - `devices`: names or Device objects, ["cpu"] if None; jobs go to the first unless they say otherwise
+    - `devices`: names or Device objects, ["cpu"] if None; jobs begin on the first unless they say otherwise,
+      and what they launch goes to whichever is done with it first
+    - `profile`: whether what kernels take on several devices is kept for later runs, or a folder for that;
+      None: in the user's cache folder, unless the environment variable CORO_RT_PROFILE is 0 or there is a
+      `clock`
     - `threads`: how many the CPU's kernels use; by default what affinity and the cgroup's quota allow
     - `memory`: the budget of models and their caches, in bytes or like "1GiB"; None: unlimited
     - `parking`: how much of that is for sequences that had to give way to more urgent ones; what does not fit
@@ -301,6 +316,7 @@ class open_runtime:
         record: str | os.PathLike[str] | None = None,
         instruments: Iterable[Instrument] = (),
         monitor: bool | None = None,
+        profile: bool | str | os.PathLike[str] | None = None,
         clock: Clock | None = None,
     ) -> None:
         if isinstance(max_jobs, bool) or not isinstance(max_jobs, int) or max_jobs < 1:
@@ -335,6 +351,7 @@ class open_runtime:
             raise_when_full=on_full == "raise",
             record=record,
             instruments=self._instruments,
+            profiles=_profiles(profile, kept=clock is None),
             clock=clock or time.perf_counter,
         )
         self._engine: Engine | None = None
@@ -394,6 +411,18 @@ class open_runtime:
     def _close_monitor(self) -> None:
         if self._monitor is not None:
             self._monitor.close()
+
+
+def _profiles(profile: bool | str | os.PathLike[str] | None, *, kept: bool) -> str | os.PathLike[str] | None:
+    """The folder to keep profiles in; None: nowhere. Raises ValueError."""
+    if profile is None:
+        value = os.environ.get("CORO_RT_PROFILE", "1")
+        if value not in ("", "0", "1"):
+            raise ValueError(f"CORO_RT_PROFILE is 1 or 0, not {value!r}")
+        profile = kept and value == "1"
+    if isinstance(profile, bool):
+        return profile_folder() if profile else None
+    return profile
 
 
 def _monitored() -> bool:

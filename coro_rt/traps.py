@@ -158,6 +158,7 @@ class Move(Trap):
         engine = job.engine
         worker = engine.workers.get(self.device)
         if worker is job.worker:
+            self.arrived(job)
             return True
         if worker is None:
             opened = ", ".join(engine.workers)
@@ -166,6 +167,10 @@ class Move(Trap):
         self.job = job
         engine.after(self._go)  # once it is parked
         return False
+
+    def arrived(self, job: Job[Any]) -> None:
+        """Under the lock: it goes on there, and stays unless it says otherwise."""
+        job.home = self.device
 
     def leave(self, job: Job[Any]) -> bool:
         return True  # and `_go` finds that it is not waited for any more
@@ -184,6 +189,7 @@ class Move(Trap):
             elif worker.failure is None:
                 engine.scheduler.move(job.entry, worker.name, engine.clock())
                 job.worker = worker
+                self.arrived(job)
             else:
                 error = DeviceError(f"device {worker.name!r} has failed: {worker.failure!r}")
                 error.__cause__ = worker.failure
@@ -192,7 +198,7 @@ class Move(Trap):
 
 def move_to(device: str) -> Awaitable[None]:
     """`await move_to("npu")`: go on, on another of the runtime's devices; what is launched from now on runs
-    there.
+    there, as if the job had been asked for with `device="npu"`.
 
     Cancelled on the way, the job stays where it was. Raises DeviceError if no such device is open, DeviceLost
     if it has failed; the job stays where it was then, too.
@@ -260,6 +266,7 @@ def spawn(fn: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> Job[T]:
         qos=level,
         deadline=deadline,
         parent=parent,
+        home=parent.home,
     )
     try:
         parent.engine.spawn(child)

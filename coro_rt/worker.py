@@ -51,6 +51,7 @@ class Worker:
     def __init__(self, engine: Engine, device: Device) -> None:
         self.engine = engine
         self._scheduler, self._lock, self._clock = engine.scheduler, engine.lock, engine.clock
+        self._places = engine.placing.several  # whether there are other devices
         self.device = device
         self.name = device.name
         self.parker = make_parker(engine.clock)
@@ -93,6 +94,7 @@ class Worker:
 
     def start(self) -> None:
         """Start the device and the thread."""
+        self.device.fenced = None  # in another runtime, perhaps
         self.device.start()
         self.device.attach(self.parker, self.engine.clock)
         self._started = True
@@ -169,7 +171,7 @@ class Worker:
             self._ended = self._stopping
             self.idle = not self._ended
             self._until = min(self.sleepers.until, self._scheduler.resumes_at(self.name))
-            if self.fence is not None:
+            if self.fence is not None and not self.engine.closing:
                 self._until = min(self._until, self.fence.next_try)
             return None
         self._granted_s = grant.slice_s
@@ -201,7 +203,7 @@ class Worker:
     def _serve(self, job: Job[Any]) -> Job[Any] | None:
         """Run `job` to its next switch point. Returns who goes on: the same job, another, or None if nobody
         is ready."""
-        launch = job.launch
+        engine, launch = self.engine, job.launch
         if launch is not None and (job.cancelled is not None or self.fence is not None):
             with self._lock:
                 self._give_up(job, self._clock())
@@ -209,18 +211,20 @@ class Worker:
         trap: Any = launch
         if launch is None:
             trap = self._step(job)
-            if (
-                isinstance(trap, Launch)
-                and (trap.batch is None or not self._may_run_jointly(trap))
-                and self.fence is None
-            ):
-                launch = trap
+            if isinstance(trap, Launch):
+                sent = None
+                if self._places or trap.device is not None:
+                    sent = engine.placing.sent(job, trap)
+                if sent is not None:
+                    trap = sent
+                elif self.fence is None and (trap.batch is None or not self._may_run_jointly(trap)):
+                    launch = trap
         joint: Joint | None = None
         if launch is not None:
             joint = launch.joint
             job.launch = self._run_launch(job, launch)
 
-        engine, scheduler = self.engine, self._scheduler
+        scheduler = self._scheduler
         following: Job[Any] | None = job
         lock = self._lock
         lock.acquire()  # `with` takes twice as long
@@ -244,6 +248,8 @@ class Worker:
                     scheduler.ran(job.entry, seconds, now)
                     seconds = 0.0
                     self._alight(job, joint, now)
+                elif self._places and launch is not None and job.inbox_error is None:
+                    engine.placing.measured(engine, self.name, launch, now)
             elif job.cancelled is not None:
                 scheduler.ran(job.entry, seconds, now)
                 seconds = 0.0
@@ -336,6 +342,7 @@ class Worker:
                 job.inbox = launch.result
         seconds = clock() - began if launch.measured_s is None else launch.measured_s
         if joint is None:
+            launch.spent_s += seconds
             job.quanta += 1
             job.kernel_s += seconds
             job.joules += seconds * device.watts

@@ -67,11 +67,15 @@ class Explanation:
     waiters: tuple[str, ...]
     holder: Explanation | None  # of the last in the chain of those it waits on: what holds all of them up
     fenced: str | None  # why its device runs no kernels now
+    placed: str  # why it is on its device, in a sentence; "" if that was not chosen
 
     def __str__(self) -> str:
-        if self.fenced is None:
-            return self._state()
-        return f"{self._state()} The device {self.device} is fenced: {self.fenced}."
+        text = self._state()
+        if self.placed:
+            text += f" {self.placed}."
+        if self.fenced is not None:
+            text += f" The device {self.device} is fenced: {self.fenced}."
+        return text
 
     def _state(self) -> str:
         level = self.qos.name
@@ -131,6 +135,7 @@ class Known:
     granted: Callable[[str], Iterable[Granted]] = lambda device: ()  # the device's last grants, oldest first
     # What a WAITING entry waits for, in words, and since when; "" and None: unknown.
     waiting: Callable[[Entry], tuple[str, float | None]] = lambda entry: ("", None)
+    placed: Callable[[Entry], str] = lambda entry: ""  # why an entry is on its device, in words
     # Why a device runs no kernels now, in words.
     fenced: Callable[[str], str | None] = lambda device: None
 
@@ -193,6 +198,7 @@ def explain(
         waiters=tuple(waiter.label for waiter in islice(entry.waiters, AHEAD)),
         holder=holder,
         fenced=known.fenced(queue.name),
+        placed=known.placed(entry),
     )
 
 

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 class CpuDevice(Device):
     """`threads`: the size of the gang, the worker's thread included; None: as many as there are to use.
 
-    `watchdog_s` is off, because a kernel may be any function, and compile first. A CPU that hung comes back
-    only when the kernel that hung has come back: until then that may write into memory.
+    `watchdog_s` is off, because a kernel may be any function, and compile first. Set it only where what a
+    kernel works on outlives it: one that hangs may still write there. For that reason a CPU that hung comes
+    back only when its kernel has.
     """
 
     kind = "cpu"

@@ -73,7 +73,7 @@ class SimDevice(Device):
         return max(1, math.ceil(seconds / self.quantum_s - 1e-6)) * self.quantum_s
 
 
-sim_work: Kernel[[float], None] = Kernel("sim_work")
+sim_work: Kernel[[float], None] = Kernel("sim_work", size=lambda seconds: seconds)
 
 
 @sim_work.on("sim")

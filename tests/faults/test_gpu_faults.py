@@ -57,21 +57,21 @@ async def multiply() -> Any:
 def quick(**options: Any) -> GpuDevice:
     """A device that is tried again soon."""
     device = GpuDevice(**options)
-    device.pauses_s = (0.0, 0.001, 0.001)
+    device.pauses_s = (0.0, *[0.001] * 20)
     return device
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("reason", REASONS)
 async def test_each_fault_fences_it_and_opened_anew_it_works_again(reason: str) -> None:
-    device = quick(watchdog_s=0.5)
+    device = quick(watchdog_s=1.0 if reason == "hung" else 30.0)
     faults = FaultInjection(device, Fault(reason, tries=1))
     async with opened(devices=["cpu", device]) as runtime:
         with pytest.raises(DeviceLost) as caught:
             await runtime.run(multiply, device="gpu")
         assert caught.value.reason == reason
         await until(lambda: device.fenced is None)
-        assert device.epoch == 2  # one try failed
+        assert device.epoch >= 2  # one try failed
         assert np.array_equal(await runtime.run(double, device="gpu"), VALUES * 2)
         assert np.isfinite(await runtime.run(multiply, device="gpu")).all()
     assert len(faults.happened) == 1
@@ -80,7 +80,7 @@ async def test_each_fault_fences_it_and_opened_anew_it_works_again(reason: str) 
 @pytest.mark.anyio
 @pytest.mark.parametrize("reason", REASONS)
 async def test_a_cancel_in_the_middle_of_it_leaves_nothing_behind(reason: str) -> None:
-    device = quick(watchdog_s=0.5)
+    device = quick(watchdog_s=1.0 if reason == "hung" else 30.0)
     faults = FaultInjection(device, Fault(reason))
     async with opened(devices=["cpu", device]) as runtime:
         async with runtime.start(again_and_again, device="gpu") as handle:
@@ -124,7 +124,7 @@ class Never:
 
 @pytest.mark.anyio
 async def test_a_submission_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    device, never = quick(watchdog_s=0.5), Never()
+    device, never = quick(watchdog_s=1.0), Never()
     submit = device._submit
 
     def hangs(*args: Any) -> Any:

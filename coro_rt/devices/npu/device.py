@@ -250,7 +250,7 @@ class NpuDevice(Device):
         ort = providers.runtime()
         run = _Run(ort.RunOptions(), abandoned)
         fed = {each.name: inputs[each.name] for each in session.inputs}
-        if self.in_worker:  # those that load graphs try them out, too
+        if self.in_worker or self._thread is None:  # those that load graphs try them out, too
             with self._lock:
                 self._run = run
         began = perf_counter()

@@ -151,7 +151,7 @@ def with_model(*, max_tokens: int) -> Callable[[Command], Command]:
         ),
         click.option(
             "--device", "devices", multiple=True, default=("cpu",), show_default=True, metavar="NAME",
-            help="Where it runs, of those that `coro-rt devices` lists. Several times: where it is done first.",
+            help="Where it runs, as in `coro-rt devices`; given several times, where it is done first.",
         ),
         with_policy,
         click.option(

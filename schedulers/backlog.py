@@ -89,6 +89,7 @@ def backlog(
     who counts service if `by_service`. `without` is left out: it asks for itself."""
     before_s, turns_s, more, aged = 0.0, list[float](), 0, list[Aged]()
     running = None if queue.running is without else queue.running
+    unbooked_s = 0.0
     own, own_lane, foreground = newcomer.key, newcomer.lane, not newcomer.background
     crowds: list[tuple[list[Entry], int]] = []  # who is looked at, and how many are like them
     if running is not None:
@@ -96,6 +97,8 @@ def backlog(
             crowds.append(([running], 0))
         elif not running.background or not foreground:
             turns_s.append(left(running))
+        # of its slice, what it has had and was not booked yet
+        unbooked_s = max(0.0, now - running.ready_since - queue.used_s)
     for lane in queue.lanes.values():
         for heap in (lane.foreground, lane.background):
             if not heap:
@@ -113,6 +116,8 @@ def backlog(
             if entry is without:
                 continue
             left_s = entry.predicted_seconds_left - entry.served_s + entry.predicted_at_s  # see `left`
+            if entry is running:
+                left_s -= unbooked_s
             if not left_s > _LEAST_S:
                 left_s = _LEAST_S
             if by_service:

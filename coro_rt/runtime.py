@@ -120,16 +120,20 @@ class Runtime:
         """Load a language model or an encoder: a name from the catalogue, or the path of a GGUF file.
 
         `context=` is for how many tokens it is loaded; by default what the file says, up to 32,768.
-        `kv_bits=8` keeps keys and values in int8, half the memory. `device=` is the name of the open device
-        that it runs on, by default the first that models run on ("cpu" or "gpu"). With `prefix_reuse=False`
-        each prompt is read anew; else what begins like another prompt that is in memory is not. Close the
-        model, or use it with `async with`; it is closed with the runtime at the latest.
+        `kv_bits=8` keeps keys and values in int8, half the memory. With `prefix_reuse=False` each prompt is
+        read anew; else what begins like another prompt that is in memory is not. Close the model, or use it
+        with `async with`; it is closed with the runtime at the latest.
+
+        It is loaded for the first open device that models run on ("cpu" or "gpu"); on others with a memory of
+        their own it may go on (`LLM.places`), when one is lost or `LLM.places.chooser` says so, and is loaded
+        there then. `devices=` names those that it may use, the first one first; `device=` pins it to one.
+        `prefill_on=` is the NPU that reads all prompts.
 
         If the memory budget is spent, it waits for it while jobs are using what it needs. A model that
         neither a job nor an open conversation uses may be unloaded for others; its next use loads it again.
 
         Raises ModelNotFound, ModelFileError, UnsupportedModel, MemoryBudgetExceeded, ContextOverflow;
-        DeviceError if no such device is open.
+        DeviceError if no such device is open, DeviceLost if it is lost meanwhile.
         """
         # beside the loop: importing it takes half a second the first time
         module = await anyio.to_thread.run_sync(import_module, "coro_rt.llm.model")

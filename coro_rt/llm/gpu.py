@@ -24,6 +24,7 @@ from coro_rt.kernels.kv import PAGE_POSITIONS
 from .architecture import Hyperparameters
 from .build import build, nbytes
 from .gguf_file import GGUFFile
+from .loaded import Words
 from .model import Model
 from .sequence import Sequence
 from .step import ModelStep, advance, step
@@ -57,9 +58,9 @@ class GpuModel(Model):
 
     device: GpuDevice
 
-    def __init__(self, device: Device, *rest: Any, prefix_reuse: bool) -> None:
+    def __init__(self, device: Device, *rest: Any, prefix_reuse: bool, words: Words | None = None) -> None:
         assert isinstance(device, GpuDevice), device
-        super().__init__(device, *rest, prefix_reuse=False)
+        super().__init__(device, *rest, prefix_reuse=False, words=words)
 
     @staticmethod
     def nbytes_of(file: GGUFFile, sizes: Hyperparameters, context: int) -> int:
@@ -69,6 +70,12 @@ class GpuModel(Model):
         program = GpuProgram(self.device, self.sizes.widths, self.residency.budget)
         build(self.file, self.sizes, self.context, program)
         return program
+
+    def _forget(self) -> None:
+        program: GpuProgram | None = self._program
+        if program is not None and program.pages is not None:
+            program.pages.abandon()
+        super()._forget()
 
     @property
     def pages(self) -> GpuPages:

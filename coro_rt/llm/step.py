@@ -113,6 +113,7 @@ class ModelStep(Joint):
         self._burst_s = 0.0  # how long it is expected to take, if it is a burst
 
     def run(self, device: Any, slice_s: float) -> bool:
+        self._model.check_lost()
         if not self._begun:
             self._begin(slice_s)
         elif slice_s < self._burst_s and self._workspace is not None:
@@ -138,7 +139,7 @@ class ModelStep(Joint):
         place = self._places.pop(launch, None)
         if place is None:
             return
-        if not self._places:  # nobody is left
+        if not self._places or self._model.lost is not None:  # nobody is left, or nothing to leave
             return
         try:
             nowhere = self._model.workspaces.nowhere()

@@ -169,7 +169,9 @@ async def test_why_a_device_was_chosen_is_explained() -> None:
 
 
 async def test_a_device_that_is_lost_is_not_chosen_until_it_is_back() -> None:
-    async with simulated(**several()) as (runtime, _):
+    options = several()
+    options["devices"][1].pauses_s = ()  # it stays out until it is tried below
+    async with simulated(**options) as (runtime, _):
         await runtime.run(asks, 20)
         engine = runtime._engine
         quick = engine.workers["quick"]

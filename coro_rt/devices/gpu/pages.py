@@ -64,6 +64,11 @@ class GpuPages:
         with self._lock:
             self._drop()
 
+    def abandon(self) -> None:
+        """The device is lost: forget them, without touching it."""
+        with self._lock:
+            self._forget()
+
     def _grow(self) -> None:
         if not self._capacity:
             self._move(min(ALWAYS, self._most))
@@ -110,6 +115,9 @@ class GpuPages:
     def _drop(self) -> None:
         for buffer in self._buffers:
             buffer.destroy()
+        self._forget()
+
+    def _forget(self) -> None:
         self._buffers, self._groups, self._free, self._capacity = [], [], [], 0
         if self._reservation is not None:
             self._reservation.release()

@@ -122,13 +122,16 @@ class Measured(Chooser):
             self._looks[job] = now, now
         return choice.device
 
-    def took(self, place: str, text: int, behind: int, seconds: float, tokens: int) -> None:
-        work = self._amounts.reading(text, behind)
+    def took(self, device: str, text: int, behind: int, seconds: float, tokens: int) -> None:
         if text - behind == 1:
             work = self._amounts.writing(text - 1, tokens)
+        elif tokens <= 1:
+            work = self._amounts.reading(text, behind)
+        else:  # a prompt, and more behind it
+            return
         engine = self._engine
         with engine.lock:
-            engine.scheduler.measured(work, place, seconds, engine.clock())
+            engine.scheduler.measured(work, device, seconds, engine.clock())
 
     def _place(
         self, work: Work, among: Any, urgency: dict[str, Any], *, without: Entry | None = None, **more: Any

@@ -66,7 +66,7 @@ async def test_somebody_urgent_tries_nothing() -> None:
 
 async def test_a_device_that_is_busy_is_left_to_others() -> None:
     async def both() -> list[str]:
-        with coro_rt.qos(QoS.USER_INITIATED):  # equals would take turns, and be done there sooner all the same
+        with coro_rt.qos(QoS.USER_INITIATED):  # an equal would only take turns with it
             before = coro_rt.spawn(asks, 1, 100_000.0)
         before.predict(10.0)
         await coro_rt.sleep(0.001)
@@ -203,8 +203,7 @@ async def test_a_job_that_is_cancelled_on_its_way_ends_wherever_it_is(at: int) -
         handle = runtime.start(wanders, device="odd")
         async with handle:
             target = handle.job
-            with pytest.raises(JobCancelled):
-                await runtime.run(cancels, at * 0.00097, device="odd")
+            await runtime.run(cancels, at * 0.00097, device="odd")
         assert runtime.stats().jobs_waiting == 0
     assert len(cleaned) <= 1
 

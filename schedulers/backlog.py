@@ -38,9 +38,10 @@ class Backlog(NamedTuple):
     """What a newcomer would wait for on one device.
 
     `before_s` is served before it whatever its own length. `turns_s` are the seconds left of those with whom
-    it takes turns of `slice_s`; `more` others are like the average of these. Background is owed `owed_s`
-    (negative: it has had more than its share), and gets the part `share` of what is served from now on.
-    `busy`: somebody runs there now, whom it may preempt or not.
+    it takes turns of `slice_s`; `more` others are like the average of these. If who runs is one of them, it
+    is the first, and of its slice `rest_s` are left. Background is owed `owed_s` (negative: it has had more
+    than its share), and gets the part `share` of what is served from now on. `busy`: somebody runs there
+    now, whom it may preempt or not.
     """
 
     device: str
@@ -52,6 +53,7 @@ class Backlog(NamedTuple):
     owed_s: float = 0.0
     share: float = 0.0
     busy: bool = False
+    rest_s: float | None = None
 
     @property
     def idle(self) -> bool:
@@ -65,6 +67,9 @@ class Backlog(NamedTuple):
             turn_s = ceil(run_s / self.slice_s - 1e-9) * self.slice_s
             turns_s = sum([left_s if left_s < turn_s else turn_s for left_s in self.turns_s])
             wait_s += turns_s + turns_s / len(self.turns_s) * self.more
+            if self.rest_s is not None:
+                first_s = self.turns_s[0]
+                wait_s += min(first_s, turn_s - self.slice_s + self.rest_s) - min(first_s, turn_s)
         for other in self.aged:
             stay_s = wait_s + run_s - other.first_s
             if stay_s > 0.0:
@@ -89,13 +94,17 @@ def backlog(
     who counts service if `by_service`. `without` is left out: it asks for itself."""
     before_s, turns_s, more, aged = 0.0, list[float](), 0, list[Aged]()
     running = None if queue.running is without else queue.running
+    unbooked_s, rest_s = 0.0, None
     own, own_lane, foreground = newcomer.key, newcomer.lane, not newcomer.background
+    tenants_s: list[float] = []  # of others, each as a whole
     crowds: list[tuple[list[Entry], int]] = []  # who is looked at, and how many are like them
     if running is not None:
         if running.lane is own_lane:
             crowds.append(([running], 0))
         elif not running.background or not foreground:
-            turns_s.append(left(running))
+            tenants_s.append(left(running))
+        # of its slice, what it has had and was not booked yet
+        unbooked_s = max(0.0, now - running.ready_since - queue.used_s)
     for lane in queue.lanes.values():
         for heap in (lane.foreground, lane.background):
             if not heap:
@@ -106,13 +115,15 @@ def backlog(
                 crowds.append((seen, unseen))
             elif heap is lane.foreground or not foreground:
                 lane_s = sum([left(entry) for entry in seen])
-                turns_s.append(lane_s * len(heap) / LOOKED_AT if unseen else lane_s)
+                tenants_s.append(lane_s * len(heap) / LOOKED_AT if unseen else lane_s)
     for seen, unseen in crowds:
         earlier_s = before_s
         for entry in seen:
             if entry is without:
                 continue
             left_s = entry.predicted_seconds_left - entry.served_s + entry.predicted_at_s  # see `left`
+            if entry is running:
+                left_s -= unbooked_s
             if not left_s > _LEAST_S:
                 left_s = _LEAST_S
             if by_service:
@@ -124,6 +135,8 @@ def backlog(
             finally:
                 entry.ready_since = since
             if renewed == own:
+                if entry is running:
+                    rest_s = max(0.0, slice_s - queue.used_s - unbooked_s)
                 turns_s.append(left_s)
             elif renewed < own:
                 before_s += left_s
@@ -140,7 +153,9 @@ def backlog(
     if foreground and queue.background_count:
         owed_s, share = queue.background_owed_s, queue.guaranteed_share
     busy = running is not None
-    return Backlog(queue.name, before_s, tuple(turns_s), more, tuple(aged), slice_s, owed_s, share, busy)
+    return Backlog(
+        queue.name, before_s, (*turns_s, *tenants_s), more, tuple(aged), slice_s, owed_s, share, busy, rest_s
+    )
 
 
 def left(entry: Entry) -> float:

@@ -111,6 +111,7 @@ class Curve:
                 middle = 2.0 ** (bucket + 0.5)
                 line_s = self.fixed_s + self.per_unit_s * middle
                 factors[bucket] = factor + log((fixed_s + per_unit_s * middle) / line_s), samples
+        self._shrink()
         self._bend(size, seconds)
 
     def _bend(self, size: float, seconds: float) -> None:

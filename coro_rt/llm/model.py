@@ -48,6 +48,7 @@ from .embed import EncoderModel, checked_texts, embed
 from .generate import Token, generate, score
 from .gguf_file import GGUFFile, open_gguf
 from .loaded import Loaded, Words, closed_error
+from .measured import Measured
 from .places import Places, Wanted
 from .request import Message, chat_ids, checked_ids, make_request, prompt_ids
 from .sampling import SamplingParams
@@ -364,6 +365,8 @@ async def load_model(
     except BaseException:
         held.give_back()
         raise
+    if isinstance(held, Places) and held.differ:
+        held.chooser = Measured.of(runtime._engine, held.first)
     return LLM(runtime, held)
 
 

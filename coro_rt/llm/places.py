@@ -99,6 +99,12 @@ class Chooser:
         """
         return here
 
+    def took(self, device: str, text: int, behind: int, seconds: float, tokens: int) -> None:
+        """On a device all of a text was computed that was not `behind` already, in so many seconds of that
+        device's, in which nobody else had a part; and then it gave so many tokens, all but the first in steps
+        of their own.
+        """
+
 
 class Places:
     """Of one LLM. `chooser` may be replaced at any time; `first` has what all models share."""
@@ -178,6 +184,18 @@ class Places:
         if not places:
             raise self._nowhere(lost.device, lost.reason) from lost
         return self._begin(wanted, places).decode
+
+    def took(self, device: str, text: int, behind: int, seconds: float, tokens: int) -> None:
+        """See `Chooser.took`; NaN seconds, which others had a part in, say nothing."""
+        if seconds > 0.0:
+            self.chooser.took(device, text, behind, seconds, tokens)
+
+    @property
+    def differ(self) -> bool:
+        """Whether there are several kinds of device to choose from."""
+        return len({device.kind for device, _ in self._kinds.values()}) > 1 or (
+            bool(self._npus) and self.prefill_on is None
+        )
 
     def _begin(self, wanted: Wanted, places: list[Place]) -> Route:
         readers = [name for name, npu in self._npus.items() if npu.fenced is None]

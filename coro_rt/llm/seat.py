@@ -254,6 +254,7 @@ class Seat:
         model, sequence, logits = place.model, place.sequence, self._wants_logits
         if self._route.prefill is not None:
             await self._have_read(place, self._route.prefill, text, to_write)
+        behind, seconds = len(sequence.tokens), 0.0
         while True:
             start = len(sequence.tokens)
             chunk, left = text[start : start + CHUNK], len(text) - start
@@ -265,7 +266,9 @@ class Seat:
             with sequence.pinned():
                 done = await advance(Part(model, sequence, chunk, left == len(chunk), row, more))
             sequence.extend(chunk[: done.taken])
+            seconds += done.seconds
             if done.taken == left:
+                self._places.took(place.name, len(text), behind, seconds, len(done.chosen))
                 sequence.extend([token for token, _ in done.chosen[:-1]])
                 return done
 
@@ -282,5 +285,8 @@ class Seat:
             return
         # it may have been parked meanwhile
         await sequence.make_room(len(text), rows=min(len(missing), CHUNK), logits=self._wants_logits)
+        job, behind = current_job(), len(sequence.tokens)
+        spent_s = job.kernel_s
         with sequence.pinned():
             await reader.read(sequence, missing, place.model.pace.left_s(0, to_write))
+        self._places.took(name, len(sequence.tokens), behind, job.kernel_s - spent_s, 0)

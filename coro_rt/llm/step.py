@@ -65,12 +65,14 @@ class Advance:
 
     If these are all, and it was wanted: the most probable next token with the logarithm of its probability,
     and then perhaps more of them, all but the last of which were put behind the sequence's, too. Any other
-    first token's logarithm is its logit less `log_sum`.
+    first token's logarithm is its logit less `log_sum`. `seconds`: what all of it took; NaN if others had a
+    part in it.
     """
 
     taken: int
     chosen: list[tuple[int, float]] = field(default_factory=list)
     log_sum: np.float32 | float = math.nan
+    seconds: float = math.nan
 
 
 def _batch(part: Part) -> tuple[Batch, int]:
@@ -214,9 +216,10 @@ class ModelStep(Joint):
 
     def _finish(self, device: Any) -> None:
         """Give every member its result. Raises DeviceLost if they are not numbers by the device's fault."""
+        alone_s = self._spent_s if len(self._places) == 1 else math.nan
         for launch in self.members:
             place = self._places.get(launch)
-            launch.result = _NOTHING if place is None else Advance(place.taken)
+            launch.result = _NOTHING if place is None else Advance(place.taken, seconds=alone_s)
         if not self._places:
             return
         assert self._workspace is not None
@@ -233,7 +236,7 @@ class ModelStep(Joint):
             at = place.end - self._first_end
             token = int(best[at])
             chosen = workspace.made(at) if steps else [(token, workspace.logprob(at, token))]
-            launch.result = Advance(place.taken, chosen, log_sums[at])
+            launch.result = Advance(place.taken, chosen, log_sums[at], alone_s)
             numbers += (logprob for _, logprob in chosen)
             if place.part.logits is not None:
                 place.part.logits[:] = workspace.logits[at]

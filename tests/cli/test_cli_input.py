@@ -30,7 +30,17 @@ def test_the_help_lists_the_commands(coro_rt_cli, arguments):
 @pytest.mark.parametrize("command", ["demo", "chat", "complete"])
 @pytest.mark.parametrize(
     "option",
-    ["--model", "--policy", "--threads", "--backend", "--max-tokens", "--temperature", "--seed", "--monitor"],
+    [
+        "--model",
+        "--device",
+        "--policy",
+        "--threads",
+        "--backend",
+        "--max-tokens",
+        "--temperature",
+        "--seed",
+        "--monitor",
+    ],
 )
 def test_the_commands_that_run_a_model_share_their_options(coro_rt_cli, command, option):
     assert f"{option} " in coro_rt_cli(command, "--help").out

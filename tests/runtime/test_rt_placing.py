@@ -66,7 +66,8 @@ async def test_somebody_urgent_tries_nothing() -> None:
 
 async def test_a_device_that_is_busy_is_left_to_others() -> None:
     async def both() -> list[str]:
-        before = coro_rt.spawn(asks, 1, 100_000.0)
+        with coro_rt.qos(QoS.USER_INITIATED):  # an equal would only take turns with it
+            before = coro_rt.spawn(asks, 1, 100_000.0)
         before.predict(10.0)
         await coro_rt.sleep(0.001)
         after = coro_rt.spawn(asks, 1, 100.0)
@@ -168,7 +169,9 @@ async def test_why_a_device_was_chosen_is_explained() -> None:
 
 
 async def test_a_device_that_is_lost_is_not_chosen_until_it_is_back() -> None:
-    async with simulated(**several()) as (runtime, _):
+    options = several()
+    options["devices"][1].pauses_s = ()  # it stays out until it is tried below
+    async with simulated(**options) as (runtime, _):
         await runtime.run(asks, 20)
         engine = runtime._engine
         quick = engine.workers["quick"]
@@ -200,8 +203,7 @@ async def test_a_job_that_is_cancelled_on_its_way_ends_wherever_it_is(at: int) -
         handle = runtime.start(wanders, device="odd")
         async with handle:
             target = handle.job
-            with pytest.raises(JobCancelled):
-                await runtime.run(cancels, at * 0.00097, device="odd")
+            await runtime.run(cancels, at * 0.00097, device="odd")
         assert runtime.stats().jobs_waiting == 0
     assert len(cleaned) <= 1
 

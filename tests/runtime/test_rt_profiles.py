@@ -63,7 +63,7 @@ def edited(path: Path, **changes: Any) -> str:
         ("", "Expecting value"),
         ("{", "Expecting property name"),
         ("[1, 2]", "it is no profile"),
-        ("\udcff\udcfe", "decode"),
+        ('"\udcff"', "decode"),
         ('{"format": "something else"}', "it is no profile"),
         ({"version": 99}, "it is of version 99, this is coro_rt for version 1"),
         ({"host": "elsewhere"}, "of 'elsewhere'"),

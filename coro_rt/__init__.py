@@ -10,6 +10,8 @@ See the README for more, and docs/design.md for how it works.
 
 from coro_rt._version import __version__
 from coro_rt.devices.base import Device
+from coro_rt.energy.account import DeviceEnergy
+from coro_rt.energy.meter import Meter
 from coro_rt.errors import (
     Cancelled,
     ContextOverflow,
@@ -17,6 +19,7 @@ from coro_rt.errors import (
     DeadlockError,
     DeviceError,
     DownloadError,
+    EnergyError,
     HostObjectError,
     JobCancelled,
     KernelError,
@@ -61,9 +64,11 @@ __all__ = [
     "CoroRtError",
     "DeadlockError",
     "Device",
+    "DeviceEnergy",
     "DeviceError",
     "DeviceSnapshot",
     "DownloadError",
+    "EnergyError",
     "Event",
     "Explanation",
     "HostObjectError",
@@ -80,6 +85,7 @@ __all__ = [
     "MemoryBudget",
     "MemoryBudgetExceeded",
     "MemoryUse",
+    "Meter",
     "ModelError",
     "ModelFileError",
     "ModelNotFound",

@@ -18,6 +18,9 @@ import anyio.abc
 
 from coro_rt.admission import Admission, Ticket
 from coro_rt.devices.base import Device
+from coro_rt.energy.meter import Meter
+from coro_rt.energy.source import EnergySource
+from coro_rt.energy.watch import PowerWatch
 from coro_rt.errors import Cancelled, DeviceError, Overloaded, RuntimeClosed
 from coro_rt.hosts import Host, Waiter, protected
 from coro_rt.instruments import Instruments, watched
@@ -107,6 +110,8 @@ class Engine:
         self.instruments = instruments
         if instruments is not None:
             self.scheduler = watched(self.scheduler, instruments)
+        self.power_watch: PowerWatch | None = None
+        self._sources: list[EnergySource] = []  # that measure no device yet
         self.workers = {device.name: Worker(self, device) for device in devices}
         self.admission = Admission(max_jobs)
         self._raise_when_full = raise_when_full
@@ -264,6 +269,7 @@ class Engine:
     def finish_locked(self, job: Job[Any], now: float) -> None:
         """A job has ended, its outcome is set: take it out and tell all who wait for it."""
         self.scheduler.done(job.entry, now)
+        job.worker.leaves(job)
         del job.entry.job  # no cycle is left, so that an ended job is freed at once
         del self.jobs[job]
         self.jobs_done += 1
@@ -351,13 +357,23 @@ class Engine:
 
     # The whole.
 
-    def start_workers(self) -> None:
+    def start_workers(self, meter: Meter) -> None:
         """Start the recording, the devices and the workers' threads. Raises what a device raises, and
         OSError for a trace that cannot be written."""
         if self._recorder is not None:
             self._recorder.open(self.clock())
+        self._sources += meter.sources
+        if meter.watches_power:
+            self.power_watch = PowerWatch(meter.power_state, self.set_power)
         for worker in self.workers.values():
             worker.start()
+
+    def take_source(self, device: Device) -> EnergySource | None:
+        """What counts the joules of a device that is open; None: nothing does, or another device has it."""
+        source = next((source for source in self._sources if source.measures(device)), None)
+        if source is not None:
+            self._sources.remove(source)
+        return source
 
     @protected
     def close(self, waiter: Waiter) -> None:
@@ -381,6 +397,8 @@ class Engine:
             if self.instruments is not None:
                 self.instruments.call("runtime_closed")
         finally:
+            if self.power_watch is not None:
+                self.power_watch.close()
             if self._recorder is not None:
                 self._recorder.close()
 
@@ -459,6 +477,7 @@ class Engine:
             rides=scheduler.rides,
             switch_cost_s=cost_s / measured if measured else 0.0,
             device_busy_s={name: worker.busy_s for name, worker in workers.items()},
+            energy={name: worker.energy for name, worker in workers.items()},
             memory_used=memory_used,
             memory_budget=memory.budget,
             memory=memory,

@@ -11,6 +11,7 @@ __all__ = [
     "DeadlockError",
     "DeviceError",
     "DownloadError",
+    "EnergyError",
     "HostObjectError",
     "JobCancelled",
     "KernelError",
@@ -77,6 +78,10 @@ class KernelError(CoroRtError):
 
 class DeviceError(CoroRtError):
     """There is no such device, or it cannot be used here."""
+
+
+class EnergyError(CoroRtError):
+    """Energy, the battery or heat cannot be read here, or not so. Says how it could be."""
 
 
 class ModelError(CoroRtError):

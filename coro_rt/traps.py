@@ -181,6 +181,7 @@ class Move(Trap):
             error = None
             if worker.failure is None:
                 engine.scheduler.move(job.entry, worker.name, engine.clock())
+                job.worker.leaves(job)
                 job.worker = worker
             else:
                 error = DeviceError(f"device {worker.name!r} has failed: {worker.failure!r}")

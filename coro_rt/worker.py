@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
+from coro_rt.energy.account import Account, DeviceEnergy, Tally
 from coro_rt.errors import Cancelled, JobCancelled
 from coro_rt.instruments import Run, watched_launches
 from coro_rt.job import CancelReason, Job, JobEntry, explain_host_object, foreign_await
@@ -32,6 +33,7 @@ logger = logging.getLogger("coro_rt")
 LONG_STEP_S = 0.002  # nobody else can run meanwhile: worth a line in the log
 ALONE_S = 0.1  # the longest slice of a job that nobody waits behind; a newcomer ends it early
 KEPT_GRANTS = 256  # so far back an explanation knows who ran
+LOOK_EVERY_S = 1.0  # how often it is seen to what energy has been used, while something runs
 UNMEASURED = 15  # switches whose time is not taken, between two whose is: a look at the clock is dear here
 _END: Any = object()  # in place of a trap: the coroutine has ended
 
@@ -63,6 +65,9 @@ class Worker:
         self.alone = False  # nobody else was ready, so a newcomer is a reason to ask again; under the lock
         self._granted_s = 0.0
         self._slice_s = 0.0
+        self._account: Account | None = None  # of measured joules; None: they are modelled
+        self._tally = Tally()
+        self._look_at = math.inf  # when there is something to see to besides jobs
         self._since = 0.0  # when the running job was taken up, or its time was last booked
         self._run_launch: Run = self._launch
         if engine.instruments is not None:
@@ -73,6 +78,11 @@ class Worker:
         """Start the device and the thread."""
         self.device.start()
         self.device.attach(self.parker, self.engine.clock)
+        source = self.engine.take_source(self.device)
+        if source is not None:
+            self._account = Account(source, self.device, self._tally)
+        if source is not None or self.engine.power_watch is not None:
+            self._look_at = -math.inf
         self._thread.start()
 
     def stop(self) -> None:
@@ -92,6 +102,8 @@ class Worker:
             while not self._ended:
                 if job is None:
                     self.parker.park(self._until)
+                    if self._look_at < math.inf:
+                        self._look(self._clock())
                     job = self._take()
                 else:
                     job = self._serve(job)
@@ -131,6 +143,8 @@ class Worker:
         job: Job[Any] = entry.job
         self.job = job
         self.granted.append((now, entry))
+        if self._account is not None:
+            self._account.runs(entry)
         if entry.aboard:
             self._lead(job, now)
         return job
@@ -138,6 +152,42 @@ class Worker:
     def held_s(self, now: float) -> float:
         """Under the lock: for how long the running job has had the device since its time was last booked."""
         return 0.0 if self.job is None else max(0.0, now - self._since)
+
+    # Energy.
+
+    @property
+    def energy(self) -> DeviceEnergy:
+        """Under the lock: what the device has used."""
+        return self._tally.energy("model" if self._account is None else self._account.source.name)
+
+    def leaves(self, job: Job[Any]) -> None:
+        """Under the lock: a job has ended, or goes to another device."""
+        if self._account is not None:
+            self._account.leaves(job.entry)
+
+    def _look(self, now: float) -> None:
+        """Now and then, while something runs or may come: battery and heat, and what was used."""
+        self._look_at = now + LOOK_EVERY_S
+        if self.engine.power_watch is not None:
+            self.engine.power_watch.look(now)
+        if self._account is not None:
+            self._read_energy(self._account)
+
+    def _read_energy(self, account: Account) -> None:
+        if not account.due(self._clock()):
+            return
+        reading = account.read()
+        with self._lock:
+            if reading is not None:
+                account.settle(reading, self._clock())
+            else:
+                account.give_up()
+                self._account = None
+
+    def _model_energy(self, job: Job[Any], seconds: float) -> None:
+        joules = seconds * self.device.watts
+        job.modelled_joules += joules
+        self._tally.modelled += joules
 
     def _measure_out(self) -> None:
         """Under the lock: how long the job may run. While nobody waits, long: coming back takes the GIL."""
@@ -153,6 +203,8 @@ class Worker:
     def _serve(self, job: Job[Any]) -> Job[Any] | None:
         """Run `job` to its next switch point. Returns who goes on: the same job, another, or None if nobody
         is ready."""
+        if self._since >= self._look_at:
+            self._look(self._since)
         launch = job.launch
         if launch is not None and job.cancelled is not None:
             with self._lock:
@@ -163,6 +215,8 @@ class Worker:
             trap = self._step(job)
             if isinstance(trap, Launch) and (trap.batch is None or not self._may_run_jointly(trap)):
                 launch = trap
+            elif trap is _END and self._account is not None:
+                self._read_energy(self._account)  # so that its ledger is right when somebody looks at it
         joint: Joint | None = None
         if launch is not None:
             joint = launch.joint
@@ -208,6 +262,8 @@ class Worker:
                     self._slice_s = self._granted_s = grant.slice_s
                     self.alone = False
                     self.granted.append((now, entry))
+                    if self._account is not None:
+                        self._account.runs(entry)
             else:
                 following = self._next(now)
             self.deciding = False
@@ -228,6 +284,8 @@ class Worker:
             for effect in effects:
                 effect()
             engine.host.goes_on = False
+        if following is None and self._account is not None:
+            self._read_energy(self._account)  # before the pause, which is nobody's
         return following
 
     def _step(self, job: Job[Any]) -> Any:
@@ -278,12 +336,23 @@ class Worker:
         if joint is None:
             job.quanta += 1
             job.kernel_s += seconds
-            job.joules += seconds * device.watts
+            if self._account is None:
+                self._model_energy(job, seconds)
         else:
-            _share_out(seconds, device.watts, joint)
+            self._share_out(seconds, joint)
             if done:
                 joint.end()
         return None if done else launch
+
+    def _share_out(self, seconds: float, joint: Joint) -> None:
+        """Books a quantum of a launch to all who run in it: time and energy, by their rows."""
+        rows = sum(launch.granted for launch in joint.members)
+        for launch in joint.members:
+            job, share = launch.job, seconds * launch.granted / rows
+            job.quanta += 1
+            job.kernel_s += share
+            if self._account is None:
+                self._model_energy(job, share)
 
     def _goes_on(self, job: Job[Any], trap: Any, now: float) -> bool:
         """Under the lock: what became of a job that has ended or awaits something. True: it can go on at
@@ -374,16 +443,6 @@ class Worker:
             if launch.joint is not None:
                 launch.joint.leave(launch)
             self._scheduler.leave(job.entry, now)
-
-
-def _share_out(seconds: float, watts: float, joint: Joint) -> None:
-    """Books a quantum of a launch to all who run in it: time and energy, by their rows."""
-    rows = sum(launch.granted for launch in joint.members)
-    for launch in joint.members:
-        job, share = launch.job, seconds * launch.granted / rows
-        job.quanta += 1
-        job.kernel_s += share
-        job.joules += share * watts
 
 
 def _note_long_step(job: Job[Any], seconds: float) -> None:

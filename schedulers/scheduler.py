@@ -105,6 +105,11 @@ class Scheduler:
         """The policy that decides now."""
         return self._policy
 
+    @property
+    def power(self) -> PowerState | None:
+        """What the machine runs on, as it was last said; None: nobody has."""
+        return self._power
+
     def add_device(self, device: str) -> None:
         """Opens a queue for one more device."""
         if device in self._queues:
@@ -362,7 +367,8 @@ class Scheduler:
         self._adopt(get_policy(policy), now)
 
     def set_power(self, state: PowerState, now: float) -> None:
-        """What the machine runs on and how warm it is. A policy that listens decides anew what it put off."""
+        """What the machine runs on and how warm it is. A policy that listens is asked for all its keys anew, and
+        whom it puts off, which takes as long as a change of policy."""
         if state == self._power:
             return
         self._power = state

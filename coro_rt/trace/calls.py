@@ -46,7 +46,7 @@ CALLS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """Every public call that changes something, and its parameters in their order."""
 
-ASKING = frozenset({"ready", "running", "explain", "upcoming", "policy", "resumes_at"})
+ASKING = frozenset({"ready", "running", "explain", "upcoming", "policy", "power", "resumes_at"})
 """Public, but they change nothing, so they are not written down."""
 
 OPTIONAL = frozenset({"on", "qos", "deadline"})

@@ -174,6 +174,7 @@ class Move(Trap):
         job = self.job
         assert job is not None
         engine = job.engine
+        job.worker.read_energy()  # it is its thread that has parked the job
         with engine.deciding():
             if job.trap is not self:  # cancelled meanwhile, or taken along by its device
                 return

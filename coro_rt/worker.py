@@ -170,11 +170,12 @@ class Worker:
         self._look_at = now + LOOK_EVERY_S
         if self.engine.power_watch is not None:
             self.engine.power_watch.look(now)
-        if self._account is not None:
-            self._read_energy(self._account)
+        self.read_energy()
 
-    def _read_energy(self, account: Account) -> None:
-        if not account.due(self._clock()):
+    def read_energy(self) -> None:
+        """In its own thread, without the lock: charges jobs for what was used, if it is worth a reading."""
+        account = self._account
+        if account is None or not account.due(self._clock()):
             return
         reading = account.read()
         with self._lock:
@@ -215,8 +216,8 @@ class Worker:
             trap = self._step(job)
             if isinstance(trap, Launch) and (trap.batch is None or not self._may_run_jointly(trap)):
                 launch = trap
-            elif trap is _END and self._account is not None:
-                self._read_energy(self._account)  # so that its ledger is right when somebody looks at it
+            elif trap is _END:
+                self.read_energy()  # so that its ledger is right when somebody looks at it
         joint: Joint | None = None
         if launch is not None:
             joint = launch.joint
@@ -284,8 +285,8 @@ class Worker:
             for effect in effects:
                 effect()
             engine.host.goes_on = False
-        if following is None and self._account is not None:
-            self._read_energy(self._account)  # before the pause, which is nobody's
+        if following is None:
+            self.read_energy()  # before the pause, which is nobody's
         return following
 
     def _step(self, job: Job[Any]) -> Any:

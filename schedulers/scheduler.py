@@ -367,7 +367,7 @@ class Scheduler:
         self._adopt(get_policy(policy), now)
 
     def set_power(self, state: PowerState, now: float) -> None:
-        """What the machine runs on and how warm it is. A policy that listens is asked for all its keys anew, and
+        """What the machine runs on and how warm it is. A policy that listens is asked anew for all keys and
         whom it puts off, which takes as long as a change of policy."""
         if state == self._power:
             return

@@ -27,7 +27,7 @@ class Device(ABC):
 
     name: str  # unique in a runtime
     kind: str  # which of a kernel's implementations run on it
-    watts: float = 0.0  # what a second in a kernel adds to a ledger's joules
+    watts: float = 0.0  # while a kernel runs; counts where nothing measures. 0: nobody knows
 
     watchdog_s: float = math.inf
     """Seconds that a quantum may take; after that the device counts as hung. Read when the runtime opens."""
@@ -53,6 +53,11 @@ class Device(ABC):
     @property
     def detail(self) -> str:
         """A line for people."""
+        return ""
+
+    @property
+    def hardware(self) -> str:
+        """Its maker's name for it, as the system has it; "" where there is none."""
         return ""
 
     def missing(self) -> Sequence[str]:

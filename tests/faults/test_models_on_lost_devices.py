@@ -99,7 +99,7 @@ async def test_a_text_that_is_cancelled_in_that_moment_leaves_no_memory_either(p
             await ids(llm)
             faults.add(Fault("lost", 4), from_now=True)
             stream = llm.generate(PROMPT, max_tokens=200, ignore_eos=True)
-            with pytest.raises(JobCancelled):
+            with pytest.raises(JobCancelled):  # noqa: PT012
                 async for _ in stream:
                     if faults.happened:
                         assert stream.job is not None

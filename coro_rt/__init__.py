@@ -10,6 +10,8 @@ See the README for more, and docs/design.md for how it works.
 
 from coro_rt._version import __version__
 from coro_rt.devices.base import Device
+from coro_rt.energy.account import DeviceEnergy
+from coro_rt.energy.meter import Meter
 from coro_rt.errors import (
     Cancelled,
     ContextOverflow,
@@ -18,6 +20,7 @@ from coro_rt.errors import (
     DeviceError,
     DeviceLost,
     DownloadError,
+    EnergyError,
     HostObjectError,
     JobCancelled,
     KernelError,
@@ -62,10 +65,12 @@ __all__ = [
     "CoroRtError",
     "DeadlockError",
     "Device",
+    "DeviceEnergy",
     "DeviceError",
     "DeviceLost",
     "DeviceSnapshot",
     "DownloadError",
+    "EnergyError",
     "Event",
     "Explanation",
     "HostObjectError",
@@ -82,6 +87,7 @@ __all__ = [
     "MemoryBudget",
     "MemoryBudgetExceeded",
     "MemoryUse",
+    "Meter",
     "ModelError",
     "ModelFileError",
     "ModelNotFound",

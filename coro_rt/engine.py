@@ -19,6 +19,9 @@ import anyio.abc
 
 from coro_rt.admission import Admission, Ticket
 from coro_rt.devices.base import Device
+from coro_rt.energy.meter import Meter
+from coro_rt.energy.source import EnergySource
+from coro_rt.energy.watch import PowerWatch
 from coro_rt.errors import Cancelled, DeviceError, DeviceLost, Overloaded, RuntimeClosed
 from coro_rt.fence import PROVEN_S, Fence
 from coro_rt.hosts import Host, Waiter, protected
@@ -117,6 +120,8 @@ class Engine:
         self.watchdog = Watchdog(clock, Worker.overdue) if limited else None
         self.on_fenced: Callable[[Device], object] = lambda device: None  # not under the lock
         self.losses = 0  # of devices
+        self.power_watch: PowerWatch | None = None
+        self._sources: list[EnergySource] = []  # that measure no device yet
         self.workers = {device.name: Worker(self, device) for device in devices}
         if self.watchdog is not None:
             self.watchdog.workers += [self.workers[device.name] for device in limited]
@@ -288,6 +293,7 @@ class Engine:
     def finish_locked(self, job: Job[Any], now: float) -> None:
         """A job has ended, its outcome is set: take it out and tell all who wait for it."""
         self.scheduler.done(job.entry, now)
+        job.worker.leaves(job)
         del job.entry.job  # no cycle is left, so that an ended job is freed at once
         del self.jobs[job]
         self.jobs_done += 1
@@ -429,15 +435,25 @@ class Engine:
 
     # The whole.
 
-    def start_workers(self) -> None:
+    def start_workers(self, meter: Meter) -> None:
         """Start the recording, the devices and the workers' threads. Raises what a device raises, and
         OSError for a trace that cannot be written."""
         if self._recorder is not None:
             self._recorder.open(self.clock())
+        self._sources += meter.sources
+        if meter.watches_power:
+            self.power_watch = PowerWatch(meter.power_state, self.set_power)
         for worker in self.workers.values():
             worker.start()
         if self.watchdog is not None:
             self.watchdog.start()
+
+    def take_source(self, device: Device) -> EnergySource | None:
+        """What counts the joules of a device that is open; None: nothing does, or another device has it."""
+        source = next((source for source in self._sources if source.measures(device)), None)
+        if source is not None:
+            self._sources.remove(source)
+        return source
 
     @protected
     def close(self, waiter: Waiter) -> None:
@@ -464,6 +480,8 @@ class Engine:
             if self.instruments is not None:
                 self.instruments.call("runtime_closed")
         finally:
+            if self.power_watch is not None:
+                self.power_watch.close()
             if self._recorder is not None:
                 self._recorder.close()
 
@@ -544,6 +562,7 @@ class Engine:
             device_losses=self.losses,
             switch_cost_s=cost_s / measured if measured else 0.0,
             device_busy_s={name: worker.busy_s for name, worker in workers.items()},
+            energy={name: worker.energy for name, worker in workers.items()},
             memory_used=memory_used,
             memory_budget=memory.budget,
             memory=memory,

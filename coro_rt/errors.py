@@ -14,6 +14,7 @@ __all__ = [
     "DeviceError",
     "DeviceLost",
     "DownloadError",
+    "EnergyError",
     "HostObjectError",
     "JobCancelled",
     "KernelError",
@@ -110,6 +111,10 @@ _REASONS = {
     "memory": "has run out of its own memory",
     "nan": "gave what is not numbers",
 }
+
+
+class EnergyError(CoroRtError):
+    """Energy, the battery or heat cannot be read here, or not so. Says how it could be."""
 
 
 class ModelError(CoroRtError):

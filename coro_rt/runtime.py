@@ -16,6 +16,7 @@ import anyio
 import anyio.to_thread
 
 from coro_rt.devices import Device, open_device
+from coro_rt.energy.meter import Meter
 from coro_rt.engine import Engine
 from coro_rt.errors import DeviceError, MonitorError, RuntimeClosed
 from coro_rt.handle import JobHandle, outcome
@@ -293,6 +294,9 @@ class open_runtime:
     - `instruments`: objects of subclasses of `Instrument`, whose hooks are told what happens
     - `monitor`: whether `coro-rt top`, run by the same user, may look into it; None: as the environment
       variable CORO_RT_MONITOR says, 1 or 0. A Unix socket and a thread that sleeps until asked
+    - `energy`: "auto" reads what counts joules here (RAPL, NVML), the battery and heat, now and then and only
+      while something runs; what nothing counts is modelled, and marked so, as all is with "modelled"; or a
+      `Meter` of your own
     - `clock`: gives seconds, never less than before; `coro_rt.testing.VirtualClock` is one
 
     Raises DeviceError for a device that there is not, SchedulerError for a policy or share that cannot be
@@ -317,6 +321,7 @@ class open_runtime:
         instruments: Iterable[Instrument] = (),
         monitor: bool | None = None,
         profile: bool | str | os.PathLike[str] | None = None,
+        energy: Literal["auto", "modelled"] | Meter = "auto",
         clock: Clock | None = None,
     ) -> None:
         if isinstance(max_jobs, bool) or not isinstance(max_jobs, int) or max_jobs < 1:
@@ -328,6 +333,10 @@ class open_runtime:
         self._devices = ["cpu"] if devices is None else list(devices)
         if not self._devices:
             raise DeviceError("devices is empty: name at least one, or leave it out for the CPU")
+        if not isinstance(energy, Meter) and energy not in ("auto", "modelled"):
+            raise ValueError(f"energy is 'auto', 'modelled' or a Meter, not {energy!r}")
+        self._energy = energy
+        self._meter: Meter | None = None  # found, so to be closed
         self._threads = threads
         self._monitored = _monitored() if monitor is None else monitor
         self._monitor: Monitor | None = None
@@ -369,7 +378,7 @@ class open_runtime:
             if self._instruments is not None:
                 for opened in self._instruments.hooks["runtime_opened"]:
                     opened(runtime)
-            engine.start_workers()
+            engine.start_workers(self._find_meter(devices))
             if self._monitored:
                 from coro_rt.monitor.server import Monitor  # here: most runtimes are not watched
 
@@ -379,6 +388,7 @@ class open_runtime:
         except BaseException:
             self._close_monitor()
             engine.stop_workers()
+            self._close_meter()
             host.close()
             raise
         self._engine, self._residency = engine, residency
@@ -400,6 +410,7 @@ class open_runtime:
         interrupted = await engine.host.wait(waiter, lambda: False)
         self._close_monitor()  # now: who does not come to an end can be seen
         engine.stop_workers()
+        self._close_meter()
         self._residency.close()
         # Its tasks' errors went to their jobs. Without the block's exception it adds none of its own, and
         # wraps nothing.
@@ -407,6 +418,18 @@ class open_runtime:
         engine.host.close()
         if interrupted is not None and exc is None:
             interrupted()
+
+    def _find_meter(self, devices: list[Device]) -> Meter:
+        if isinstance(self._energy, Meter):
+            return self._energy
+        if self._energy == "modelled":
+            return Meter()
+        self._meter = Meter.find(device.kind for device in devices)
+        return self._meter
+
+    def _close_meter(self) -> None:
+        if self._meter is not None:
+            self._meter.close()
 
     def _close_monitor(self) -> None:
         if self._monitor is not None:

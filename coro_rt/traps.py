@@ -179,6 +179,7 @@ class Move(Trap):
         job = self.job
         assert job is not None
         engine = job.engine
+        job.worker.read_energy()  # it is its thread that has parked the job
         with engine.deciding():
             if job.trap is not self:  # cancelled meanwhile, or taken along by its device
                 return
@@ -188,6 +189,7 @@ class Move(Trap):
                 error = worker.fence.error()
             elif worker.failure is None:
                 engine.scheduler.move(job.entry, worker.name, engine.clock())
+                job.worker.leaves(job)
                 job.worker = worker
                 self.arrived(job)
             else:

@@ -57,6 +57,8 @@ class Watch:
             self.until = math.inf
             if self.given_up:
                 raise GivenUp
+        if self._watchdog is not None and self._watchdog.exact:
+            self._watchdog.wake()
 
     def extend(self, now: float) -> bool:
         """The quantum was interrupted: wait a little longer. False: it has ended."""
@@ -84,6 +86,7 @@ class Watchdog:
     def __init__(self, clock: Clock, overdue: Callable[[Worker], object]) -> None:
         self.until = math.inf  # it sleeps until then; read without a lock
         self.workers: list[Worker] = []
+        self.exact = hasattr(clock, "parker")  # of its own: time passes when somebody sleeps, so not in vain
         self._clock, self._overdue = clock, overdue
         self._parker = make_parker(clock)
         self._stopping = False

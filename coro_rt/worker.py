@@ -17,6 +17,7 @@ from collections import deque
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
+from coro_rt.energy.account import Account, DeviceEnergy, Tally
 from coro_rt.errors import Cancelled, DeviceLost, JobCancelled
 from coro_rt.fence import Fence
 from coro_rt.instruments import Run, watched_launches
@@ -40,6 +41,7 @@ logger = logging.getLogger("coro_rt")
 LONG_STEP_S = 0.002  # nobody else can run meanwhile: worth a line in the log
 ALONE_S = 0.1  # the longest slice of a job that nobody waits behind; a newcomer ends it early
 KEPT_GRANTS = 256  # so far back an explanation knows who ran
+LOOK_EVERY_S = 1.0  # how often it is seen to what energy has been used, while something runs
 UNMEASURED = 15  # switches whose time is not taken, between two whose is: a look at the clock is dear here
 STRAY_S = 1.0  # so long a runtime that closes waits for threads that were given up
 _END: Any = object()  # in place of a trap: the coroutine has ended
@@ -76,6 +78,9 @@ class Worker:
         self.alone = False  # nobody else was ready, so a newcomer is a reason to ask again; under the lock
         self._granted_s = 0.0
         self._slice_s = 0.0
+        self._account: Account | None = None  # of measured joules; None: they are modelled
+        self._tally = Tally()
+        self._look_at = math.inf  # when there is something to see to besides jobs
         self._since = 0.0  # when the running job was taken up, or its time was last booked
         self._lost: DeviceLost | None = None  # the device said so in this thread, and is not fenced yet
         self._trying = False  # the device, while it is fenced
@@ -94,8 +99,14 @@ class Worker:
 
     def start(self) -> None:
         """Start the device and the thread."""
+        self.device.fenced = None  # in another runtime, perhaps
         self.device.start()
         self.device.attach(self.parker, self.engine.clock)
+        source = self.engine.take_source(self.device)
+        if source is not None:
+            self._account = Account(source, self.device, self._tally)
+        if source is not None or self.engine.power_watch is not None:
+            self._look_at = -math.inf
         self._started = True
         self._thread.start()
 
@@ -130,12 +141,15 @@ class Worker:
         parker = self.parker
         try:
             parker.start()
+            self.device.begin()
             while not self._ended:
                 if job is None:
                     if self.fence is None or not self._try_is_due():
                         parker.park(self._until)
                     else:
                         self._try()
+                    if self._look_at < math.inf:
+                        self._look(self._clock())
                     job = self._take()
                 else:
                     job = self._serve(job)
@@ -170,7 +184,7 @@ class Worker:
             self._ended = self._stopping
             self.idle = not self._ended
             self._until = min(self.sleepers.until, self._scheduler.resumes_at(self.name))
-            if self.fence is not None:
+            if self.fence is not None and not self.engine.closing:
                 self._until = min(self._until, self.fence.next_try)
             return None
         self._granted_s = grant.slice_s
@@ -180,6 +194,8 @@ class Worker:
         job: Job[Any] = entry.job
         self.job = job
         self.granted.append((now, entry))
+        if self._account is not None:
+            self._account.runs(entry)
         if entry.aboard:
             self._lead(job, now)
         return job
@@ -187,6 +203,43 @@ class Worker:
     def held_s(self, now: float) -> float:
         """Under the lock: for how long the running job has had the device since its time was last booked."""
         return 0.0 if self.job is None else max(0.0, now - self._since)
+
+    # Energy.
+
+    @property
+    def energy(self) -> DeviceEnergy:
+        """Under the lock: what the device has used."""
+        return self._tally.energy("model" if self._account is None else self._account.source.name)
+
+    def leaves(self, job: Job[Any]) -> None:
+        """Under the lock: a job has ended, or goes to another device."""
+        if self._account is not None:
+            self._account.leaves(job.entry)
+
+    def _look(self, now: float) -> None:
+        """Now and then, while something runs or may come: battery and heat, and what was used."""
+        self._look_at = now + LOOK_EVERY_S
+        if self.engine.power_watch is not None:
+            self.engine.power_watch.look(now)
+        self.read_energy()
+
+    def read_energy(self) -> None:
+        """In its own thread, without the lock: charges jobs for what was used, if it is worth a reading."""
+        account = self._account
+        if account is None or not account.due(self._clock()):
+            return
+        reading = account.read()
+        with self._lock:
+            if reading is not None:
+                account.settle(reading, self._clock())
+            else:
+                account.give_up()
+                self._account = None
+
+    def _model_energy(self, job: Job[Any], seconds: float) -> None:
+        joules = seconds * self.device.watts
+        job.modelled_joules += joules
+        self._tally.modelled += joules
 
     def _measure_out(self) -> None:
         """Under the lock: how long the job may run. While nobody waits, long: coming back takes the GIL."""
@@ -202,6 +255,8 @@ class Worker:
     def _serve(self, job: Job[Any]) -> Job[Any] | None:
         """Run `job` to its next switch point. Returns who goes on: the same job, another, or None if nobody
         is ready."""
+        if self._since >= self._look_at:
+            self._look(self._since)
         engine, launch = self.engine, job.launch
         if launch is not None and (job.cancelled is not None or self.fence is not None):
             with self._lock:
@@ -218,6 +273,8 @@ class Worker:
                     trap = sent
                 elif self.fence is None and (trap.batch is None or not self._may_run_jointly(trap)):
                     launch = trap
+            elif trap is _END:
+                self.read_energy()  # so that its ledger is right when somebody looks at it
         joint: Joint | None = None
         if launch is not None:
             joint = launch.joint
@@ -267,6 +324,8 @@ class Worker:
                     self._slice_s = self._granted_s = grant.slice_s
                     self.alone = False
                     self.granted.append((now, entry))
+                    if self._account is not None:
+                        self._account.runs(entry)
             else:
                 following = self._next(now)
             self.deciding = False
@@ -287,6 +346,8 @@ class Worker:
             for effect in effects:
                 effect()
             engine.host.goes_on = False
+        if following is None:
+            self.read_energy()  # before the pause, which is nobody's
         return following
 
     def _step(self, job: Job[Any]) -> Any:
@@ -344,12 +405,23 @@ class Worker:
             launch.spent_s += seconds
             job.quanta += 1
             job.kernel_s += seconds
-            job.joules += seconds * device.watts
+            if self._account is None:
+                self._model_energy(job, seconds)
         else:
-            _share_out(seconds, device.watts, joint)
+            self._share_out(seconds, joint)
             if done:
                 joint.end()
         return None if done else launch
+
+    def _share_out(self, seconds: float, joint: Joint) -> None:
+        """Books a quantum of a launch to all who run in it: time and energy, by their rows."""
+        rows = sum(launch.granted for launch in joint.members)
+        for launch in joint.members:
+            job, share = launch.job, seconds * launch.granted / rows
+            job.quanta += 1
+            job.kernel_s += share
+            if self._account is None:
+                self._model_energy(job, share)
 
     def _goes_on(self, job: Job[Any], trap: Any, now: float) -> bool:
         """Under the lock: what became of a job that has ended or awaits something. True: it can go on at
@@ -555,16 +627,6 @@ class Worker:
         self._trying = watch.armed = False
         self._lost = None  # that it fails is no news
         self.engine.tried(self, sound=sound, failure=failure)
-
-
-def _share_out(seconds: float, watts: float, joint: Joint) -> None:
-    """Books a quantum of a launch to all who run in it: time and energy, by their rows."""
-    rows = sum(launch.granted for launch in joint.members)
-    for launch in joint.members:
-        job, share = launch.job, seconds * launch.granted / rows
-        job.quanta += 1
-        job.kernel_s += share
-        job.joules += share * watts
 
 
 def _note_long_step(job: Job[Any], seconds: float) -> None:

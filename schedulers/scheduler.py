@@ -113,6 +113,11 @@ class Scheduler:
         """The policy that decides now."""
         return self._policy
 
+    @property
+    def power(self) -> PowerState | None:
+        """What the machine runs on, as it was last said; None: nobody has."""
+        return self._power
+
     def add_device(self, device: str) -> None:
         """Opens a queue for one more device."""
         if device in self._queues:
@@ -371,7 +376,8 @@ class Scheduler:
         self._adopt(get_policy(policy), now)
 
     def set_power(self, state: PowerState, now: float) -> None:
-        """What the machine runs on and how warm it is. A policy that listens decides anew what it put off."""
+        """What the machine runs on and how warm it is. A policy that listens is asked anew for all keys and
+        whom it puts off, which takes as long as a change of policy."""
         if state == self._power:
             return
         self._power = state

@@ -8,6 +8,7 @@ question whose answer is known, and readmits it if that is right.
 from __future__ import annotations
 
 import math
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -26,7 +27,7 @@ class Device(ABC):
 
     name: str  # unique in a runtime
     kind: str  # which of a kernel's implementations run on it
-    watts: float = 0.0  # what a second in a kernel adds to a ledger's joules
+    watts: float = 0.0  # while a kernel runs; counts where nothing measures. 0: nobody knows
 
     watchdog_s: float = math.inf
     """Seconds that a quantum may take; after that the device counts as hung. Read when the runtime opens."""
@@ -46,11 +47,17 @@ class Device(ABC):
     faults: FaultInjection | None = None  # see coro_rt.testing
 
     _watch: AbstractContextManager[object] = nullcontext()
+    _thread: int | None = None  # its worker's
     _on_lost: Callable[[DeviceLost], object] | None = None
 
     @property
     def detail(self) -> str:
         """A line for people."""
+        return ""
+
+    @property
+    def hardware(self) -> str:
+        """Its maker's name for it, as the system has it; "" where there is none."""
         return ""
 
     def missing(self) -> Sequence[str]:
@@ -90,9 +97,15 @@ class Device(ABC):
         return error
 
     def waiting(self) -> AbstractContextManager[object]:
-        """`with device.waiting():` around the time that it works on one quantum. A thread whose quantum has
-        not ended in time never gets out of the block by itself: it ends there, if it ever comes back."""
-        return self._watch
+        """`with device.waiting():` around the time that it works on one quantum. The worker's thread, if its
+        quantum has not ended in time, never gets out of the block: it ends there, if it ever comes back.
+        Other threads are not watched."""
+        return self._watch if self.in_worker else nullcontext()
+
+    @property
+    def in_worker(self) -> bool:
+        """Whether this is the thread of its worker."""
+        return threading.get_ident() == self._thread
 
     def check_numbers(self, values: Any) -> None:
         """Raise DeviceLost if some of what it computed (an array) is not finite, and it is to blame: it gives
@@ -121,8 +134,13 @@ class Device(ABC):
     def guard(
         self, watch: AbstractContextManager[object], on_lost: Callable[[DeviceLost], object] | None
     ) -> None:
-        """For its worker: who is told that it has failed, and what `waiting` gives."""
-        self._watch, self._on_lost = watch, on_lost
+        """For its worker: who is told that it has failed, and what `waiting` gives from now on, once its
+        thread has called `begin`."""
+        self._watch, self._on_lost, self._thread = watch, on_lost, None
+
+    def begin(self) -> None:
+        """For its worker's thread, when it begins."""
+        self._thread = threading.get_ident()
 
 
 def checked_watchdog(watchdog_s: float) -> float:

@@ -18,11 +18,16 @@ if TYPE_CHECKING:
     from coro_rt.kernels.gang import Gang
 
 
+WATTS_PER_THREAD = 5.0
+"""Of the model, while a kernel runs: a laptop's processor of 15 to 28 W has four to six cores."""
+
+
 class CpuDevice(Device):
     """`threads`: the size of the gang, the worker's thread included; None: as many as there are to use.
 
-    `watchdog_s` is off, because a kernel may be any function, and compile first. A CPU that hung comes back
-    only when the kernel that hung has come back: until then that may write into memory.
+    `watchdog_s` is off, because a kernel may be any function, and compile first. Set it only where what a
+    kernel works on outlives it: one that hangs may still write there. For that reason a CPU that hung comes
+    back only when its kernel has.
     """
 
     kind = "cpu"
@@ -35,6 +40,7 @@ class CpuDevice(Device):
             raise DeviceError(f"threads is a whole number, at least 1, not {threads!r}")
         self.name, self.watchdog_s = name, checked_watchdog(watchdog_s)
         self.threads = usable_cpus() if threads is None else threads
+        self.watts = WATTS_PER_THREAD * self.threads
         # A line of the cache for itself: kernels read it without the GIL after every chunk of work.
         self._flag = np.zeros(8, np.int64)
         self._gang: Gang | None = None

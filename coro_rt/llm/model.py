@@ -109,7 +109,7 @@ class Model(Loaded):
         return nbytes(file, sizes, context)
 
     def build(self) -> Any:
-        program = Program()
+        program = Program(self._nbytes)
         build(self.file, self.sizes, self.context, program)
         return program
 
@@ -155,7 +155,7 @@ class Model(Loaded):
 
     def abandon(self, lost: DeviceLost) -> None:
         super().abandon(lost)
-        self.workspaces.clear()
+        self.workspaces.trim(0)
         if self.prefixes is not None:
             self.prefixes.clear()
         self.residency.changed()
@@ -166,7 +166,7 @@ class Model(Loaded):
             self.prefixes.clear()
 
     def idle(self) -> None:
-        self.workspaces.clear()
+        self.workspaces.trim(0)
 
     def spare_bytes(self, holder: Holder | None) -> int:
         return self.workspaces.spare_bytes(self._rows_for(holder))

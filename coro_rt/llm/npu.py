@@ -150,6 +150,8 @@ class NpuReader:
             graphs = self._loaded.get(shape) if self._epoch == self.device.epoch else None
             if graphs is None:  # it may take seconds: not here, where others wait for the device
                 graphs = await on_host(self._load_beside, shape)
+                if self._epoch != self.device.epoch:  # lost meanwhile, and back
+                    continue
             taken = min(left, shape.tokens)
             before = job.entry.served_s
             with self._budget.reserve(self._step_bytes(shape), f"a step of {shape.tokens} tokens"):

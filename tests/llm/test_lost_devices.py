@@ -166,7 +166,7 @@ async def test_it_goes_back_there_when_the_device_is_back(runtime: Runtime, llm:
     alone = await said(llm)
     device = runtime.devices[0]
     device.pauses_s = ()  # it stays out
-    faults.left = {"a": 3}
+    faults.left = {"a": 1}
     assert await said(llm) == alone
     assert [place.name for place in llm.places.open()] == ["b"]
     before = runtime.stats().device_busy_s["a"]

@@ -84,6 +84,10 @@ class GpuDevice(Device):
         return f"{adapters.describe(self.adapter)}; bindings up to {binding}; {extras}"
 
     @property
+    def hardware(self) -> str:
+        return str(self.adapter.info["device"])
+
+    @property
     def device(self) -> Any:
         """The `wgpu` device. Raises DeviceError unless it is started."""
         if self._device is None:

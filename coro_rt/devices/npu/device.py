@@ -250,8 +250,9 @@ class NpuDevice(Device):
         ort = providers.runtime()
         run = _Run(ort.RunOptions(), abandoned)
         fed = {each.name: inputs[each.name] for each in session.inputs}
-        with self._lock:
-            self._run = run
+        if self.in_worker or self._thread is None:  # those that load graphs try them out, too
+            with self._lock:
+                self._run = run
         began = perf_counter()
         try:
             if abandoned():  # before `preempt` could know of this run

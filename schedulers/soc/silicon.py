@@ -91,12 +91,12 @@ class Silicon:
         """The governor looks at the temperature. Returns whose speed has changed."""
         limit = self.chip.heat.limit_c
         if self.celsius >= limit - NEAR_K - _CLOSE:
-            changed: list[str] = []
+            changed: dict[str, None] = {}
             most = max(len(processor.states) for processor in self.chip.processors) - 1
             while self._slowed < most and self._settles_at > limit:
                 self._slowed += 1
-                changed = self._share()
-            return changed
+                changed |= dict.fromkeys(self._share())
+            return list(changed)
         if self._slowed and self.celsius < limit - COOL_K:
             self._slowed -= 1
             return self._share()

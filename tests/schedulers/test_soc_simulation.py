@@ -11,8 +11,10 @@ from coro_rt.schedulers import (
     BatchTiming,
     Change,
     DeviceTiming,
+    Entry,
     Policy,
     PowerSave,
+    PowerState,
     QoS,
     Rows,
     Run,
@@ -81,7 +83,7 @@ def workloads(draw) -> Workload:
     return Workload(tuple(jobs), devices=NAMED, batches=(MODEL,))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(workloads(), st.sampled_from(["dynamic", "fair", "powersave"]), st.sampled_from(sorted(CHIPS)))
 def test_all_jobs_end_energy_adds_up_and_the_same_again_is_the_same(given_workload, policy, name):
     chip = get_chip(name)
@@ -192,6 +194,25 @@ def test_frugal_work_takes_fewer_joules_and_longer():
     assert slow.chip is not None
     assert slow.ended_s > fast.ended_s
     assert slow.chip.joules < 0.95 * fast.chip.joules
+
+
+@pytest.mark.parametrize(
+    ("qos", "within_s", "frugal"),
+    [
+        (QoS.BACKGROUND, inf, True),
+        (QoS.UTILITY, inf, True),
+        (QoS.DEFAULT, inf, False),
+        (QoS.USER_INTERACTIVE, inf, False),
+        (QoS.BACKGROUND, 41.0, True),
+        (QoS.BACKGROUND, 39.0, False),
+    ],
+)
+def test_powersave_is_frugal_with_what_nobody_waits_for_if_there_is_time(qos, within_s, frugal):
+    policy = PowerSave()
+    entry = Entry(1, qos=qos, deadline=100.0 + within_s, predicted_seconds_left=10.0)
+    assert policy.frugal(entry, 100.0) is frugal
+    policy.on_power(PowerState(charging=True), 100.0)
+    assert policy.frugal(entry, 100.0) is False
 
 
 def test_tokens_need_a_chip_and_a_chip_needs_tokens():

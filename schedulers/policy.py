@@ -68,7 +68,8 @@ class Policy:
 
     def frugal(self, job: Entry, now: float) -> bool:
         """Whether `job`, which is given its device, had better run with the fewest joules than as fast as can
-        be. Asked where the frequency of a device can be chosen: so far on simulated chips. Default: no."""
+        be, as far as its deadline allows. Asked where the frequency of a device can be chosen: so far on
+        simulated chips. Default: no."""
         return False
 
     def on_done(self, job: Entry, now: float) -> None:

@@ -196,23 +196,28 @@ def test_frugal_work_takes_fewer_joules_and_longer():
     assert slow.chip.joules < 0.95 * fast.chip.joules
 
 
-@pytest.mark.parametrize(
-    ("qos", "within_s", "frugal"),
-    [
-        (QoS.BACKGROUND, inf, True),
-        (QoS.UTILITY, inf, True),
-        (QoS.DEFAULT, inf, False),
-        (QoS.USER_INTERACTIVE, inf, False),
-        (QoS.BACKGROUND, 41.0, True),
-        (QoS.BACKGROUND, 39.0, False),
-    ],
-)
-def test_powersave_is_frugal_with_what_nobody_waits_for_if_there_is_time(qos, within_s, frugal):
-    policy = PowerSave()
-    entry = Entry(1, qos=qos, deadline=100.0 + within_s, predicted_seconds_left=10.0)
-    assert policy.frugal(entry, 100.0) is frugal
-    policy.on_power(PowerState(charging=True), 100.0)
-    assert policy.frugal(entry, 100.0) is False
+@pytest.mark.parametrize("qos", QoS)
+def test_powersave_is_frugal_with_what_nobody_waits_for_unless_power_is_no_matter(qos):
+    policy, entry = PowerSave(), Entry(1, qos=qos)
+    assert policy.frugal(entry, 0.0) is (qos <= QoS.UTILITY)
+    policy.on_power(PowerState(charging=True), 0.0)
+    assert policy.frugal(entry, 0.0) is False
+
+
+def test_a_deadline_that_is_near_ends_frugality():
+    one = job("a", 2000, 100, qos=QoS.UTILITY)
+    free = simulate_on(GEN_3, workload(one), "powersave", on=["gpu"])
+    fast = simulate_on(GEN_3, workload(one), "dynamic", on=["gpu"])
+    near = replace(one, deadline_s=1.2 * fast.ended_s)
+    in_time = simulate_on(GEN_3, workload(near), "powersave", on=["gpu"])
+    assert free.ended_s > near.deadline_s
+    assert in_time.missed_deadlines == 0
+
+
+def test_a_crowd_that_writes_stays_together():
+    many = workload(*[job(f"job-{number}", 0, 30) for number in range(12)])
+    crowd = simulate_on(GEN_3, many)
+    assert crowd.ended_s <= 1.05 * min(simulate_on(GEN_3, many, on=[name]).ended_s for name in ("gpu", "npu"))
 
 
 def test_tokens_need_a_chip_and_a_chip_needs_tokens():

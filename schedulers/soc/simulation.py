@@ -80,8 +80,8 @@ class _ChipSimulation(Simulation):
         return True
 
     def _place(self, live: Live, now: float) -> str:
-        """Which processor a job's next part is for. Its entry says from then on how long that will keep others
-        waiting, and until when it has to begin for all the rest to be in time.
+        """Which processor a job's next part is for. Its entry says from then on how long that will keep
+        others waiting, and when it has to be done for the parts behind it to be in time.
 
         Who writes shares its launches, and so is hardly in anybody's way: it counts as what a further row
         takes. Else a crowd that writes would be spread, and the weights be read for each part of it.

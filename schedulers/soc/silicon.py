@@ -53,11 +53,14 @@ class Silicon:
 
     # What it does.
 
-    def begin(self, name: str, load: Load | None, *, frugally: bool = False) -> list[str]:
-        """From now on a processor has this load, or none. `frugally`: in the state in which it takes the
-        fewest joules, else as fast as can be. Returns whose speed has changed."""
+    def begin(self, name: str, load: Load | None, *, stretch: float = 0.0) -> list[str]:
+        """From now on a processor has this load, or none, in the state in which it takes the fewest joules
+        and, alone, no longer than `stretch` times what it takes in the fastest. Returns whose speed has
+        changed."""
         working = self._working[name]
-        slowest = frugal(self.chip, working.processor, load) if frugally and load is not None else 0
+        slowest = 0
+        if load is not None and stretch >= 1.0:
+            slowest = frugal(self.chip, working.processor, load, stretch)
         if load == working.load and slowest == working.slowest:
             return []
         working.load, working.slowest = load, slowest

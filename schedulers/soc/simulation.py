@@ -134,24 +134,24 @@ class _ChipSimulation(Simulation):
     def _works(self, device: Device, live: Live, left_s: float, now: float) -> None:
         launch = live.launch
         load = self._board.running(device.name, left_s) if launch is None else launch.load
-        self._begins(device, load, now, frugally=self._frugally(live, now))
+        self._begins(device, load, now, stretch=self._stretch(live, now))
 
-    def _frugally(self, live: Live, now: float) -> bool:
-        """Whether a job's part runs at the frequency that takes the fewest joules: its policy wants that, and
-        it may take as long as at the lowest."""
+    def _stretch(self, live: Live, now: float) -> float:
+        """How many times as long as at the highest frequency a job's part may take: as its policy says, if it
+        is done in time also from its beginning."""
         entry = live.entry
         part_s = self._part_s[live.number]
-        lowest = min(one.states[-1].speed for one in self._board.processors.values())
-        begins_by = entry.deadline - entry.predicted_seconds_left
-        return begins_by - now > part_s / lowest - part_s and self._scheduler.policy.frugal(entry, now)
+        spare_s = entry.deadline - entry.predicted_seconds_left - now
+        in_time = 1.0 + spare_s / part_s if part_s else inf
+        return min(in_time, self._scheduler.policy.stretch(entry, now))
 
     def _rests(self, device: Device, now: float) -> None:
         self._begins(device, None, now)
 
-    def _begins(self, device: Device, load: Load | None, now: float, *, frugally: bool = False) -> None:
+    def _begins(self, device: Device, load: Load | None, now: float, *, stretch: float = 0.0) -> None:
         silicon = self._board.silicon
         silicon.advance(now)
-        changed = silicon.begin(device.name, load, frugally=frugally)
+        changed = silicon.begin(device.name, load, stretch=stretch)
         device.speed = silicon.speed(device.name)
         self._go_on([name for name in changed if name != device.name], now)
 

@@ -259,8 +259,11 @@ async def mixed_run(
     npu_options: dict[str, Any] | None = None,
     most_batches: int = 1000,
     every: float = 6.0,
+    spare: bool = True,
 ) -> Outcome:
-    """Batches until every device has failed in each way `rounds` times."""
+    """Batches until every device has failed in each way `rounds` times. With a `spare`, a CPU that does not
+    fail, every text has somewhere to go on; without it may end with DeviceLost.
+    """
     rng, outcome = random.Random(seed), Outcome()
     before = threads_now()
     devices = devices_here(npu_options or {})
@@ -268,6 +271,8 @@ async def mixed_run(
         device.name: FaultInjection(device, *all_kinds(random.Random(f"{seed} {device.name}"), rounds, every))
         for device in devices
     }
+    if spare:
+        devices.append(CpuDevice(name="spare", threads=1))
     readmissions = Readmissions()
     async with coro_rt.open_runtime(devices=devices, instruments=[readmissions]) as runtime:
         names = [device.name for device in devices if device.kind != "sim"]

@@ -40,7 +40,7 @@ _LOW_BATTERY, _HOT = 0.2, 0.8  # from here on power is short
 
 _TRIES = 4  # that a device is tried for a kernel, until RETRY_S have passed
 _RETRY_S = 60.0
-_TRIED_S = 1.0  # what takes longer elsewhere is not used to try a device
+_TRIED_S = 1.0  # what takes longer elsewhere, once, is not used to try a device
 _ROOM = 4.0  # times as long as elsewhere: the time that somebody must have who tries a device
 _STALE_S = 600.0  # what was measured so long ago is measured again
 
@@ -112,7 +112,8 @@ class Placement:
         urgent = qos >= QoS.USER_INITIATED or deadline - now - best.finish_s < NEAR_S
         if at is None and not urgent:
             room_s = _ROOM * max(best.finish_s, work.expected_s)
-            if best.run_s <= _TRIED_S and now + room_s < deadline:
+            once_s = best.transfer_s + best.run_s / max(1.0, work.times)  # then it may go elsewhere
+            if once_s <= _TRIED_S and now + room_s < deadline:
                 for option, backlog in zip(options, backlogs, strict=True):
                     if backlog.idle and self._tries(work.kernel, option.device, now):
                         return Choice(work.kernel, option, Reason.TRIED, options)

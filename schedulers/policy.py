@@ -66,10 +66,12 @@ class Policy:
         Keys are asked for, and who has not begun is put off, anew. Default: nothing, and nothing is.
         """
 
-    def frugal(self, job: Entry, now: float) -> bool:
-        """Whether `job`, which is given its device, had better run with the fewest joules than as fast as can
-        be. Asked where the frequency of a device can be chosen: so far on simulated chips. Default: no."""
-        return False
+    def stretch(self, job: Entry, now: float) -> float:
+        """How many times as long as at the highest frequency of its device `job` may take, if that saves
+        energy and its deadline allows it. 1: a lower frequency is taken if it is no slower, as where memory
+        is what is waited for. Asked where frequencies can be chosen: so far on simulated chips. Default: 0,
+        the highest is taken."""
+        return 0.0
 
     def on_done(self, job: Entry, now: float) -> None:
         """`job` has ended. Default: nothing."""

@@ -9,7 +9,7 @@ from coro_rt.schedulers.policy import Policy
 from coro_rt.schedulers.power import PowerState
 from coro_rt.schedulers.qos import QoS
 
-SLOWEST = 4.0  # times as long as at full speed: what frugality may cost
+STRETCH = 1.05  # times as long as at the highest frequency
 
 _PATIENCE_S = TARGETS_S[QoS.UTILITY]
 
@@ -30,8 +30,8 @@ class PowerSave(Policy):
     is that of the next window, in which it may begin; if it has begun, that of the one in which it became
     ready. With another state all this is decided anew.
 
-    Where the frequency can be chosen, background and UTILITY run at that which takes the fewest joules, if
-    their deadline leaves SLOWEST times what they need.
+    Where the frequency can be chosen, background and UTILITY run at that which takes the fewest joules, and
+    the others at the lowest that makes them no slower than STRETCH.
 
     Effect: everything else is as soon as under `dynamic`; a background job's first turn may be a window
     late, or `max_wait_s` if that is less. While it saves, background has no guaranteed share: that would keep
@@ -70,10 +70,10 @@ class PowerSave(Policy):
             return now
         return min(self._window_end(job), _latest_start(job))
 
-    def frugal(self, job: Entry, now: float) -> bool:
-        if not self.saving or job.effective_qos > QoS.UTILITY:
-            return False
-        return job.deadline - now > SLOWEST * job.predicted_seconds_left + MARGIN_S
+    def stretch(self, job: Entry, now: float) -> float:
+        if not self.saving:
+            return 0.0
+        return inf if job.effective_qos <= QoS.UTILITY else STRETCH
 
     def bound_s(self, job: Entry, others: int, turn_s: float) -> float:
         target = TARGETS_S[job.qos]

@@ -239,7 +239,7 @@ def _sums(shown: list[tuple[str, Outcome]]) -> Table:
 def _tokens(chip: Chip, outcomes: list[Outcome]) -> Table:
     """What the whole chip did."""
     table = Table(
-        "policy", "tokens", "tokens/s", "joules", "of work", "J/token", "hottest", "throttled",
+        "policy", "tokens", "tokens/s", "J", "J of work", "J/token", "hottest", "slowed",
         title=f"{chip.title}, all modelled",
     )  # fmt: skip
     _figures_right(table, 1)

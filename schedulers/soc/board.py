@@ -8,6 +8,7 @@ that write at the same time; from there on it decides as in a real runtime.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import inf
 
 from coro_rt.schedulers.batch import KnownCosts
 from coro_rt.schedulers.choice import Work
@@ -87,7 +88,7 @@ class Board:
         return Work(f"write {named.name} {named.format}", 1.0, times=tokens)
 
     def placement(self) -> Placement:
-        """One that knows the processors."""
+        """One that knows the processors, and need not try them out again: what it knows does not age."""
         placement = Placement()
         for number, model in enumerate(self.models):
             for name, processor in self.processors.items():
@@ -100,7 +101,7 @@ class Board:
                 half = min(processor.bandwidth, self.silicon.chip.memory.bandwidth / 2)
                 beside_s = seconds(processor, load, bandwidth=half)
                 for _ in range(_TOLD if beside_s > alone_s else 0):
-                    placement.ran(work, name, beside_s, 0.0, beside=1)
+                    placement.ran(work, name, beside_s, inf, beside=1)
         return placement
 
     def booked_j(self, name: str) -> float:
@@ -124,7 +125,7 @@ class Board:
         alone_s = seconds(processor, load)
         alone_j = joules(self.silicon.chip, processor, load, processor.states[0])
         for _ in range(KNOWN):
-            placement.ran(work, processor.name, alone_s, 0.0, alone_j)
+            placement.ran(work, processor.name, alone_s, inf, alone_j)
         return alone_s
 
 

@@ -9,6 +9,7 @@ slower, and company never makes anybody faster; both are tested as properties.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 
 from coro_rt.schedulers.errors import SchedulerError
 from coro_rt.schedulers.soc.chip import Chip, Frequency, Processor
@@ -64,10 +65,18 @@ def joules(chip: Chip, processor: Processor, load: Load, state: Frequency) -> fl
     return power * takes_s + load.bytes * chip.memory.joules_per_byte
 
 
-def frugal(chip: Chip, processor: Processor, load: Load) -> int:
-    """The number of the state in which a load alone takes the fewest joules; of equals, the fastest."""
-    costs = [joules(chip, processor, load, state) for state in processor.states]
-    return costs.index(min(costs))
+def frugal(chip: Chip, processor: Processor, load: Load, stretch: float) -> int:
+    """The number of the state in which a load alone takes the fewest joules, of those in which it takes no
+    longer than `stretch` times what it takes in the fastest; that one if `stretch` is less than 1."""
+    best, best_j = 0, inf
+    longest_s = stretch * seconds(processor, load)
+    for number, state in enumerate(processor.states):
+        if seconds(processor, load, state.speed) > longest_s:
+            break
+        takes_j = joules(chip, processor, load, state)
+        if takes_j < best_j:
+            best, best_j = number, takes_j
+    return best
 
 
 def together_s(chip: Chip, names: tuple[str, ...], load: Load) -> float:

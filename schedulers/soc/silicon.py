@@ -53,11 +53,14 @@ class Silicon:
 
     # What it does.
 
-    def begin(self, name: str, load: Load | None, *, frugally: bool = False) -> list[str]:
-        """From now on a processor has this load, or none. `frugally`: in the state in which it takes the
-        fewest joules, else as fast as can be. Returns whose speed has changed."""
+    def begin(self, name: str, load: Load | None, *, stretch: float = 0.0) -> list[str]:
+        """From now on a processor has this load, or none, in the state in which it takes the fewest joules
+        and, alone, no longer than `stretch` times what it takes in the fastest. Returns whose speed has
+        changed."""
         working = self._working[name]
-        slowest = frugal(self.chip, working.processor, load) if frugally and load is not None else 0
+        slowest = 0
+        if load is not None and stretch >= 1.0:
+            slowest = frugal(self.chip, working.processor, load, stretch)
         if load == working.load and slowest == working.slowest:
             return []
         working.load, working.slowest = load, slowest
@@ -91,12 +94,12 @@ class Silicon:
         """The governor looks at the temperature. Returns whose speed has changed."""
         limit = self.chip.heat.limit_c
         if self.celsius >= limit - NEAR_K - _CLOSE:
-            changed: list[str] = []
+            changed: dict[str, None] = {}
             most = max(len(processor.states) for processor in self.chip.processors) - 1
             while self._slowed < most and self._settles_at > limit:
                 self._slowed += 1
-                changed = self._share()
-            return changed
+                changed |= dict.fromkeys(self._share())
+            return list(changed)
         if self._slowed and self.celsius < limit - COOL_K:
             self._slowed -= 1
             return self._share()

@@ -56,6 +56,7 @@ class _ChipSimulation(Simulation):
         super().__init__(workload, policy, devices=timings, placement=board.placement(), spans=spans)
         self._board = board
         self._check_at = inf  # the governor looks next
+        self._part_s = [0.0] * len(workload.jobs)  # what the present part of each job takes at full speed
         for live in self._live:
             live.device = live.job.device if live.job.device in board.names else board.names[0]
 
@@ -79,8 +80,12 @@ class _ChipSimulation(Simulation):
         return True
 
     def _place(self, live: Live, now: float) -> str:
-        """Which processor a job's next part is for. Its entry says from then on how long that will take, and
-        until when it has to be done for the parts behind it to be in time."""
+        """Which processor a job's next part is for. Its entry says from then on how long that will keep
+        others waiting, and when it has to be done for the parts behind it to be in time.
+
+        Who writes shares its launches, and so is hardly in anybody's way: it counts as what a further row
+        takes. Else a crowd that writes would be spread, and the weights be read for each part of it.
+        """
         board, entry = self._board, live.entry
         coming, behind = live.to_come(), live.tokens
         if not coming:
@@ -97,8 +102,14 @@ class _ChipSimulation(Simulation):
         choice = self._scheduler.place(
             works[0], among, now, qos=entry.qos, deadline=entry.deadline, tenant=entry.tenant, without=asks
         )
-        self._scheduler.predict(entry, choice.option.run_s, now)
-        entry.batch = board.batch(coming[0].batch, choice.device)
+        batch = board.batch(coming[0].batch, choice.device)
+        run_s = alone_s = choice.option.run_s
+        if coming[0].most == 1 and batch.members > 1:
+            run_s *= batch.seconds(2) / batch.seconds(1) - 1.0
+        entry.deadline -= alone_s - run_s
+        self._part_s[live.number] = alone_s
+        self._scheduler.predict(entry, run_s, now)
+        entry.batch = batch
         return choice.device
 
     def _go(self, live: Live, name: str, now: float) -> None:
@@ -123,15 +134,24 @@ class _ChipSimulation(Simulation):
     def _works(self, device: Device, live: Live, left_s: float, now: float) -> None:
         launch = live.launch
         load = self._board.running(device.name, left_s) if launch is None else launch.load
-        self._begins(device, load, now, frugally=self._scheduler.policy.frugal(live.entry, now))
+        self._begins(device, load, now, stretch=self._stretch(live, now))
+
+    def _stretch(self, live: Live, now: float) -> float:
+        """How many times as long as at the highest frequency a job's part may take: as its policy says, if it
+        is done in time also from its beginning."""
+        entry = live.entry
+        part_s = self._part_s[live.number]
+        spare_s = entry.deadline - entry.predicted_seconds_left - now
+        in_time = 1.0 + spare_s / part_s if part_s else inf
+        return min(in_time, self._scheduler.policy.stretch(entry, now))
 
     def _rests(self, device: Device, now: float) -> None:
         self._begins(device, None, now)
 
-    def _begins(self, device: Device, load: Load | None, now: float, *, frugally: bool = False) -> None:
+    def _begins(self, device: Device, load: Load | None, now: float, *, stretch: float = 0.0) -> None:
         silicon = self._board.silicon
         silicon.advance(now)
-        changed = silicon.begin(device.name, load, frugally=frugally)
+        changed = silicon.begin(device.name, load, stretch=stretch)
         device.speed = silicon.speed(device.name)
         self._go_on([name for name in changed if name != device.name], now)
 

@@ -158,6 +158,11 @@ def test_a_device_is_not_tried_where_it_could_hurt(why_not: dict[str, object]) -
     assert choice.device == "cpu"
 
 
+def test_a_long_work_of_short_pieces_may_try_a_device_as_it_can_go_back() -> None:
+    placement = trained({"cpu": 0.01})
+    assert placement.choose(Work("k", 100.0, times=1000.0), [CPU, GPU], 1.0).device == "gpu"
+
+
 @settings(deadline=None)
 @given(
     st.lists(st.sampled_from(["cpu", "gpu", "npu"]), min_size=1, max_size=200),

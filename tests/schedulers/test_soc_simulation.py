@@ -11,8 +11,10 @@ from coro_rt.schedulers import (
     BatchTiming,
     Change,
     DeviceTiming,
+    Entry,
     Policy,
     PowerSave,
+    PowerState,
     QoS,
     Rows,
     Run,
@@ -81,7 +83,7 @@ def workloads(draw) -> Workload:
     return Workload(tuple(jobs), devices=NAMED, batches=(MODEL,))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(workloads(), st.sampled_from(["dynamic", "fair", "powersave"]), st.sampled_from(sorted(CHIPS)))
 def test_all_jobs_end_energy_adds_up_and_the_same_again_is_the_same(given_workload, policy, name):
     chip = get_chip(name)
@@ -140,7 +142,7 @@ def test_prompts_are_read_where_that_is_fast_and_a_crowd_is_spread():
     one = simulate_on(GEN_3, workload(job("a", 1000, 1)))
     assert one.chip is not None
     assert one.chip.busy_s["npu"] > 0.9 * one.ended_s
-    many = workload(*[job(f"job-{number}", 800, 40) for number in range(12)])
+    many = workload(*[job(f"job-{number}", 800, 40, qos=QoS.UTILITY) for number in range(12)])
     crowd = simulate_on(GEN_3, many)
     assert crowd.chip is not None
     assert crowd.chip.busy_s["npu"] > 0
@@ -183,8 +185,8 @@ def test_frugal_work_takes_fewer_joules_and_longer():
         def key(self, job, now):
             return job.submitted_at
 
-        def frugal(self, job, now):
-            return True
+        def stretch(self, job, now):
+            return inf
 
     one = workload(job("a", 2000, 100, qos=QoS.BACKGROUND))
     fast, slow = (simulate_on(GEN_3, one, policy, on=["gpu"]) for policy in ("fifo", Frugal()))
@@ -192,6 +194,41 @@ def test_frugal_work_takes_fewer_joules_and_longer():
     assert slow.chip is not None
     assert slow.ended_s > fast.ended_s
     assert slow.chip.joules < 0.95 * fast.chip.joules
+
+
+def test_powersave_stretches_what_nobody_waits_for_and_slows_nobody_else_down():
+    policy, state = PowerSave(), PowerState(charging=False, battery=0.5)
+    policy.on_power(state, 0.0)
+    for qos in QoS:
+        stretch = policy.stretch(Entry(1, qos=qos), 0.0)
+        assert stretch == inf if qos <= QoS.UTILITY else 1 <= stretch < 1.1
+    policy.on_power(PowerState(charging=True), 0.0)
+    assert all(policy.stretch(Entry(1, qos=qos), 0.0) == 0 for qos in QoS)
+
+
+def test_who_waits_for_memory_is_no_slower_at_a_lower_frequency_and_takes_fewer_joules():
+    one = workload(job("a", 0, 100, qos=QoS.USER_INTERACTIVE))
+    fast, saving = (simulate_on(GEN_3, one, policy, on=["npu"]) for policy in ("dynamic", "powersave"))
+    assert fast.chip is not None
+    assert saving.chip is not None
+    assert saving.ended_s <= 1.05 * fast.ended_s
+    assert saving.chip.joules < 0.8 * fast.chip.joules
+
+
+def test_a_deadline_that_is_near_ends_frugality():
+    one = job("a", 2000, 100, qos=QoS.UTILITY)
+    free = simulate_on(GEN_3, workload(one), "powersave", on=["gpu"])
+    fast = simulate_on(GEN_3, workload(one), "dynamic", on=["gpu"])
+    near = replace(one, deadline_s=1.2 * fast.ended_s)
+    in_time = simulate_on(GEN_3, workload(near), "powersave", on=["gpu"])
+    assert free.ended_s > near.deadline_s
+    assert in_time.missed_deadlines == 0
+
+
+def test_a_crowd_that_writes_stays_together():
+    many = workload(*[job(f"job-{number}", 0, 30) for number in range(12)])
+    crowd = simulate_on(GEN_3, many)
+    assert crowd.ended_s <= 1.05 * min(simulate_on(GEN_3, many, on=[name]).ended_s for name in ("gpu", "npu"))
 
 
 def test_tokens_need_a_chip_and_a_chip_needs_tokens():

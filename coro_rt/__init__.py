@@ -10,13 +10,17 @@ See the README for more, and docs/design.md for how it works.
 
 from coro_rt._version import __version__
 from coro_rt.devices.base import Device
+from coro_rt.energy.account import DeviceEnergy
+from coro_rt.energy.meter import Meter
 from coro_rt.errors import (
     Cancelled,
     ContextOverflow,
     CoroRtError,
     DeadlockError,
     DeviceError,
+    DeviceLost,
     DownloadError,
+    EnergyError,
     HostObjectError,
     JobCancelled,
     KernelError,
@@ -61,9 +65,12 @@ __all__ = [
     "CoroRtError",
     "DeadlockError",
     "Device",
+    "DeviceEnergy",
     "DeviceError",
+    "DeviceLost",
     "DeviceSnapshot",
     "DownloadError",
+    "EnergyError",
     "Event",
     "Explanation",
     "HostObjectError",
@@ -80,6 +87,7 @@ __all__ = [
     "MemoryBudget",
     "MemoryBudgetExceeded",
     "MemoryUse",
+    "Meter",
     "ModelError",
     "ModelFileError",
     "ModelNotFound",

@@ -72,9 +72,10 @@ class Job(Generic[T]):
         "inbox",
         "inbox_error",
         "joiners",
-        "joules",
         "kernel_s",
         "launch",
+        "measured_joules",
+        "modelled_joules",
         "outlet",
         "parent",
         "parked_at",
@@ -145,7 +146,8 @@ class Job(Generic[T]):
 
         self.quanta = 0
         self.host_s = 0.0
-        self.joules = 0.0
+        self.measured_joules = 0.0
+        self.modelled_joules = 0.0
         self.kernel_s = 0.0
         self.past = _NOTHING  # what the children that have ended used
 
@@ -173,8 +175,8 @@ class Job(Generic[T]):
         """Like `ledger`, without the children that have not ended."""
         entry = self.entry
         own = Ledger(
-            entry.served_s, self.host_s, entry.waited_s, entry.switches, self.quanta, self.joules,
-            self.kernel_s,
+            entry.served_s, self.host_s, entry.waited_s, entry.switches, self.quanta,
+            self.measured_joules + self.modelled_joules, self.modelled_joules, self.kernel_s,
         )  # fmt: skip
         return own if self.past is _NOTHING else self.past + own
 

@@ -39,7 +39,7 @@ class Launch(Trap, Generic[T]):
     `device` is the name of the one that it is to run on; None: that is open. `spent_s`: on it so far.
     """
 
-    __slots__ = ("args", "device", "kernel", "measured_s", "result", "spent_s", "state")
+    __slots__ = ("__weakref__", "args", "device", "kernel", "measured_s", "result", "spent_s", "state")
 
     batch: Batch | None = None  # see BatchLaunch
     joint: Joint | None = None

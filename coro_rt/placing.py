@@ -118,7 +118,9 @@ class Sent(Move):
                     without=entry,
                 )
             except SchedulerError as error:
-                job.inbox_error = DeviceError(str(error))
+                fences = [job.engine.workers[device].fence for device in self._among]
+                lost = next((fence.error() for fence in fences if fence is not None), None)
+                job.inbox_error = lost or DeviceError(str(error))
                 return True
             self.device = choice.device
         return super().arrive(job)

@@ -61,12 +61,8 @@ class Option(NamedTuple):
     wait_s: float
     transfer_s: float
     run_s: float
+    finish_s: float  # the sum of these
     joules: float
-
-    @property
-    def finish_s(self) -> float:
-        """When it is done."""
-        return self.wait_s + self.transfer_s + self.run_s
 
     def __str__(self) -> str:
         if not self.measured:

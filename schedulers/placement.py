@@ -17,13 +17,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from math import inf
+from operator import attrgetter
 from typing import Any
 
 from coro_rt.schedulers.backlog import Backlog
 from coro_rt.schedulers.choice import Choice, Option, Reason, Work
 from coro_rt.schedulers.errors import SchedulerError
 from coro_rt.schedulers.power import PowerState
-from coro_rt.schedulers.profile import KNOWN, MOST_CURVES, Profile
+from coro_rt.schedulers.profile import KNOWN, MOST_CURVES, Curve, Profile
 from coro_rt.schedulers.qos import QoS
 
 Options = tuple[Option, ...]
@@ -39,7 +40,7 @@ _LOW_BATTERY, _HOT = 0.2, 0.8  # from here on power is short
 
 _TRIES = 4  # that a device is tried for a kernel, until RETRY_S have passed
 _RETRY_S = 60.0
-_TRIED_S = 1.0  # what takes longer elsewhere is not used to try a device
+_TRIED_S = 1.0  # what takes longer elsewhere, once, is not used to try a device
 _ROOM = 4.0  # times as long as elsewhere: the time that somebody must have who tries a device
 _STALE_S = 600.0  # what was measured so long ago is measured again
 
@@ -104,14 +105,15 @@ class Placement:
                 raise SchedulerError(self._nowhere(work))
             first = min(options, key=lambda option: (option.device != at, option.finish_s))
             return Choice(work.kernel, first, Reason.UNMEASURED, options)
-        best = min(known, key=_finish)
+        best = min(known, key=_FINISH)
         here = None if at is None else next((option for option in options if option.device == at), None)
         if here is not None:
             return self._move(work, here, best, options, now - moved_at)
         urgent = qos >= QoS.USER_INITIATED or deadline - now - best.finish_s < NEAR_S
         if at is None and not urgent:
             room_s = _ROOM * max(best.finish_s, work.expected_s)
-            if best.run_s <= _TRIED_S and now + room_s < deadline:
+            once_s = best.transfer_s + best.run_s / max(1.0, work.times)  # then it may go elsewhere
+            if once_s <= _TRIED_S and now + room_s < deadline:
                 for option, backlog in zip(options, backlogs, strict=True):
                     if backlog.idle and self._tries(work.kernel, option.device, now):
                         return Choice(work.kernel, option, Reason.TRIED, options)
@@ -132,13 +134,7 @@ class Placement:
         curve = self.profile.curve(work.kernel, device)
         if curve is None:
             return None
-        seconds = curve.seconds(work.size)
-        if work.behind:
-            seconds = max(0.0, seconds - curve.seconds(work.behind))
-        if beside:
-            contention = self._given(device).contention if curve.contention is None else curve.contention
-            seconds *= 1.0 + contention * beside
-        return seconds * work.times
+        return self._run_s(curve, work, device, beside)
 
     def ran(
         self,
@@ -204,14 +200,25 @@ class Placement:
 
     def _option(self, work: Work, backlog: Backlog, beside: int, at: str | None) -> Option:
         device = backlog.device
-        run_s = self.predict(work, device, beside=beside)
-        transfer_s = 0.0 if device == at else work.transfer.get(device, 0.0)
-        if run_s is None:
-            wait_s = backlog.wait_s(transfer_s + work.expected_s)
-            return Option(device, False, wait_s, transfer_s, work.expected_s, 0.0)
-        watts = self._watts(work.kernel, device)
-        joules = watts * (run_s + transfer_s)
-        return Option(device, True, backlog.wait_s(transfer_s + run_s), transfer_s, run_s, joules)
+        transfer_s = work.transfer.get(device, 0.0) if work.transfer and device != at else 0.0
+        curve = self.profile.curve(work.kernel, device)
+        measured = curve is not None
+        joules = 0.0
+        run_s = work.expected_s
+        if curve is not None:
+            run_s = self._run_s(curve, work, device, beside)
+            joules = (curve.watts or self._given(device).watts) * (transfer_s + run_s)
+        wait_s = 0.0 if backlog.idle else backlog.wait_s(transfer_s + run_s)
+        return Option(device, measured, wait_s, transfer_s, run_s, wait_s + transfer_s + run_s, joules)
+
+    def _run_s(self, curve: Curve, work: Work, device: str, beside: int) -> float:
+        seconds = curve.seconds(work.size)
+        if work.behind:
+            seconds = max(0.0, seconds - curve.seconds(work.behind))
+        if beside:
+            contention = self._given(device).contention if curve.contention is None else curve.contention
+            seconds *= 1.0 + contention * beside
+        return seconds * work.times
 
     def _move(self, work: Work, here: Option, best: Option, options: Options, rested_s: float) -> Choice:
         """Whether something goes on elsewhere that is under way `here`, and has been for so long."""
@@ -240,17 +247,10 @@ class Placement:
     def _given(self, device: str) -> Traits:
         return self.traits.get(device, _UNKNOWN)
 
-    def _watts(self, kernel: str, device: str) -> float:
-        curve = self.profile.curve(kernel, device)
-        return curve.watts if curve is not None and curve.watts else self._given(device).watts
-
     def _nowhere(self, work: Work) -> str:
         fenced = "; ".join(f"{device} is fenced off: {why}" for device, why in self.fenced.items())
         return f"no device is left for {work.kernel} ({fenced or 'none was offered'})"
 
 
 _UNKNOWN = Traits()
-
-
-def _finish(option: Option) -> float:
-    return option.finish_s
+_FINISH = attrgetter("finish_s")

@@ -28,6 +28,7 @@ _RIDGE = 1e-3  # of the weight of all samples: what keeps a line through a singl
 _LEAST_GAIN = 0.15  # of a factor, at each sample
 _CLIP = log(1.5)  # the largest step of a factor that one sample can ask for
 _TOO_FAST = 0.25  # of what was expected
+_MOST_FACTOR = 60.0  # its logarithm
 _MOST_CONTENTION = 4.0  # more than that is something else
 _BELIEVED = 3  # samples in a row that are too fast, and not disbelieved any more
 _SHORTEST_S = 1e-9  # less is the clock's grain
@@ -39,6 +40,8 @@ class Curve:
     __slots__ = (
         "_doubted",
         "_factors",
+        "_noise",
+        "_shrunk",
         "_sums",
         "contention",
         "fixed_s",
@@ -57,6 +60,8 @@ class Curve:
         self.per_unit_s = 0.0
         self._sums = (0.0, 0.0, 0.0, 0.0, 0.0)  # of w, w*x, w*y, w*x*x, w*x*y with sizes x, seconds y, w 1/y²
         self._factors: dict[int, tuple[float, int]] = {}  # by log2 of the size: its logarithm, samples
+        self._shrunk: dict[int, float] = {}  # what counts of them
+        self._noise = 0.0  # mean square of what a logarithm of seconds was off
         self._doubted = 0
 
     def seconds(self, size: float) -> float:
@@ -67,15 +72,15 @@ class Curve:
         place = log2(size)
         bucket = floor(place)
         part = place - bucket - 0.5  # from the middle of its bucket, towards the next one's
-        factors = self._factors
+        factors = self._shrunk
         here = factors.get(bucket)
         near = factors.get(bucket + (1 if part > 0.0 else -1))
         if here is None:
-            return line_s if near is None else line_s * exp(near[0])
+            return line_s if near is None else line_s * exp(near)
         if near is None:
-            return line_s * exp(here[0])
+            return line_s * exp(here)
         part = abs(part)
-        return line_s * exp(here[0] * (1.0 - part) + near[0] * part)
+        return line_s * exp(here * (1.0 - part) + near * part)
 
     def learn_beside(self, size: float, seconds: float, now: float, beside: int, given: float) -> None:
         """Like `learn`, while so many neighbours were busy: so it tells what that costs, which was `given`
@@ -90,22 +95,52 @@ class Curve:
 
     def learn(self, size: float, seconds: float, now: float) -> None:
         """So much took so long on a device without busy neighbours; both are finite and more than 0."""
-        expected_s = self.seconds(size) if self.samples else seconds
         self.seen_at = now
-        if seconds < _TOO_FAST * expected_s and self.samples >= _BELIEVED:
+        if self.samples >= _BELIEVED and seconds < _TOO_FAST * self.seconds(size):
             self._doubted += 1
             if self._doubted < _BELIEVED:
                 return
             self._forget()
-            expected_s = seconds
         self._doubted = 0
         self.samples += 1
+        fixed_s, per_unit_s = self.fixed_s, self.per_unit_s
         self._fit(size, seconds)
-        bucket = floor(log2(size))
-        factor, samples = self._factors.get(bucket, (0.0, 0))
-        error = log(seconds / (self.fixed_s + self.per_unit_s * size)) - factor
-        error = max(-_CLIP, min(_CLIP, error))
-        self._factors[bucket] = factor + error * max(_LEAST_GAIN, 1.0 / (samples + 2)), samples + 1
+        factors = self._factors
+        for bucket, (factor, samples) in factors.items():  # what is known of a size stays as it was
+            if samples >= KNOWN:
+                middle = 2.0 ** (bucket + 0.5)
+                line_s = self.fixed_s + self.per_unit_s * middle
+                factors[bucket] = factor + log((fixed_s + per_unit_s * middle) / line_s), samples
+        self._shrink()
+        self._bend(size, seconds)
+
+    def _bend(self, size: float, seconds: float) -> None:
+        """Moves the factors on both sides of a size towards what was seen there."""
+        factors = self._factors
+        place = log2(size)
+        here = floor(place)
+        part = place - here - 0.5
+        near = here + (1 if part > 0.0 else -1)
+        if here not in factors:
+            factors[here] = 0.0, 0
+            self._shrunk[here] = 0.0
+        error = max(-_CLIP, min(_CLIP, log(seconds / self.seconds(size))))
+        self._noise += (error * error - self._noise) * max(_LEAST_GAIN, 1.0 / self.samples)
+        part = abs(part) if near in factors else 0.0
+        scale = 1.0 / (part * part + (1.0 - part) * (1.0 - part))
+        for bucket, weight in ((here, 1.0 - part), (near, part)):
+            if weight:
+                factor, samples = factors[bucket]
+                gain = max(_LEAST_GAIN, 1.0 / (samples + 2)) * weight * scale
+                factor = max(-_MOST_FACTOR, min(_MOST_FACTOR, factor + gain * error))
+                factors[bucket] = factor, samples + (bucket == here)
+        self._shrink()
+
+    def _shrink(self) -> None:
+        """Takes each factor as far as it stands out from the noise (James and Stein's way with means)."""
+        for bucket, (factor, samples) in self._factors.items():
+            signal = factor * factor * samples
+            self._shrunk[bucket] = factor * signal / (signal + self._noise) if signal else 0.0
 
     def _fit(self, x: float, y: float) -> None:
         weight = 1.0 / (y * y)
@@ -130,6 +165,8 @@ class Curve:
     def _forget(self) -> None:
         self._sums = (0.0, 0.0, 0.0, 0.0, 0.0)
         self._factors.clear()
+        self._shrunk.clear()
+        self._noise = 0.0
         self.samples = 0
 
     def as_data(self) -> dict[str, Any]:
@@ -139,6 +176,7 @@ class Curve:
             "samples": self.samples,
             "sums": list(self._sums),
             "factors": factors,
+            "noise": self._noise,
             "contention": self.contention,
             "watts": self.watts,
         }
@@ -154,10 +192,12 @@ class Curve:
             for bucket, factor, samples in data["factors"]:
                 place = int(_number(bucket, least=-1100.0, most=1100.0))
                 curve._factors[place] = _number(factor, least=-64.0, most=64.0), _count(samples)
+            curve._noise = _number(data["noise"])
             if data["contention"] is not None:
                 curve.contention = _number(data["contention"], most=_MOST_CONTENTION)
             curve.watts = _number(data["watts"])
             curve._solve()
+            curve._shrink()
             if not (isfinite(curve.fixed_s) and isfinite(curve.per_unit_s)):
                 raise ValueError("there is no line through its sums")
         except (TypeError, ValueError, KeyError, ArithmeticError) as error:

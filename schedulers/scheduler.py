@@ -113,6 +113,11 @@ class Scheduler:
         """The policy that decides now."""
         return self._policy
 
+    @property
+    def power(self) -> PowerState | None:
+        """What the machine runs on, as it was last said; None: nobody has."""
+        return self._power
+
     def add_device(self, device: str) -> None:
         """Opens a queue for one more device."""
         if device in self._queues:
@@ -371,7 +376,8 @@ class Scheduler:
         self._adopt(get_policy(policy), now)
 
     def set_power(self, state: PowerState, now: float) -> None:
-        """What the machine runs on and how warm it is. A policy that listens decides anew what it put off."""
+        """What the machine runs on and how warm it is. A policy that listens is asked anew for all keys and
+        whom it puts off, which takes as long as a change of policy."""
         if state == self._power:
             return
         self._power = state
@@ -459,20 +465,13 @@ class Scheduler:
         newcomer.predicted_seconds_left = expected_s
         newcomer.ready_since = newcomer.submitted_at = now
         newcomer.lane = queue.lane(tenant)
-        policy = self._policy
+        key = self._policy.key
+        by_service = self._on_ran is not None
         try:
-            newcomer.key = policy.key(newcomer, now)
+            newcomer.key = key(newcomer, now)
+            return backlog(queue, newcomer, now, key, self._slice_s, without, by_service=by_service)
         except Exception:  # of a policy of somebody's own; it is noticed when it decides
-            newcomer.key = now
-        return backlog(
-            queue,
-            newcomer,
-            now,
-            key=policy.key,
-            by_service=self._on_ran is not None,
-            slice_s=self._slice_s,
-            without=without,
-        )
+            return backlog(queue, newcomer, now, key, self._slice_s, without, by_service=True)
 
     def explain(self, entry: Entry, now: float, known: Known = Known()) -> Explanation:  # noqa: B008 (frozen)
         """Why an entry waits or runs, who goes before it, and, as far as it is known, who ran instead."""

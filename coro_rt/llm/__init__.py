@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from coro_rt.llm.conversation import Conversation
     from coro_rt.llm.generate import Token, Usage
     from coro_rt.llm.model import LLM
+    from coro_rt.llm.places import Chooser, Place, Places, Wanted
 
-__all__ = ["LLM", "Conversation", "Token", "Usage"]
+__all__ = ["LLM", "Chooser", "Conversation", "Place", "Places", "Token", "Usage", "Wanted"]
 
 
 def __getattr__(name: str) -> Any:
@@ -18,5 +19,5 @@ def __getattr__(name: str) -> Any:
 
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    where = {"LLM": "model", "Conversation": "conversation"}.get(name, "generate")
-    return getattr(import_module(f"{__name__}.{where}"), name)
+    where = {"LLM": "model", "Conversation": "conversation", "Token": "generate", "Usage": "generate"}
+    return getattr(import_module(f"{__name__}.{where.get(name, 'places')}"), name)

@@ -108,7 +108,9 @@ class Workspaces:
         """After its step."""
         with self._lock:
             self._idle.append(workspace)
-            if len(self._idle) > _KEPT * len(self._workers):
+            if self._model.lost is not None:
+                self._drop(workspace)
+            elif len(self._idle) > _KEPT * len(self._workers):
                 self._drop(min(self._idle, key=_size))
 
     def nowhere(self) -> NDArray[np.int64]:
@@ -120,13 +122,6 @@ class Workspaces:
                 count = -(-self._model.context // PAGE_POSITIONS)
                 self._nowhere = np.full(count, page, np.int64), give_back
             return self._nowhere[0]
-
-    def clear(self) -> None:
-        """Give back what no step is using."""
-        with self._lock:
-            while self._idle:
-                self._drop(self._idle[-1])
-            self._drop_nowhere()
 
     def _add(self, rows: int, tail: int, paid: Reservation) -> Steps:
         workspace: Steps = self._model.new_workspace(rows, tail)
@@ -144,7 +139,8 @@ class Workspaces:
 
     def _drop(self, workspace: Steps) -> None:
         self._idle.remove(workspace)
-        workspace.release()
+        if self._model.lost is None:  # else it is not to be touched
+            workspace.release()
         self._reservations.pop(workspace).release()
 
 

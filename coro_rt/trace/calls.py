@@ -50,7 +50,7 @@ CALLS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """Every public call that changes something, and its parameters in their order."""
 
-ASKING = frozenset({"ready", "running", "explain", "upcoming", "policy", "resumes_at", "backlog"})
+ASKING = frozenset({"ready", "running", "explain", "upcoming", "policy", "power", "resumes_at", "backlog"})
 """Public, but they change nothing, so they are not written down."""
 
 OPTIONAL = frozenset({"on", "qos", "deadline", "tenant", "without", "at", "moved_at", "joules"})

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import anyio
 import pytest
-from rt_tools import simulated
+from rt_tools import simulated, until
 
 import coro_rt
-from coro_rt import PowerState, QoS, TraceFileError
+from coro_rt import Meter, PowerState, QoS, TraceFileError
+from coro_rt.energy import Battery
 from coro_rt.schedulers import PowerChange, PowerSave, simulate
 from coro_rt.testing import VirtualClock, sim_work
 from coro_rt.trace.reader import Trace
@@ -95,6 +96,73 @@ async def test_a_state_that_cannot_be_in_a_trace_is_an_error_with_its_line(tmp_p
         path.write_text(text.replace('"battery":0.3', wrong))
         with pytest.raises(TraceFileError, match="'state' has 'battery', 'charging' and 'thermal', not"):
             replay(Trace(path))
+
+
+class Watched(Meter):
+    """Says what it is told to say, and notes how often it was asked."""
+
+    def __init__(self, state: PowerState) -> None:
+        super().__init__()
+        self.watches_power = True
+        self.state = state
+        self.asked = 0
+
+    def power_state(self) -> PowerState:
+        self.asked += 1
+        return self.state
+
+
+async def test_what_the_meter_reads_reaches_the_policy_while_something_runs(tmp_path: Path) -> None:
+    meter = Watched(PowerState(battery=0.5, charging=False))
+    path = tmp_path / "trace.jsonl"
+    async with simulated(policy="powersave", energy=meter, record=path) as (runtime, clock):
+        await until(lambda: runtime.snapshot().power == meter.state)
+        meter.state = PowerState(battery=0.4, charging=False)
+        clock.advance(100.0)
+        asked = meter.asked
+        assert runtime.snapshot().power != meter.state, "nobody runs, so nobody looks"
+        await runtime.run(sim_work_for, 1.0)
+        await until(lambda: runtime.snapshot().power == meter.state)
+        assert meter.asked == asked + 1
+    assert not replay(Trace(path))
+
+
+async def sim_work_for(seconds: float) -> None:
+    """A job."""
+    await sim_work(seconds)
+
+
+async def test_it_is_looked_at_every_few_seconds_at_most(tmp_path: Path) -> None:
+    meter = Watched(PowerState())
+    async with simulated(energy=meter) as (runtime, _):
+        for _ in range(100):
+            await runtime.run(sim_work_for, 0.3)
+    assert 1 <= meter.asked <= 7
+
+
+async def test_a_meter_that_raises_is_asked_no_more(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Watched):
+        def power_state(self) -> PowerState:
+            super().power_state()
+            raise ZeroDivisionError
+
+    meter = Broken(PowerState())
+    async with simulated(energy=meter) as (runtime, _):
+        for _ in range(5):
+            await runtime.run(sim_work_for, 10.0)
+        await until(lambda: caplog.records)
+        assert runtime.snapshot().power is None
+    assert meter.asked == 1
+    assert caplog.records[0].getMessage() == "the power state cannot be read, and is not read again"
+
+
+async def test_the_battery_of_the_machine_reaches_the_snapshot(tmp_path: Path) -> None:
+    for name, value in {"type": "Battery", "capacity": "64", "status": "Discharging"}.items():
+        (tmp_path / "BAT0").mkdir(exist_ok=True)
+        (tmp_path / "BAT0" / name).write_text(value)
+    async with simulated(energy=Meter(battery=Battery(tmp_path))) as (runtime, _):
+        await until(lambda: runtime.snapshot().power == PowerState(battery=0.64, charging=False))
+        assert runtime.snapshot().as_json()["power"] == {"battery": 0.64, "charging": False, "thermal": 1.0}
 
 
 class Afraid(coro_rt.Policy):

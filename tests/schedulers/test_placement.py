@@ -36,9 +36,9 @@ def test_work_goes_where_it_is_done_first() -> None:
 
 def test_who_waits_there_counts() -> None:
     placement = trained({"cpu": 0.03, "gpu": 0.01})
-    assert placement.choose(WORK, [CPU, replace(GPU, before_s=0.1)], 1.0).device == "cpu"
-    assert placement.choose(WORK, [CPU, replace(GPU, turns_s=(1.0, 1.0, 1.0))], 1.0).device == "cpu"
-    assert placement.choose(WORK, [CPU, replace(GPU, turns_s=(1.0,))], 1.0).device == "gpu"
+    assert placement.choose(WORK, [CPU, GPU._replace(before_s=0.1)], 1.0).device == "cpu"
+    assert placement.choose(WORK, [CPU, GPU._replace(turns_s=(1.0, 1.0, 1.0))], 1.0).device == "cpu"
+    assert placement.choose(WORK, [CPU, GPU._replace(turns_s=(1.0,))], 1.0).device == "gpu"
 
 
 def test_getting_there_counts() -> None:
@@ -59,11 +59,11 @@ def test_what_is_done_already_does_not_count() -> None:
 def test_devices_that_share_the_memory_slow_each_other_down() -> None:
     placement = trained({"cpu": 0.02, "gpu": 0.015}, {"gpu": Traits(contention=0.5)})
     assert placement.choose(WORK, [CPU, GPU, NPU], 1.0, qos=QoS.USER_INITIATED).device == "gpu"
-    choice = placement.choose(WORK, [CPU, GPU, replace(NPU, busy=True)], 1.0, qos=QoS.USER_INITIATED)
+    choice = placement.choose(WORK, [CPU, GPU, NPU._replace(busy=True)], 1.0, qos=QoS.USER_INITIATED)
     assert choice.device == "cpu"
     for _ in range(60):  # it is not as bad as was said
         placement.ran(WORK, "gpu", 0.0151, 1.0, beside=1)
-    choice = placement.choose(WORK, [CPU, GPU, replace(NPU, busy=True)], 1.0, qos=QoS.USER_INITIATED)
+    choice = placement.choose(WORK, [CPU, GPU, NPU._replace(busy=True)], 1.0, qos=QoS.USER_INITIATED)
     assert choice.device == "gpu"
 
 
@@ -113,7 +113,7 @@ def test_joules_that_were_measured_count_more_than_what_was_said() -> None:
 def test_without_measurements_work_begins_with_whoever_is_free_in_the_order_of_preference() -> None:
     placement = Placement()
     assert placement.choose(WORK, ALL, 0.0).device == "cpu"
-    choice = placement.choose(WORK, [replace(CPU, before_s=1.0), GPU], 0.0, qos=QoS.USER_INTERACTIVE)
+    choice = placement.choose(WORK, [CPU._replace(before_s=1.0), GPU], 0.0, qos=QoS.USER_INTERACTIVE)
     assert (choice.device, choice.reason) == ("gpu", Reason.UNMEASURED)
 
 
@@ -143,9 +143,9 @@ def test_nobody_urgent_tries_a_device(qos: QoS) -> None:
 @pytest.mark.parametrize(
     "why_not",
     [
-        {"devices": [CPU, replace(GPU, busy=True)]},
-        {"devices": [CPU, replace(GPU, turns_s=(0.1,))]},
-        {"deadline": 2.01},
+        {"devices": [CPU, GPU._replace(busy=True)]},
+        {"devices": [CPU, GPU._replace(turns_s=(0.1,))]},
+        {"deadline": 1.9},
         {"at": "cpu"},
         {"work": Work("k", 100_000.0)},  # ten seconds on the CPU
     ],
@@ -156,6 +156,11 @@ def test_a_device_is_not_tried_where_it_could_hurt(why_not: dict[str, object]) -
     work, devices = asked.pop("work"), asked.pop("devices")
     choice = placement.choose(work, devices, 1.0, qos=QoS.BACKGROUND, **asked)  # type: ignore[arg-type]
     assert choice.device == "cpu"
+
+
+def test_a_long_work_of_short_pieces_may_try_a_device_as_it_can_go_back() -> None:
+    placement = trained({"cpu": 0.01})
+    assert placement.choose(Work("k", 100.0, times=1000.0), [CPU, GPU], 1.0).device == "gpu"
 
 
 @settings(deadline=None)
@@ -214,7 +219,7 @@ def test_what_is_under_way_stays_unless_a_move_pays() -> None:
     placement = trained({"cpu": 0.1, "gpu": 0.08})
 
     def device(work: Work, cpu_waits_s: float = 0.0, moved_at: float = -inf) -> str:
-        backlogs = [replace(CPU, before_s=cpu_waits_s), GPU]
+        backlogs = [CPU._replace(before_s=cpu_waits_s), GPU]
         return placement.choose(work, backlogs, 50.0, at="cpu", moved_at=moved_at).device
 
     assert device(WORK) == "gpu"

@@ -140,7 +140,7 @@ def test_what_was_learned_is_kept_as_data_to_the_last_bit() -> None:
 
 CURVE = {
     "kernel": "k", "device": "cpu", "samples": 2, "sums": [1.0, 1.0, 1.0, 1.0, 1.0],
-    "factors": [[3, 0.1, 2]], "contention": None, "watts": 0.0,
+    "factors": [[3, 0.1, 2]], "noise": 0.01, "contention": None, "watts": 0.0,
 }  # fmt: skip
 
 
@@ -161,6 +161,7 @@ def test_the_example_of_a_curve_is_one() -> None:
         {"factors": [[3, 1e9, 2]]},
         {"factors": [[3, 0.1]]},
         {"factors": 3},
+        {"noise": -1.0},
         {"contention": 99.0},
         {"contention": "much"},
         {"watts": -1.0},

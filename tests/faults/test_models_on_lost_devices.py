@@ -10,11 +10,18 @@ from tiny import Tiny
 from coro_rt import DeviceLost, JobCancelled
 from coro_rt.devices.gpu import GpuDevice
 from coro_rt.llm.model import LLM
+from coro_rt.llm.places import Chooser
 from coro_rt.testing import Fault, FaultInjection
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu"), pytest.mark.anyio]
 
 PROMPT = list(range(20, 60))
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    """One loop: devices fail alike on all of them, and these take their time."""
+    return "trio", {}
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +103,7 @@ async def test_a_text_that_is_cancelled_in_that_moment_leaves_no_memory_either(p
     faults = FaultInjection(device)
     async with opened(devices=["cpu", device]) as runtime:
         async with await runtime.load_model(path, devices=["gpu", "cpu"]) as llm:
+            llm.places.chooser = Chooser()  # stays where it is
             await ids(llm)
             faults.add(Fault("lost", 4), from_now=True)
             stream = llm.generate(PROMPT, max_tokens=200, ignore_eos=True)
@@ -115,6 +123,7 @@ async def test_a_text_that_loses_its_device_goes_on_at_another_with_the_same_tok
     faults = FaultInjection(device)
     async with opened(devices=["cpu", device]) as runtime:
         async with await runtime.load_model(path, devices=["gpu", "cpu"]) as llm:
+            llm.places.chooser = Chooser()  # stays where it is
             first = await ids(llm)
             for reason in ("lost", "memory", "nan"):
                 faults.add(Fault(reason, 3), from_now=True)

@@ -239,8 +239,8 @@ def _sums(shown: list[tuple[str, Outcome]]) -> Table:
 def _tokens(chip: Chip, outcomes: list[Outcome]) -> Table:
     """What the whole chip did."""
     table = Table(
-        "policy", "tokens", "tokens/s", "J", "J of work", "J/token", "hottest", "slowed",
-        title=f"{chip.title}, all modelled",
+        "policy", "tokens/s", "J", "J of work", "J/token", "hottest", "slowed",
+        title=f"{chip.title}, {outcomes[0].tokens:,} tokens, all modelled",
     )  # fmt: skip
     _figures_right(table, 1)
     for outcome in outcomes:
@@ -249,7 +249,6 @@ def _tokens(chip: Chip, outcomes: list[Outcome]) -> Table:
         figures = _chip_figures(outcome, done)
         table.add_row(
             outcome.policy,
-            f"{outcome.tokens:,}",
             f"{figures['tokens_per_s']:,.1f}",
             f"{done.joules:,.0f}",
             f"{figures['work_joules']:,.0f}",
@@ -262,7 +261,7 @@ def _tokens(chip: Chip, outcomes: list[Outcome]) -> Table:
 
 def _processors(outcomes: list[Outcome]) -> Table:
     """What each processor did."""
-    table = Table("policy", "processor", "busy", "of the time awake", "joules", title="processors, modelled")
+    table = Table("policy", "processor", "busy", "of the time awake", "J", title="processors, modelled")
     _figures_right(table, 2)
     for outcome in outcomes:
         done = outcome.chip

@@ -66,6 +66,7 @@ async def llm(runtime: Runtime, tmp_path: Path) -> AsyncIterator[LLM]:
     path = Tiny(form="F16").write(tmp_path / "m.gguf")  # no rounding to int8 that could go the other way
     async with await runtime.load_model(path, prefix_reuse=False) as llm:
         assert llm.places.names == ["cpu", "gpu"]
+        llm.places.chooser = Chooser()
         yield llm
         assert (runtime.stats().memory.pages, runtime.stats().memory.workspaces) == (0, 0)
 

@@ -13,10 +13,10 @@ from coro_rt import DeviceLost, ModelError, Runtime, open_runtime
 from coro_rt.devices.cpu import CpuDevice
 from coro_rt.devices.gpu import GpuDevice
 from coro_rt.devices.gpu.workspace import GpuWorkspace
+from coro_rt.llm.chooser import Chooser, Place, Wanted
 from coro_rt.llm.generate import Token
 from coro_rt.llm.gpu import GpuStep
 from coro_rt.llm.model import LLM
-from coro_rt.llm.places import Chooser, Place, Wanted
 from coro_rt.llm.step import ModelStep
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu"), pytest.mark.anyio]

@@ -31,7 +31,7 @@ import coro_rt
 from coro_rt import Device, DeviceError, DeviceLost, JobCancelled, QoS
 from coro_rt.devices.cpu import CpuDevice
 from coro_rt.faults import REASONS
-from coro_rt.llm.places import Chooser, Place, Wanted
+from coro_rt.llm.chooser import Chooser, Place, Wanted
 from coro_rt.llm.step import step
 from coro_rt.schedulers.entry import State
 from coro_rt.testing import Fault, FaultInjection, SimDevice, sim_work

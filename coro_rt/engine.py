@@ -571,6 +571,8 @@ class Engine:
 
 def _placed(entry: Entry) -> str:
     """Why an entry is on its device, if that was chosen."""
+    if entry.state is State.DONE:  # and its job is its own again
+        return ""
     choice = cast(JobEntry, entry).job.placed
     return "" if choice is None else str(choice)
 

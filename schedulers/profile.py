@@ -6,8 +6,9 @@ magnitude. A size is given in the unit in which the work would grow in proportio
 multiply-adds), so that one sample says something about all sizes.
 
 Robust in two ways. Errors are counted relative to what was seen (weights 1/seconds²), so that a launch that
-compiled something, or lost its core, hardly pulls at the line; and what is four times too fast is believed
-only when it comes several times in a row. Samples of some time ago fade: a machine that gets hot is followed.
+compiled something, or lost its core, hardly pulls at the line; and what is four times too fast or too slow is
+believed only when it comes several times in a row. Samples of some time ago fade: a machine that gets hot is
+followed.
 (Recursive least squares with exponential forgetting: Haykin, "Adaptive Filter Theory", chapter 10.)
 """
 
@@ -27,10 +28,10 @@ _FADE = 0.97  # what a sample's weight is multiplied by at each following one
 _RIDGE = 1e-3  # of the weight of all samples: what keeps a line through a single size from the fixed part
 _LEAST_GAIN = 0.15  # of a factor, at each sample
 _CLIP = log(1.5)  # the largest step of a factor that one sample can ask for
-_TOO_FAST = 0.25  # of what was expected
+_ODD = 4.0  # times as much, or as little, as was expected
 _MOST_FACTOR = 60.0  # its logarithm
 _MOST_CONTENTION = 4.0  # more than that is something else
-_BELIEVED = 3  # samples in a row that are too fast, and not disbelieved any more
+_BELIEVED = 3  # so many odd samples in a row are no oddity: what was known before is forgotten
 _SHORTEST_S = 1e-9  # less is the clock's grain
 
 
@@ -96,7 +97,7 @@ class Curve:
     def learn(self, size: float, seconds: float, now: float) -> None:
         """So much took so long on a device without busy neighbours; both are finite and more than 0."""
         self.seen_at = now
-        if self.samples >= _BELIEVED and seconds < _TOO_FAST * self.seconds(size):
+        if self.samples >= KNOWN and not 1 / _ODD <= seconds / self.seconds(size) <= _ODD:
             self._doubted += 1
             if self._doubted < _BELIEVED:
                 return

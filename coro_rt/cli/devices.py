@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 import click
+from rich.markup import escape
 from rich.table import Table
 
 from coro_rt.cli.options import with_json
@@ -27,7 +28,11 @@ def devices(output: Output) -> None:
     for device in found:
         detail = "\n".join([device["detail"], *(f"not here: {line}" for line in device["missing"])])
         table.add_row(
-            device["name"], device["kind"], "yes" if device["available"] else "no", detail, device["energy"]
+            device["name"],
+            device["kind"],
+            "yes" if device["available"] else "no",
+            escape(detail),  # extras are written in brackets, as markup is
+            escape(device["energy"]),
         )
     output.table(table)
     meter = Meter.find({"cpu"})

@@ -71,7 +71,8 @@ def _describe_energy(device: Device) -> str:
     from coro_rt.energy.meter import Meter
 
     meter = Meter.find([device.kind])
+    others_gpu = device.kind == "gpu" and "NVIDIA" not in device.hardware  # NVML would be of no use
     try:
-        return "\n".join([meter.describe(device), *meter.missing])
+        return "\n".join([meter.describe(device), *(() if others_gpu else meter.missing)])
     finally:
         meter.close()

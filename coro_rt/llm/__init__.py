@@ -6,10 +6,11 @@ What applications hold is here by name, imported at the first use: the rest of t
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from coro_rt.llm.chooser import Chooser, Place, Wanted
     from coro_rt.llm.conversation import Conversation
     from coro_rt.llm.generate import Token, Usage
     from coro_rt.llm.model import LLM
-    from coro_rt.llm.places import Chooser, Place, Places, Wanted
+    from coro_rt.llm.places import Places
 
 __all__ = ["LLM", "Chooser", "Conversation", "Place", "Places", "Token", "Usage", "Wanted"]
 
@@ -19,5 +20,11 @@ def __getattr__(name: str) -> Any:
 
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    where = {"LLM": "model", "Conversation": "conversation", "Token": "generate", "Usage": "generate"}
-    return getattr(import_module(f"{__name__}.{where.get(name, 'places')}"), name)
+    where = {
+        "LLM": "model",
+        "Conversation": "conversation",
+        "Places": "places",
+        "Token": "generate",
+        "Usage": "generate",
+    }
+    return getattr(import_module(f"{__name__}.{where.get(name, 'chooser')}"), name)

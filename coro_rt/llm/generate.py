@@ -19,7 +19,8 @@ from coro_rt.errors import DeviceLost, ModelError
 from coro_rt.kernels.formats import Floats
 from coro_rt.traps import current_job
 
-from .places import Places, Route, Wanted, go_to
+from .chooser import Wanted
+from .places import Places, Route, go_to
 from .request import Request
 from .sampling import Sampler
 from .seat import Lender, Seat

@@ -22,8 +22,8 @@ from coro_rt.schedulers.qos import QoS
 from coro_rt.traps import local
 
 from .architecture import Hyperparameters
+from .chooser import Chooser, Place, Wanted
 from .gguf_file import GGUFFile
-from .places import Chooser, Place, Wanted
 
 if TYPE_CHECKING:
     from coro_rt.engine import Engine

@@ -42,6 +42,7 @@ from . import bert
 from .architecture import Hyperparameters
 from .build import build, nbytes
 from .catalog import resolve
+from .chooser import Wanted
 from .conversation import Conversation, Turn
 from .devices import Devices, choose_devices
 from .embed import EncoderModel, checked_texts, embed
@@ -49,7 +50,7 @@ from .generate import Token, generate, score
 from .gguf_file import GGUFFile, open_gguf
 from .loaded import Loaded, Words, closed_error
 from .measured import Measured
-from .places import Places, Wanted
+from .places import Places
 from .request import Message, chat_ids, checked_ids, make_request, prompt_ids
 from .sampling import SamplingParams
 from .seat import Lender

@@ -27,6 +27,7 @@ from coro_rt.on_host import on_host
 from coro_rt.schedulers.pace import Pace
 from coro_rt.traps import move_to
 
+from .chooser import Chooser, Place, Wanted
 from .loaded import closed_error
 
 if TYPE_CHECKING:
@@ -36,29 +37,6 @@ if TYPE_CHECKING:
 __all__ = ["Chooser", "Place", "Places", "Route", "Wanted"]
 
 logger = logging.getLogger("coro_rt")
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A device that a generation may go to. `pace` says what the model's steps take there, as far as it is
-    known; `loaded`: whether its weights are there.
-    """
-
-    name: str
-    kind: str
-    loaded: bool
-    pace: Pace
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a generation has to do, in tokens: of a text of `text`, `read` are to be read where it is, and all
-    of them anywhere else; up to `write` are to be written.
-    """
-
-    text: int
-    read: int
-    write: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,32 +56,6 @@ class Reader(Protocol):
     async def read(self, sequence: Sequence, tokens: list[int], following_s: float) -> None: ...
 
     def close(self) -> None: ...
-
-
-class Chooser:
-    """Says where generations go. This one: to the first place, and there they stay. Subclass it for others.
-
-    Called on the host's loop (`begin`) and by the workers of several devices at once (`next`), which wait for
-    it: it is quick, and waits for nothing. `places` are open; where the model was loaded first comes first.
-    """
-
-    def begin(self, wanted: Wanted, places: Listed[Place], readers: Listed[str]) -> tuple[str, str | None]:
-        """Before a generation begins, and when it has lost its device: the place, and who reads the prompt if
-        that is on a CPU; None: the place itself.
-        """
-        return places[0].name, None
-
-    def next(self, here: str, wanted: Wanted, places: Listed[Place]) -> str:
-        """Between two steps, or bursts of them: where to go on. If not `here`, the text so far is read anew
-        there.
-        """
-        return here
-
-    def took(self, device: str, text: int, behind: int, seconds: float, tokens: int) -> None:
-        """On a device all of a text was computed that was not `behind` already, in so many seconds of that
-        device's, in which nobody else had a part; and then it gave so many tokens, all but the first in steps
-        of their own.
-        """
 
 
 class Places:
@@ -174,7 +126,11 @@ class Places:
     def next(self, here: str, wanted: Wanted, without: Collection[str]) -> str:
         """Where a generation goes on, most often `here`."""
         places = self.open(without)
-        return self._known(self.chooser.next(here, wanted, places), [here, *(p.name for p in places)])
+        try:
+            aim = self.chooser.next(here, wanted, places)
+            return self._known(aim, [here, *(place.name for place in places)])
+        except Exception:
+            return self._replace_chooser(here)
 
     def elsewhere(self, lost: DeviceLost, wanted: Wanted, without: Collection[str] = ()) -> str:
         """Where a generation goes on that has lost its device, and perhaps those in `without` before. Raises
@@ -183,12 +139,18 @@ class Places:
         places = self.open({lost.device, *without})
         if not places:
             raise self._nowhere(lost.device, lost.reason) from lost
-        return self._begin(wanted, places).decode
+        try:
+            return self._begin(wanted, places).decode
+        except Exception:
+            return self._replace_chooser(places[0].name)
 
     def took(self, device: str, text: int, behind: int, seconds: float, tokens: int) -> None:
         """See `Chooser.took`; NaN seconds, which others had a part in, say nothing."""
         if seconds > 0.0:
-            self.chooser.took(device, text, behind, seconds, tokens)
+            try:
+                self.chooser.took(device, text, behind, seconds, tokens)
+            except Exception:
+                self._replace_chooser(device)
 
     @property
     def differ(self) -> bool:
@@ -204,6 +166,12 @@ class Places:
         if prefill is not None and prefill != decode:
             self._known(prefill, readers)
         return Route(decode, self.prefill_on or (None if prefill == decode else prefill))
+
+    def _replace_chooser(self, place: str) -> str:
+        """It failed while it was asked for a generation under way, which is not to suffer from that."""
+        failed, self.chooser = self.chooser, Chooser()
+        logger.exception("%s of %s was replaced by Chooser", type(failed).__name__, self.first.name)
+        return place
 
     def _known(self, name: str, names: Listed[str]) -> str:
         if name not in names:

@@ -19,7 +19,8 @@ from coro_rt.kernels.formats import Floats
 from coro_rt.schedulers.pace import CHUNK
 from coro_rt.traps import current_job
 
-from .places import Places, Route, Wanted, go_to
+from .chooser import Wanted
+from .places import Places, Route, go_to
 from .sequence import Sequence
 from .step import Advance, Part, advance
 

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from coro_rt.devices import DeviceInfo
 from coro_rt.energy import Battery
 from coro_rt.schedulers.registry import POLICIES
 
@@ -194,3 +195,11 @@ def test_devices_say_where_their_joules_come_from_and_how_the_battery_is(coro_rt
     energy = {device["kind"]: device["energy"] for device in read["devices"]}
     assert energy["cpu"].startswith(("measured by RAPL", "modelled, "))
     assert energy["sim"] == "not known"
+
+
+def test_devices_show_the_extras_that_are_written_in_brackets(coro_rt_cli, monkeypatch):
+    info = DeviceInfo("gpu", "gpu", True, "pip install 'coro-rt[gpu]'", (), "pip install 'coro-rt[nvml]'")
+    monkeypatch.setattr("coro_rt.devices.available", lambda: [info])
+    shown = coro_rt_cli("devices").out
+    assert "'coro-rt[gpu]'" in shown
+    assert "'coro-rt[nvml]'" in shown

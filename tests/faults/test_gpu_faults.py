@@ -23,6 +23,13 @@ pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu")]
 
 VALUES = np.arange(64, dtype=np.float32)
 
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    """One loop: devices fail alike on all of them, and these take their time."""
+    return "trio", {}
+
+
 doubled: Kernel[[Any], Any] = Kernel("doubled")
 
 

@@ -23,6 +23,13 @@ from coro_rt.testing import Fault, FaultInjection
 
 pytestmark = pytest.mark.npu
 
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    """One loop: devices fail alike on all of them, and these take their time."""
+    return "trio", {}
+
+
 question: Kernel[[], bool] = Kernel("question")
 
 

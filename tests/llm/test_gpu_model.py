@@ -40,7 +40,10 @@ def gpu_of(runtime: Runtime) -> GpuDevice:
 async def test_it_generates_chats_and_scores_as_on_the_cpu(tmp_path: Path) -> None:
     path = Tiny(form="F16").write(tmp_path / "m.gguf")  # no rounding to int8 that could go the other way
     async with open_runtime(devices=["cpu", "gpu"]) as runtime:
-        async with await runtime.load_model(path) as cpu, await runtime.load_model(path, device="gpu") as gpu:
+        async with (
+            await runtime.load_model(path, device="cpu") as cpu,
+            await runtime.load_model(path, device="gpu") as gpu,
+        ):
             before = runtime.memory.used
             for options in ({}, {"temperature": 0.8, "top_p": 0.9, "seed": 3}, {"repetition_penalty": 1.3}):
                 assert await ids(gpu, **options) == await ids(cpu, **options)

@@ -13,10 +13,10 @@ from coro_rt import DeviceLost, ModelError, Runtime, open_runtime
 from coro_rt.devices.cpu import CpuDevice
 from coro_rt.devices.gpu import GpuDevice
 from coro_rt.devices.gpu.workspace import GpuWorkspace
+from coro_rt.llm.chooser import Chooser, Place, Wanted
 from coro_rt.llm.generate import Token
 from coro_rt.llm.gpu import GpuStep
 from coro_rt.llm.model import LLM
-from coro_rt.llm.places import Chooser, Place, Wanted
 from coro_rt.llm.step import ModelStep
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu"), pytest.mark.anyio]
@@ -66,6 +66,7 @@ async def llm(runtime: Runtime, tmp_path: Path) -> AsyncIterator[LLM]:
     path = Tiny(form="F16").write(tmp_path / "m.gguf")  # no rounding to int8 that could go the other way
     async with await runtime.load_model(path, prefix_reuse=False) as llm:
         assert llm.places.names == ["cpu", "gpu"]
+        llm.places.chooser = Chooser()
         yield llm
         assert (runtime.stats().memory.pages, runtime.stats().memory.workspaces) == (0, 0)
 

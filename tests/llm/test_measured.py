@@ -9,9 +9,9 @@ import pytest
 
 from coro_rt import QoS, Runtime, open_runtime, qos
 from coro_rt.devices.cpu import CpuDevice
+from coro_rt.llm.chooser import Chooser, Place, Wanted
 from coro_rt.llm.measured import Measured
 from coro_rt.llm.model import LLM
-from coro_rt.llm.places import Chooser, Place, Wanted
 from coro_rt.schedulers import Curve
 from coro_rt.schedulers.pace import Pace
 from coro_rt.testing import SimDevice

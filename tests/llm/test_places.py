@@ -21,9 +21,9 @@ from coro_rt import (
     qos,
 )
 from coro_rt.devices.cpu import CpuDevice
+from coro_rt.llm.chooser import Chooser, Place, Wanted
 from coro_rt.llm.generate import Token
 from coro_rt.llm.model import LLM
-from coro_rt.llm.places import Chooser, Place, Wanted
 from coro_rt.llm.sequence import Sequence as TextSequence
 from coro_rt.schedulers.entry import State
 
@@ -134,6 +134,23 @@ async def test_a_chooser_that_names_no_open_place_is_an_error(llm: LLM) -> None:
     llm.places.chooser = Lost()
     with pytest.raises(DeviceError, match="Lost sent tiny to 'moon', but it can be sent to: a, b"):
         llm.generate(PROMPT)
+
+
+@pytest.mark.parametrize("answer", ["moon", None, RuntimeError("out of ideas")], ids=str)
+async def test_a_chooser_that_fails_under_way_is_replaced_and_costs_no_token(
+    llm: LLM, caplog: pytest.LogCaptureFixture, answer: Any
+) -> None:
+    class Failing(Chooser):
+        def next(self, *_: Any) -> str:
+            if isinstance(answer, Exception):
+                raise answer
+            return answer  # type: ignore[no-any-return]
+
+    alone = await said(llm)
+    llm.places.chooser = Failing()
+    assert await said(llm) == alone
+    assert type(llm.places.chooser) is Chooser
+    assert "Failing of tiny was replaced by Chooser" in caplog.text
 
 
 async def test_a_second_copy_is_loaded_when_it_is_first_wanted_and_shares_the_vocabulary(

@@ -29,7 +29,7 @@ from coro_rt import (
 from coro_rt.devices.npu import NpuDevice
 from coro_rt.kernels.program import Workspace
 from coro_rt.llm import npu as npu_module
-from coro_rt.llm.places import Chooser
+from coro_rt.llm.chooser import Chooser
 
 pytestmark = pytest.mark.npu
 

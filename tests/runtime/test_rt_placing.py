@@ -7,7 +7,17 @@ import pytest
 from rt_tools import simulated, until_state
 
 import coro_rt
-from coro_rt import Cancelled, DeviceError, DeviceLost, JobCancelled, Kernel, KernelError, QoS, current_job
+from coro_rt import (
+    Cancelled,
+    DeviceError,
+    DeviceLost,
+    JobCancelled,
+    Kernel,
+    KernelError,
+    QoS,
+    Runtime,
+    current_job,
+)
 from coro_rt.kernel import Launch
 from coro_rt.schedulers import Reason
 from coro_rt.schedulers.entry import State
@@ -156,13 +166,21 @@ async def test_children_are_as_free_as_their_parents() -> None:
 
 
 async def test_why_a_device_was_chosen_is_explained() -> None:
+    explained: list[str] = []
+
+    async def looks(runtime: Runtime) -> None:
+        await work(1000.0)
+        explained.append(str(runtime.explain(current_job())))
+
     async with simulated(**several()) as (runtime, _):
         await runtime.run(asks, 20)
-        async with runtime.start(asks, 1, 1000.0) as job:
+        async with runtime.start(looks, runtime) as job:
             await job.result()
             choice = job.job.placed
+            assert str(runtime.explain(job)).endswith("is done.")
         assert choice is not None
         assert (choice.device, choice.reason) == ("quick", Reason.EARLIEST)
+        assert "work goes to quick: it is done there first (slow: 1 s; quick: 0.1" in explained[0]
         async with runtime.start(asks, 1, 1000.0, device="slow") as job:
             await until_state(job, State.DONE)
             assert job.job.placed is None

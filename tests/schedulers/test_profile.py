@@ -59,12 +59,13 @@ def test_a_launch_that_lost_its_core_moves_nothing_much() -> None:
     assert curve.seconds(100.0) == pytest.approx(0.01, rel=0.1)
 
 
-def test_what_is_far_too_fast_is_believed_when_it_comes_again_and_again() -> None:
-    curve = learned([(100.0, 0.1)] * 20 + [(100.0, 0.001)])
+@pytest.mark.parametrize("odd", [0.001, 10.0])
+def test_what_is_far_off_is_believed_when_it_comes_again_and_again(odd: float) -> None:
+    curve = learned([(100.0, 0.1)] * 20 + [(100.0, odd)])
     assert curve.seconds(100.0) == pytest.approx(0.1)
     for number in range(3):
-        curve.learn(100.0, 0.001, 30.0 + number)
-    assert curve.seconds(100.0) == pytest.approx(0.001, rel=0.1)
+        curve.learn(100.0, odd, 30.0 + number)
+    assert curve.seconds(100.0) == pytest.approx(odd, rel=0.1)
 
 
 def test_a_machine_that_gets_slower_is_followed() -> None:

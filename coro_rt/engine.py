@@ -117,14 +117,14 @@ class Engine:
         if instruments is not None:
             self.scheduler = watched(self.scheduler, instruments)
         limited = [device for device in devices if math.isfinite(device.watchdog_s)]
-        self.watchdog = Watchdog(clock, Worker.overdue) if limited else None
+        self.watchdog = Watchdog(clock) if limited else None
         self.on_fenced: Callable[[Device], object] = lambda device: None  # not under the lock
         self.losses = 0  # of devices
         self.power_watch: PowerWatch | None = None
         self._sources: list[EnergySource] = []  # that measure no device yet
         self.workers = {device.name: Worker(self, device) for device in devices}
         if self.watchdog is not None:
-            self.watchdog.workers += [self.workers[device.name] for device in limited]
+            self.watchdog.guards += [self.workers[device.name].guard for device in limited]
         self.admission = Admission(max_jobs)
         self._raise_when_full = raise_when_full
         self.jobs: dict[Job[Any], None] = {}  # submitted and not done

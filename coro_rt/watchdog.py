@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from coro_rt.parker import Clock, make_parker
 
 if TYPE_CHECKING:
-    from coro_rt.worker import Worker
+    from coro_rt.guard import Guard
 
 GRACE = 0.25
 """Of a quantum's limit: for a device to come back after it was interrupted."""
@@ -86,15 +85,13 @@ class Watch:
 
 
 class Watchdog:
-    """Of one runtime. `clock` is the runtime's; `overdue(worker)` is called for a quantum that takes too
-    long, in the watchdog's thread.
-    """
+    """Of one runtime, whose clock it is. Calls `Guard.overdue` for a quantum that takes too long."""
 
-    def __init__(self, clock: Clock, overdue: Callable[[Worker], object]) -> None:
+    def __init__(self, clock: Clock) -> None:
         self.until = math.inf  # it sleeps until then; read without a lock
-        self.workers: list[Worker] = []
+        self.guards: list[Guard] = []
         self.exact = hasattr(clock, "parker")  # of its own: time passes when somebody sleeps, so not in vain
-        self._clock, self._overdue = clock, overdue
+        self._clock = clock
         self._parker = make_parker(clock)
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="coro_rt-watchdog", daemon=True)
@@ -121,11 +118,11 @@ class Watchdog:
             while not self._stopping:
                 # In this order: whoever begins a quantum is either seen here, or sees that it must wake us.
                 self.until = math.inf
-                self.until = until = min(worker.watch.until for worker in self.workers)
+                self.until = until = min(guard.watch.until for guard in self.guards)
                 self._parker.park(until)
                 now = self._clock()
-                for worker in self.workers:
-                    if worker.watch.until <= now:
-                        self._overdue(worker)
+                for guard in self.guards:
+                    if guard.watch.until <= now:
+                        guard.overdue()
         finally:
             self._parker.close()

@@ -14,12 +14,12 @@ import logging
 import math
 import threading
 from collections import deque
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 from coro_rt.energy.account import Account, DeviceEnergy, Tally
 from coro_rt.errors import Cancelled, DeviceLost, JobCancelled
 from coro_rt.fence import Fence
+from coro_rt.guard import Guard
 from coro_rt.instruments import Run, watched_launches
 from coro_rt.job import CancelReason, Job, JobEntry, explain_host_object, foreign_await
 from coro_rt.kernel import BatchKernel, BatchLaunch, Joint, Launch
@@ -28,11 +28,9 @@ from coro_rt.schedulers.errors import DeadlockError
 from coro_rt.schedulers.explanation import Granted
 from coro_rt.sleepers import Sleepers
 from coro_rt.traps import CHECKPOINT, Join, Trap, local, loosen
-from coro_rt.watchdog import GivenUp, Watch
+from coro_rt.watchdog import GivenUp
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from coro_rt.devices.base import Device
     from coro_rt.engine import Engine
 
@@ -43,7 +41,6 @@ ALONE_S = 0.1  # the longest slice of a job that nobody waits behind; a newcomer
 KEPT_GRANTS = 256  # so far back an explanation knows who ran
 LOOK_EVERY_S = 1.0  # how often it is seen to what energy has been used, while something runs
 UNMEASURED = 15  # switches whose time is not taken, between two whose is: a look at the clock is dear here
-STRAY_S = 1.0  # so long a runtime that closes waits for threads that were given up
 _END: Any = object()  # in place of a trap: the coroutine has ended
 
 
@@ -83,16 +80,10 @@ class Worker:
         self._look_at = math.inf  # when there is something to see to besides jobs
         self._since = 0.0  # when the running job was taken up, or its time was last booked
         self._lost: DeviceLost | None = None  # the device said so in this thread, and is not fenced yet
-        self._trying = False  # the device, while it is fenced
-        self._strays: list[threading.Thread] = []  # that were given up
-        self._around: AbstractContextManager[object] | None = None  # each call of a kernel, where it matters
-        self._guarded = math.isfinite(device.watchdog_s) or device.faults is not None
-        self._run_launch: Run = self._guarded_launch if self._guarded else self._launch
-        if device.faults is not None:
-            self._run_launch = device.faults.over(self._run_launch)
+        self.guard = Guard(self)
+        self._run_launch: Run = self.guard.over(self._launch)
         if engine.instruments is not None:
             self._run_launch = watched_launches(self._run_launch, engine.instruments, engine.clock)
-        self._guard()
         self._started = False
         self._finished = threading.Event()
         self._thread = self._new_thread(None)
@@ -121,17 +112,7 @@ class Worker:
         if self._started:
             self._finished.wait()  # it may be given up meanwhile, for another one
             self._thread.join()
-        self.device.guard(nullcontext(), None)
-        for stray in self._strays:
-            stray.join(STRAY_S)
-        if any(stray.is_alive() for stray in self._strays):
-            logger.error(
-                "device %r hung, and still does: the thread that waits for it is left behind, and the device "
-                "is not closed",
-                self.name,
-            )
-        else:
-            self.device.close()
+        self.guard.close()
 
     def _new_thread(self, job: Job[Any] | None) -> threading.Thread:
         return threading.Thread(target=self._run, args=(job,), name=f"coro_rt-{self.name}", daemon=True)
@@ -144,10 +125,11 @@ class Worker:
             self.device.begin()
             while not self._ended:
                 if job is None:
-                    if self.fence is None or not self._try_is_due():
+                    if self.fence is None or not self.guard.try_is_due():
                         parker.park(self._until)
                     else:
-                        self._try()
+                        self.guard.try_device()
+                        self._lost = None  # that it fails is no news
                     if self._look_at < math.inf:
                         self._look(self._clock())
                     job = self._take()
@@ -384,8 +366,8 @@ class Worker:
         slice_s = max(0.0, min(self._slice_s, self.sleepers.until - began))
         joint = launch.joint
         try:
-            if self._around is not None:
-                done = self._call(launch, slice_s)
+            if self.guard.around is not None:
+                done = self.guard.call(launch, slice_s)
             elif joint is None:
                 done = launch.kernel.implementation(device.kind)(device, launch, slice_s)
             else:
@@ -535,98 +517,20 @@ class Worker:
         else:
             self.engine.fence(self, error)
 
-    def overdue(self) -> None:
-        """A quantum takes too long. In the watchdog's thread."""
-        now = self._clock()
-        if not self.watch.interrupted and self.device.interrupt() and self.watch.extend(now):
-            return
-        with self.engine.deciding():
-            if self.watch.give_up(now):
-                self._replace_thread(now)
-
     def _fence_locked(self) -> None:
         error, self._lost = self._lost, None
         assert error is not None
         self.engine.fence_locked(self, error)
 
-    def _guard(self) -> None:
-        """A new watch, for the thread that is the worker from now on."""
-        device, engine = self.device, self.engine
-        self.watch = watch = Watch(engine.watchdog, device.watchdog_s, engine.clock)
-        around: AbstractContextManager[object] = watch if self._guarded else nullcontext()
-        if device.faults is not None:
-            around = device.faults.around(watch, self.parker)
-        device.guard(around, self.lost)
-        if self._guarded and not device.times_quanta:
-            self._around = around
-
-    def _guarded_launch(self, job: Job[Any], launch: Launch[Any]) -> Launch[Any] | None:
-        """Like `_launch`; meanwhile another thread may take over."""
-        watch = self.watch
-        watch.armed = True
-        left = self._launch(job, launch)
-        watch.armed = False
-        return left
-
-    def _call(self, launch: Launch[Any], slice_s: float) -> bool:
-        """A call of a kernel as one quantum: its slice, and what it needs to return after that."""
-        slice_s = min(slice_s, ALONE_S)
-        self.watch.slack_s = slice_s
-        assert self._around is not None
-        with self._around:
-            if launch.joint is None:
-                return launch.kernel.implementation(self.device.kind)(self.device, launch, slice_s)
-            return launch.joint.run(self.device, slice_s)
-        raise AssertionError("a watch swallows nothing")
-
-    def _replace_thread(self, now: float) -> None:
-        """Under the lock: the thread is given up. Another one goes on where it would have come back with an
-        error."""
+    def hand_over(self) -> threading.Thread:
+        """Under the lock: another thread is the worker from now on. Gives the one that was."""
         engine = self.engine
-        if self._trying:
-            assert self.fence is not None
-            self._trying = False
-            self.fence.failed(now)
-        else:
-            detail = f"a quantum did not end within {self.watch.limit_s:g} s"
-            engine.fence_locked(self, DeviceLost(self.name, "hung", detail))
-        job = self.job
-        if job is not None and job.launch is None:  # else it is told when its launch is taken from it
-            assert self.fence is not None
-            job.inbox_error = self.fence.error()
-        self._strays.append(self._thread)
         before, self.parker = self.parker, make_parker(engine.clock)
-        self._guard()
+        stray, self._thread = self._thread, self._new_thread(self.job)
         self.device.attach(self.parker, engine.clock)
-        self._thread = self._new_thread(job)
         engine.after(self._thread.start)
         engine.after(before.unpark)  # in case it is there that it hangs
-
-    def _try_is_due(self) -> bool:
-        fence = self.fence
-        return fence is not None and fence.next_try <= self._clock() and not self.engine.closing
-
-    def _try(self) -> None:
-        """Ask the fenced device whether it is sound, opened anew."""
-        device, watch = self.device, self.watch
-        self._trying = watch.armed = True
-        device.clear_preempt()  # of what it ran before it failed
-        watch.slack_s = 0.0
-        failure: BaseException | None = None
-        try:
-            if device.remembers and any(stray.is_alive() for stray in self._strays):
-                raise DeviceLost(self.name, "hung", "and what hangs there may still write into memory")
-            with device.waiting():
-                device.reopen()
-            with device.waiting():
-                sound = device.sound()
-        except GivenUp:
-            raise
-        except Exception as exc:
-            sound, failure = False, exc
-        self._trying = watch.armed = False
-        self._lost = None  # that it fails is no news
-        self.engine.tried(self, sound=sound, failure=failure)
+        return stray
 
 
 def _note_long_step(job: Job[Any], seconds: float) -> None:

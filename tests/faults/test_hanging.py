@@ -85,7 +85,7 @@ async def test_the_job_goes_on_once_whoever_comes_back(caplog: pytest.LogCapture
 async def test_a_thread_that_never_comes_back_is_left_behind_and_closing_says_so(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coro_rt.worker.STRAY_S", 0.0)
+    monkeypatch.setattr("coro_rt.guard.STRAY_S", 0.0)
     device = SimDevice("near", watchdog_s=SOON_S)
     faults = FaultInjection(device, Fault("hung", stuck=True))
     closed = []

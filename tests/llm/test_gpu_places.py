@@ -110,7 +110,7 @@ async def test_a_device_that_is_lost_costs_no_token(
 
     failing(GpuStep if first == "gpu" else ModelStep)
     llm.places.chooser = From(first)
-    for steps in (0, 1, 4):
+    for steps in (0, 4):
         while any(device.fenced for device in llm._runtime.devices):  # noqa: ASYNC110
             await anyio.sleep(0.001)
         left = steps

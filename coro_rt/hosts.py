@@ -210,6 +210,21 @@ class AsyncioHost(Host):
         return interrupt
 
 
+class _Ear:
+    """An instrument of trio's: looks into the box whenever the loop has looked for events, before its tasks.
+
+    So who waits for a job runs in the turn of the loop that the bell has woken, not in the one after it, as
+    if the task that listens had to tell it.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def after_io_wait(self, timeout: float) -> None:
+        if self._host._box:
+            self._host._drain()
+
+
 class TrioHost(Host):
     """trio."""
 
@@ -222,6 +237,8 @@ class TrioHost(Host):
         self._trio = trio
         self._token = trio.lowlevel.current_trio_token()
         self._bell = Bell()
+        self._ear: Any = _Ear(self)
+        trio.lowlevel.add_instrument(self._ear)
         self._listening = trio.CancelScope()
         trio.lowlevel.spawn_system_task(self._listen, name="coro_rt: what workers have ready")
         for fn in _protected:
@@ -239,6 +256,8 @@ class TrioHost(Host):
 
     def close(self) -> None:
         self._listening.cancel()
+        with suppress(KeyError):  # taken out by trio: a callback had raised
+            self._trio.lowlevel.remove_instrument(self._ear)
 
     def _wake(self) -> None:
         self._bell.ring(keep_lock=self.goes_on)

@@ -64,6 +64,7 @@ class Worker:
         self._granted_s = 0.0
         self._slice_s = 0.0
         self._since = 0.0  # when the running job was taken up, or its time was last booked
+        self._stepped_at = 0.0  # when it last began to run Python of its own
         self._run_launch: Run = self._launch
         if engine.instruments is not None:
             self._run_launch = watched_launches(self._launch, engine.instruments, engine.clock)
@@ -126,7 +127,7 @@ class Worker:
             return None
         self._granted_s = grant.slice_s
         self._measure_out()
-        self._since = now
+        self._since = self._stepped_at = now
         entry: Any = grant.entry
         job: Job[Any] = entry.job
         self.job = job
@@ -141,7 +142,7 @@ class Worker:
 
     def _measure_out(self) -> None:
         """Under the lock: how long the job may run. While nobody waits, long: coming back takes the GIL."""
-        self.alone = alone = not self.engine.scheduler.ready(self.name)
+        self.alone = alone = not self._scheduler.ready(self.name)
         self._slice_s = max(self._granted_s, ALONE_S) if alone else self._granted_s
 
     def _wake_sleepers(self, now: float) -> None:
@@ -166,7 +167,9 @@ class Worker:
         joint: Joint | None = None
         if launch is not None:
             joint = launch.joint
-            job.launch = self._run_launch(job, launch)
+            job.launch = left = self._run_launch(job, launch)
+            if left is None and joint is None and job.inbox_error is None and self._undisturbed():
+                return job
 
         engine, scheduler = self.engine, self._scheduler
         following: Job[Any] | None = job
@@ -174,8 +177,8 @@ class Worker:
         lock.acquire()  # `with` takes twice as long
         try:
             now = self._clock()
-            seconds = took = now - self._since
-            self._since = now
+            seconds, stepped = now - self._since, now - self._stepped_at
+            self._since = self._stepped_at = now
             self.busy_s += seconds
             self.deciding = True
             if self.sleepers.until <= now:
@@ -221,14 +224,23 @@ class Worker:
             effects = engine.take_effects() if engine.effects else ()
         finally:
             lock.release()
-        if took > LONG_STEP_S and launch is None:
-            _note_long_step(job, took)
+        if stepped > LONG_STEP_S and launch is None:
+            _note_long_step(job, stepped)
         if effects:
             engine.host.goes_on = following is not None
             for effect in effects:
                 effect()
             engine.host.goes_on = False
         return following
+
+    def _undisturbed(self) -> bool:
+        """After a launch: nothing is to be decided, and no time to be booked yet. Nobody else was ready, has
+        come, or is due to wake, and the slice is not over.
+
+        Without the lock: whoever comes clears `alone` under it, and raises the preempt flag.
+        """
+        now = self._stepped_at
+        return self.alone and now < self.sleepers.until and now - self._since < self._granted_s
 
     def _step(self, job: Job[Any]) -> Any:
         """Run the coroutine to its next trap, or to its end."""
@@ -259,9 +271,10 @@ class Worker:
         """Run quanta of a launch. Returns it if it is not done yet."""
         device, clock = self.device, self._clock
         began = clock()
-        if began - self._since > LONG_STEP_S:
-            _note_long_step(job, began - self._since)
-        slice_s = max(0.0, min(self._slice_s, self.sleepers.until - began))
+        if began - self._stepped_at > LONG_STEP_S:
+            _note_long_step(job, began - self._stepped_at)
+        left_s = self.sleepers.until - began
+        slice_s = self._slice_s if self._slice_s < left_s else max(0.0, left_s)
         joint = launch.joint
         try:
             if joint is None:
@@ -274,7 +287,8 @@ class Worker:
         else:
             if done:
                 job.inbox = launch.result
-        seconds = clock() - began if launch.measured_s is None else launch.measured_s
+        self._stepped_at = ended = clock()
+        seconds = ended - began if launch.measured_s is None else launch.measured_s
         if joint is None:
             job.quanta += 1
             job.kernel_s += seconds
@@ -370,6 +384,7 @@ class Worker:
     def _give_up(self, job: Job[Any], now: float) -> None:
         """Under the lock: a cancelled job's launch goes no further, before the job's own code runs again."""
         launch, job.launch = job.launch, None
+        self.alone = False  # whoever rode in it may lead it now
         if isinstance(launch, BatchLaunch):
             if launch.joint is not None:
                 launch.joint.leave(launch)

@@ -103,13 +103,20 @@ class Worker:
             self.parker.close()
 
     def _take(self) -> Job[Any] | None:
-        """After a sleep: the next job; None if nobody is ready after all."""
-        engine = self.engine
-        with engine.deciding():
+        """After a sleep, or when a job has left and all who wait for it know: the next job; None if nobody is
+        ready after all."""
+        engine, lock = self.engine, self._lock
+        lock.acquire()  # as in `_serve`
+        try:
             self.idle = self.expecting = False
             self.deciding = True
-            job = self._next(engine.clock())
+            job = self._next(self._clock())
             self.deciding = False
+            effects = engine.take_effects() if engine.effects else ()
+        finally:
+            lock.release()
+        for effect in effects:
+            effect()
         return job
 
     def _next(self, now: float) -> Job[Any] | None:
@@ -117,7 +124,7 @@ class Worker:
         if self.sleepers.until <= now:
             self._wake_sleepers(now)
         self.device.clear_preempt()  # under the lock: what it was raised for is seen by the decision below
-        grant = self.engine.scheduler.next(self.name, now)
+        grant = self._scheduler.next(self.name, now)
         if grant is None:
             self.granted.append((now, None))
             self.job = None
@@ -143,7 +150,11 @@ class Worker:
     def _measure_out(self) -> None:
         """Under the lock: how long the job may run. While nobody waits, long: coming back takes the GIL."""
         self.alone = alone = not self._scheduler.ready(self.name)
-        self._slice_s = max(self._granted_s, ALONE_S) if alone else self._granted_s
+        self._slice_s = ALONE_S if alone and self._granted_s < ALONE_S else self._granted_s
+
+    def _hurry(self, now: float) -> None:
+        """Under the lock: somebody more urgent may be waiting for the end of a launch, and not for long."""
+        self._slice_s = min(self._slice_s, self._scheduler.lets_go_on_s(self.name, now))
 
     def _wake_sleepers(self, now: float) -> None:
         for sleep in self.sleepers.due(now):
@@ -202,15 +213,19 @@ class Worker:
                 grant = scheduler.turn(job.entry, seconds, now)
                 if grant is None:
                     self._measure_out()
+                    if job.entry.aboard and not self.alone:
+                        self._hurry(now)
                 else:
                     entry: Any = grant.entry
                     self.suspensions += job.launch is not None
                     self.job = following = entry.job
-                    if entry.aboard:
-                        self._lead(entry.job, now)
                     self._slice_s = self._granted_s = grant.slice_s
                     self.alone = False
+                    if entry.aboard:
+                        self._lead(entry.job, now)
                     self.granted.append((now, entry))
+            elif engine.effects:
+                self.job = following = None
             else:
                 following = self._next(now)
             self.deciding = False
@@ -227,10 +242,13 @@ class Worker:
         if stepped > LONG_STEP_S and launch is None:
             _note_long_step(job, stepped)
         if effects:
-            engine.host.goes_on = following is not None
+            # If the job has left, before anybody else is chosen: who waited for it may run at once.
+            engine.host.goes_on = following is not None or self._scheduler.ready(self.name) > 0
             for effect in effects:
                 effect()
             engine.host.goes_on = False
+            if following is None:
+                following = self._take()
         return following
 
     def _undisturbed(self) -> bool:
@@ -354,6 +372,7 @@ class Worker:
         assert isinstance(launch, BatchLaunch)
         job.trap = None  # it may have ridden in this launch before it came to lead it
         if launch.joint is not None:
+            self._hurry(now)
             return
         members: list[BatchLaunch[Any]] = []
         for entry in (job.entry, *job.entry.riders):

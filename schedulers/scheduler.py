@@ -17,7 +17,7 @@ from itertools import count
 from math import inf
 from typing import Any
 
-from coro_rt.schedulers.batch import Batch, fill, patience_s, seats, waits_for
+from coro_rt.schedulers.batch import Batch, fill, lets_go_on_s, patience_s, seats, waits_for
 from coro_rt.schedulers.dynamic import Dynamic
 from coro_rt.schedulers.ejection import Ejection, Stopwatch, TooSlow, key_kind
 from coro_rt.schedulers.entry import Entry, Grant, State, Turn
@@ -118,6 +118,15 @@ class Scheduler:
     def resumes_at(self, device: str) -> float:
         """When to ask `next` again after it said None: somebody is put off until then; `inf`: nobody is."""
         return self._queue(device).resumes_at()
+
+    def lets_go_on_s(self, device: str, now: float) -> float:
+        """For how long whoever is next lets the launch under way go on, to ride in the one after it, before
+        the worker is to ask `turn` again; `inf`: nobody waits for its end."""
+        queue = self._queue(device)
+        head, running = queue.head(), queue.running
+        if head is None or running is None:
+            return inf
+        return lets_go_on_s(head, running, now) or inf
 
     # What the host and the workers call.
 

@@ -392,6 +392,8 @@ class _Simulation:
         device.piece_s = max(0.0, live.target_s - live.served_s) if launch is None else launch.left_s
         device.alone = not self._scheduler.ready(device.name)
         if not device.alone:
+            if live.entry.aboard:
+                slice_s = min(slice_s, self._scheduler.lets_go_on_s(device.name, now))
             device.piece_s = min(device.piece_s, slice_s + next(device.overrun_s))
         self._plan(device, live)
 

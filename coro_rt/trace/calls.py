@@ -45,7 +45,7 @@ CALLS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """Every public call that changes something, and its parameters in their order."""
 
-ASKING = frozenset({"ready", "running", "explain", "upcoming", "policy", "resumes_at"})
+ASKING = frozenset({"ready", "running", "explain", "upcoming", "policy", "resumes_at", "lets_go_on_s"})
 """Public, but they change nothing, so they are not written down."""
 
 OPTIONAL = frozenset({"on", "qos", "deadline"})

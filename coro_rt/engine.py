@@ -54,8 +54,9 @@ class Deciding:
         self._engine.lock.acquire()
 
     def __exit__(self, *_: object) -> None:
-        effects = self._engine.take_effects()
-        self._engine.lock.release()
+        engine = self._engine
+        effects = engine.take_effects() if engine.effects else ()
+        engine.lock.release()
         for effect in effects:
             effect()
 

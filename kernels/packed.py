@@ -18,6 +18,7 @@ Operand j of a block is columns 4j … 4j+3. Its upper bits are bit j of h's byt
 of its byte j//4 (two).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -54,26 +55,34 @@ class PackedMatrix:
     `address` stays valid as long as this object lives.
     """
 
-    def __init__(self, format: Format, rows: int, columns: int) -> None:
+    def __init__(
+        self, format: Format, rows: int, columns: int, empty: Callable[[int], Bytes] = aligned_empty
+    ) -> None:
         format.row_bytes(columns)
         self.format, self.rows, self.columns = format, rows, columns
         self.groups = -(-rows // LANES)
         *self._starts, self.group_bytes = plane_offsets(  # type: ignore[no-untyped-call]
             columns, format.unit, format.sub, format.bits, format.has_min
         )
-        self.data = aligned_empty(self.groups * self.group_bytes)
+        self.data = empty(self.groups * self.group_bytes)
         self.address = int(self.data.ctypes.data)
 
     @classmethod
-    def pack(cls, format: Format, *parts: tuple[Bytes, tuple[int, int]]) -> "PackedMatrix":
+    def pack(
+        cls,
+        format: Format,
+        *parts: tuple[Bytes, tuple[int, int]],
+        empty: Callable[[int], Bytes] = aligned_empty,
+    ) -> "PackedMatrix":
         """Stack matrices (raw bytes, shape) of one format and width on top of each other, rows in order.
 
-        ValueError if a part's size and shape disagree, or widths differ.
+        `empty` gives the memory, on a cache line. ValueError if a part's size and shape disagree, or widths
+        differ.
         """
         columns = parts[0][1][1]
         if any(shape[1] != columns for _, shape in parts):
             raise ValueError(f"matrices stacked on each other need one width, not {[s[1] for _, s in parts]}")
-        packed = cls(format, sum(shape[0] for _, shape in parts), columns)
+        packed = cls(format, sum(shape[0] for _, shape in parts), columns, empty)
         row = 0
         for raw, shape in parts:
             packed._fill(row, format.blocks(raw, shape))

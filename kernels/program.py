@@ -49,7 +49,7 @@ from .kv import PAGE_POSITIONS, KVShape, head_bytes, write_position
 from .layer_norm import layer_norm_row
 from .logits import summarize
 from .matmul import call_groups
-from .memory import align_up, aligned_zeros
+from .memory import Arena, align_up, aligned_zeros
 from .norm import norm_row
 from .packed import PackedMatrix
 from .pool import pool_rows
@@ -177,16 +177,20 @@ STATE_BURST, STATE_MADE, STATE_ENDS, STATE_END_COUNT, STATE_DONE_NS = (int(s) * 
 
 
 class Program:
-    """A table of operations, in order. Append with the methods, then `finish`; read-only afterwards."""
+    """A table of operations, in order. Append with the methods, then `finish`; read-only afterwards.
 
-    def __init__(self) -> None:
+    `nbytes`: what its matrices will take, for one piece of memory in which they lie as they are read.
+    """
+
+    def __init__(self, nbytes: int = 0) -> None:
+        self._arena = Arena(nbytes)
         self._rows: list[NDArray[np.int64]] = []
         self._keep: list[Any] = []  # what the table's addresses point into
         self.table: NDArray[np.int64] = np.zeros((0, Field.COUNT), np.int64)
 
     def pack(self, format: Format, *parts: tuple[Bytes, tuple[int, int]]) -> PackedMatrix:
         """Stack matrices (raw bytes, shape) of one format on top of each other; see `PackedMatrix.pack`."""
-        return PackedMatrix.pack(format, *parts)
+        return PackedMatrix.pack(format, *parts, empty=self._arena.empty)
 
     def finish(self) -> "Program":
         self.table = np.ascontiguousarray(np.stack(self._rows))

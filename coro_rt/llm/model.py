@@ -97,7 +97,7 @@ class Model(Loaded):
         return nbytes(file, sizes, context)
 
     def build(self) -> Any:
-        program = Program()
+        program = Program(self._nbytes)
         build(self.file, self.sizes, self.context, program)
         return program
 

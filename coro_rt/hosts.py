@@ -121,9 +121,15 @@ class Host(ABC):
     def task_name(self) -> str:
         """What the running task is called, for people."""
 
-    @abstractmethod
     def close(self) -> None:
-        """The runtime is closed: nobody is woken any more."""
+        """The runtime is closed, its workers have ended. What they posted last is done here: nobody listens
+        any more."""
+        self._unplug()
+        self._drain()
+
+    @abstractmethod
+    def _unplug(self) -> None:
+        """Stop listening to the bell."""
 
     @abstractmethod
     def _is_current(self) -> bool: ...
@@ -155,7 +161,7 @@ class AsyncioHost(Host):
         bell.silence()
         self._drain()
 
-    def close(self) -> None:
+    def _unplug(self) -> None:
         if self._bell is not None:
             self._loop.remove_reader(self._bell.fileno())
 
@@ -254,7 +260,7 @@ class TrioHost(Host):
                 self._bell.silence()
                 self._drain()
 
-    def close(self) -> None:
+    def _unplug(self) -> None:
         self._listening.cancel()
         with suppress(KeyError):  # taken out by trio: a callback had raised
             self._trio.lowlevel.remove_instrument(self._ear)

@@ -16,6 +16,7 @@ import pytest
 from rt_tools import Gate, add, opened, until
 
 import coro_rt
+from coro_rt.hosts import Waiter, current_host
 
 pytestmark = pytest.mark.anyio
 
@@ -48,6 +49,25 @@ async def test_many_jobs_that_are_done_together_wake_the_loop_once() -> None:
         while runtime.stats().jobs_done < 101:
             time.sleep(0.001)  # noqa: ASYNC251 (the loop must not run)
         assert wakes == 1
+
+
+async def test_what_a_worker_posts_last_is_heard_although_the_host_is_closed_right_after() -> None:
+    host = current_host()
+    waiter, heard = Waiter(host), []
+
+    async def wait() -> None:
+        await host.wait(waiter, lambda: True)
+        heard.append(True)
+
+    with anyio.move_on_after(20):
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(wait)
+            await anyio.wait_all_tasks_blocked()
+            worker = threading.Thread(target=waiter.deliver)
+            worker.start()
+            worker.join()  # the loop has had no turn
+            host.close()
+    assert heard == [True]
 
 
 @pytest.mark.parametrize("use", ["run", "start", "stream", "anext"])

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
 from math import inf
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 import anyio
 
@@ -243,7 +243,7 @@ class TrioHost(Host):
         self._trio = trio
         self._token = trio.lowlevel.current_trio_token()
         self._bell = Bell()
-        self._ear: Any = _Ear(self)
+        self._ear = cast(Any, _Ear(self))  # trio need not be there for its class
         trio.lowlevel.add_instrument(self._ear)
         self._listening = trio.CancelScope()
         trio.lowlevel.spawn_system_task(self._listen, name="coro_rt: what workers have ready")

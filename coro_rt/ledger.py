@@ -3,8 +3,9 @@ see."""
 
 from dataclasses import astuple, dataclass
 from operator import add
+from typing import Any
 
-Used = tuple[float, ...]  # what a ledger says, in the order of its fields; made in a sixth of the time
+Used = tuple[Any, ...]  # what a ledger says, in the order of its fields; made in a sixth of the time
 
 
 @dataclass(frozen=True, slots=True)

@@ -249,6 +249,7 @@ class Worker:
             engine.host.goes_on = False
             if following is None:
                 following = self._take()
+                self._ended = False  # only after a sleep: how soon it is to end is not in its decisions
         return following
 
     def _undisturbed(self) -> bool:

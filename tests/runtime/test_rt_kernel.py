@@ -136,10 +136,12 @@ async def test_a_job_alone_goes_from_launch_to_launch_and_is_decided_about_once_
     launches: int, turns: int
 ) -> None:
     async with simulated() as (runtime, clock):
-        await until(lambda: runtime._engine.workers["sim"].idle)
+        worker = runtime._engine.workers["sim"]
+        await until(lambda: worker.idle)
         before = runtime.stats().decisions
         async with runtime.start(chain, launches, 0.0005) as job:  # a slice is 2 ms
             await job.result()
+        await until(lambda: worker.idle)
         assert runtime.stats().decisions - before == 2 + turns  # it got the device, and nobody after it
         assert job.ledger.device_s == pytest.approx(launches * 0.0005)
         assert clock.now() == pytest.approx(launches * 0.0005)

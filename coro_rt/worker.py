@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("coro_rt")
 
 LONG_STEP_S = 0.002  # nobody else can run meanwhile: worth a line in the log
-# The longest slice of a job that nobody waits behind; a newcomer ends it early. A burst of tokens is planned for
-# half of it, so that one that takes longer does not come back twice, as each time it has to wait for the GIL.
+# The longest slice of a job that nobody waits behind; a newcomer ends it early. A burst of tokens is planned
+# for half of it, so that one that takes longer does not come back, and wait for the GIL, twice.
 ALONE_S = 0.2
 KEPT_GRANTS = 256  # so far back an explanation knows who ran
 UNMEASURED = 15  # switches whose time is not taken, between two whose is: a look at the clock is dear here

@@ -10,13 +10,17 @@ See the README for more, and docs/design.md for how it works.
 
 from coro_rt._version import __version__
 from coro_rt.devices.base import Device
+from coro_rt.energy.account import DeviceEnergy
+from coro_rt.energy.meter import Meter
 from coro_rt.errors import (
     Cancelled,
     ContextOverflow,
     CoroRtError,
     DeadlockError,
     DeviceError,
+    DeviceLost,
     DownloadError,
+    EnergyError,
     HostObjectError,
     JobCancelled,
     KernelError,
@@ -46,6 +50,7 @@ from coro_rt.qos import qos
 from coro_rt.runtime import Runtime, open_runtime
 from coro_rt.schedulers.explanation import Explanation
 from coro_rt.schedulers.policy import Policy
+from coro_rt.schedulers.power import PowerState
 from coro_rt.schedulers.qos import QoS
 from coro_rt.snapshot import DeviceSnapshot, JobSnapshot, Snapshot
 from coro_rt.stats import Stats
@@ -60,9 +65,12 @@ __all__ = [
     "CoroRtError",
     "DeadlockError",
     "Device",
+    "DeviceEnergy",
     "DeviceError",
+    "DeviceLost",
     "DeviceSnapshot",
     "DownloadError",
+    "EnergyError",
     "Event",
     "Explanation",
     "HostObjectError",
@@ -79,6 +87,7 @@ __all__ = [
     "MemoryBudget",
     "MemoryBudgetExceeded",
     "MemoryUse",
+    "Meter",
     "ModelError",
     "ModelFileError",
     "ModelNotFound",
@@ -86,6 +95,7 @@ __all__ = [
     "Outlet",
     "Overloaded",
     "Policy",
+    "PowerState",
     "QoS",
     "QuantizeError",
     "Reservation",

@@ -7,6 +7,7 @@ a thread, raise a preempt flag, tell the host) is noted with `after` and done wh
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -18,7 +19,11 @@ import anyio.abc
 
 from coro_rt.admission import Admission, Ticket
 from coro_rt.devices.base import Device
-from coro_rt.errors import Cancelled, DeviceError, Overloaded, RuntimeClosed
+from coro_rt.energy.meter import Meter
+from coro_rt.energy.source import EnergySource
+from coro_rt.energy.watch import PowerWatch
+from coro_rt.errors import Cancelled, DeviceError, DeviceLost, Overloaded, RuntimeClosed
+from coro_rt.fence import PROVEN_S, Fence
 from coro_rt.hosts import Host, Waiter, protected
 from coro_rt.instruments import Instruments, watched
 from coro_rt.job import CancelReason, Job, JobEntry
@@ -26,14 +31,17 @@ from coro_rt.kernel import BatchLaunch
 from coro_rt.ledger import NOTHING, Ledger, sum_up
 from coro_rt.memory.usage import MemoryUse
 from coro_rt.parker import Clock
+from coro_rt.placing import Placing
 from coro_rt.schedulers.ejection import Ejection
 from coro_rt.schedulers.entry import Entry, State
 from coro_rt.schedulers.explanation import Explanation, Known
+from coro_rt.schedulers.power import PowerState
 from coro_rt.schedulers.qos import QoS
 from coro_rt.schedulers.registry import PolicyLike
 from coro_rt.schedulers.scheduler import Scheduler
 from coro_rt.stats import Stats
 from coro_rt.traps import join_outcome
+from coro_rt.watchdog import Watchdog
 from coro_rt.worker import Worker
 
 if TYPE_CHECKING:
@@ -80,6 +88,7 @@ class Engine:
         raise_when_full: bool,
         record: str | os.PathLike[str] | None,
         instruments: Instruments | None,
+        profiles: str | os.PathLike[str] | None,
         clock: Clock,
     ) -> None:
         self.host = host
@@ -93,8 +102,9 @@ class Engine:
             "max_wait_s": max_wait_s,
         }
         self._recorder: Recorder | None = None
+        self.placing = Placing(devices, profiles)
         # `timer`, not `clock`: whatever the jobs' time is, a policy takes real time.
-        make = partial(Scheduler, policy, **settings)
+        make = partial(Scheduler, policy, placement=self.placing.open(), **settings)
         if record is None:
             self.scheduler = make(on_ejected=self._ejected, timer=perf_counter)
         else:
@@ -107,7 +117,15 @@ class Engine:
         self.instruments = instruments
         if instruments is not None:
             self.scheduler = watched(self.scheduler, instruments)
+        limited = [device for device in devices if math.isfinite(device.watchdog_s)]
+        self.watchdog = Watchdog(clock, Worker.overdue) if limited else None
+        self.on_fenced: Callable[[Device], object] = lambda device: None  # not under the lock
+        self.losses = 0  # of devices
+        self.power_watch: PowerWatch | None = None
+        self._sources: list[EnergySource] = []  # that measure no device yet
         self.workers = {device.name: Worker(self, device) for device in devices}
+        if self.watchdog is not None:
+            self.watchdog.workers += [self.workers[device.name] for device in limited]
         self.admission = Admission(max_jobs)
         self._raise_when_full = raise_when_full
         self.jobs: dict[Job[Any], None] = {}  # submitted and not done
@@ -163,10 +181,11 @@ class Engine:
                     worker.expecting = worker.parker.hint()
 
     @protected
-    def submit(self, job: Job[Any]) -> Ticket | None:
+    def submit(self, job: Job[Any], *, launches: bool = True) -> Ticket | None:
         """Queue a job. If the runtime is full: a ticket; wait for its `waiter`, then call `submit_admitted`.
 
-        Raises RuntimeClosed, DeviceError or Overloaded.
+        Without `launches` a fenced device takes it, too. Raises RuntimeClosed, DeviceError, DeviceLost or
+        Overloaded.
         """
         with self.deciding():
             if self.admission.full():
@@ -174,15 +193,16 @@ class Engine:
                 if self._raise_when_full:
                     raise Overloaded(f"{job.name} would be one job too many: {self.admission}")
                 return self.admission.queue(Waiter(self.host), job.entry.qos, job.entry.deadline)
-            self._submit_locked(job)
+            self._submit_locked(job, launches=launches)
             self.admission.enter()
             return None
 
     @protected
-    def submit_admitted(self, job: Job[Any]) -> None:
-        """Queue a job whose ticket was granted. Raises RuntimeClosed (then none was) or DeviceError."""
+    def submit_admitted(self, job: Job[Any], *, launches: bool = True) -> None:
+        """Queue a job whose ticket was granted. Raises RuntimeClosed (then none was), DeviceError or
+        DeviceLost."""
         with self.deciding():
-            self._submit_locked(job)
+            self._submit_locked(job, launches=launches)
 
     @protected
     def give_up(self, ticket: Ticket) -> None:
@@ -192,7 +212,7 @@ class Engine:
 
     @protected
     def spawn(self, job: Job[Any]) -> None:
-        """Queue a child. Raises RuntimeClosed, DeviceError or Overloaded."""
+        """Queue a child. Raises RuntimeClosed, DeviceError, DeviceLost or Overloaded."""
         with self.deciding():
             if self._raise_when_full and self.admission.full():
                 raise Overloaded(f"{job.name} would be one job too many: {self.admission}")
@@ -203,15 +223,25 @@ class Engine:
                 job.parent.children = {}
             job.parent.children[job] = None
 
+    def first_worker(self) -> Worker:
+        """For a job that names no device: the first, or another of its kind while that one is fenced."""
+        first = next(iter(self.workers.values()))
+        for worker in self.workers.values():
+            if worker.device.kind == first.device.kind and worker.fence is None:
+                return worker
+        return first
+
     def _check_open(self, job: Job[Any]) -> None:
         if self.closing:
             raise RuntimeClosed(f"{job.name} was not started: the runtime is closed")
 
-    def _submit_locked(self, job: Job[Any]) -> None:
+    def _submit_locked(self, job: Job[Any], *, launches: bool = True) -> None:
         self._check_open(job)
         worker = job.worker
         if worker.failure is not None:
             raise DeviceError(f"device {worker.name!r} has failed: {worker.failure!r}") from worker.failure
+        if worker.fence is not None and launches:
+            raise worker.fence.error()
         gives_way = self.scheduler.submit(job.entry, self.clock())
         self.jobs[job] = None
         self._made_ready(worker, gives_way=gives_way)
@@ -269,6 +299,7 @@ class Engine:
     def finish_locked(self, job: Job[Any], now: float) -> None:
         """A job has ended, its outcome is set: take it out and tell all who wait for it."""
         self.scheduler.done(job.entry, now)
+        job.worker.leaves(job)
         del job.entry.job  # no cycle is left, so that an ended job is freed at once
         del self.jobs[job]
         self.jobs_done += 1
@@ -328,26 +359,107 @@ class Engine:
         """Another policy."""
         with self.deciding():
             self.scheduler.set_policy(policy, self.clock())
-            for worker in self.workers.values():
-                if worker.idle and self.scheduler.ready(worker.name):  # the last one put them off
-                    self._made_ready(worker, gives_way=False)
+            self._ask_again()
+
+    @protected
+    def set_power(self, state: PowerState) -> None:
+        """What the machine runs on, and how warm it is."""
+        with self.deciding():
+            self.set_power_locked(state, self.clock())
+
+    def set_power_locked(self, state: PowerState, now: float) -> None:
+        """Like `set_power`."""
+        self.scheduler.set_power(state, now)
+        self._ask_again()
+
+    def _ask_again(self) -> None:
+        """Under the lock: those who were put off may not be any more."""
+        for worker in self.workers.values():
+            if worker.idle and self.scheduler.ready(worker.name):
+                self._made_ready(worker, gives_way=False)
 
     @protected
     def explain(self, job: Job[Any]) -> Explanation:
         """Why a job runs or waits."""
-        known = Known(granted=lambda device: self.workers[device].granted, waiting=_waiting)
+        known = Known(
+            granted=lambda device: self.workers[device].granted,
+            waiting=_waiting,
+            fenced=self._fenced,
+            placed=_placed,
+        )
         with self.lock:
             return self.scheduler.explain(job.entry, self.clock(), known)
 
+    def _fenced(self, device: str) -> str | None:
+        fence = self.workers[device].fence
+        return None if fence is None else fence.describe(self.clock())
+
+    # Devices that fail.
+
+    @protected
+    def fence(self, worker: Worker, lost: DeviceLost) -> None:
+        """A device has failed: it runs no kernels until it is readmitted. Not by its worker's own thread."""
+        with self.deciding():
+            self.fence_locked(worker, lost)
+
+    def fence_locked(self, worker: Worker, lost: DeviceLost) -> None:
+        """Like `fence`. Its jobs are told when they want something of it."""
+        if worker.fence is not None or worker.failure is not None:
+            return
+        now, device = self.clock(), worker.device
+        if now - worker.readmitted_at > PROVEN_S:
+            worker.setbacks = 0
+        worker.fence = Fence(lost, now, device.pauses_s, setbacks=worker.setbacks)
+        device.fenced = lost.reason
+        self.scheduler.fence(worker.name, lost.reason, now)
+        self.losses += 1
+        if self.instruments is not None:
+            self.instruments.call("device_fenced", device, lost, now)
+        self.after(partial(logger.warning, "%s", lost))
+        self.after(partial(self.on_fenced, device))
+        self.after(device.preempt)  # if somebody else than its worker found out
+        if worker.idle:
+            self.after(worker.parker.unpark)  # it has a time to think of
+
+    def tried(self, worker: Worker, *, sound: bool, failure: BaseException | None) -> None:
+        """A fenced device was asked a known question. By its worker."""
+        with self.deciding():
+            now, fence, device = self.clock(), worker.fence, worker.device
+            assert fence is not None
+            if not sound:
+                fence.failed(now)
+                why = "its answer was wrong" if failure is None else failure
+                plan = "it stays out" if fence.next_try == math.inf else "it will be tried again"
+                self.after(partial(logger.warning, "the device %r was tried: %s; %s", worker.name, why, plan))
+                return
+            worker.setbacks, worker.readmitted_at, worker.fence = fence.setbacks, now, None
+            device.fenced = None
+            self.scheduler.readmit(worker.name, now)
+            if self.instruments is not None:
+                self.instruments.call("device_readmitted", device, now)
+            self.after(partial(logger.info, "the device %r is sound, and runs kernels again", worker.name))
+
     # The whole.
 
-    def start_workers(self) -> None:
+    def start_workers(self, meter: Meter) -> None:
         """Start the recording, the devices and the workers' threads. Raises what a device raises, and
         OSError for a trace that cannot be written."""
         if self._recorder is not None:
             self._recorder.open(self.clock())
+        self._sources += meter.sources
+        if meter.watches_power:
+            self.power_watch = PowerWatch(meter.power_state, self.set_power)
         for worker in self.workers.values():
             worker.start()
+        if self.watchdog is not None:
+            self.watchdog.start()
+
+    def take_source(self, device: Device) -> EnergySource | None:
+        """What counts the joules of a device that is open; None: nothing does, or another device has it."""
+        source = next((source for source in self._sources if source.measures(device)), None)
+        if source is not None:
+            self._sources.remove(source)
+        return source
 
     @protected
     def close(self, waiter: Waiter) -> None:
@@ -368,9 +480,14 @@ class Engine:
         try:
             for worker in self.workers.values():
                 worker.stop()
+            if self.watchdog is not None:
+                self.watchdog.stop()
+            self.placing.close(self.scheduler.placement)
             if self.instruments is not None:
                 self.instruments.call("runtime_closed")
         finally:
+            if self.power_watch is not None:
+                self.power_watch.close()
             if self._recorder is not None:
                 self._recorder.close()
 
@@ -382,6 +499,7 @@ class Engine:
         logger.error("the worker of device %r has failed", worker.name, exc_info=failure)
         with self.deciding():
             worker.failure = failure
+            self.scheduler.fence(worker.name, f"it has failed: {failure!r}", self.clock())
             orphans = [job for job in self.jobs if job.worker is worker]
             for job in orphans:
                 if isinstance(job.launch, BatchLaunch) and job.launch.joint is not None:
@@ -415,11 +533,10 @@ class Engine:
     def _ejected(self, ejection: Ejection) -> None:
         self.after(
             lambda: logger.warning(
-                "policy %r was replaced by 'dynamic' at %.3f s: its %s for %r failed: %s",
+                "policy %r was replaced by 'dynamic' at %.3f s: its %s failed: %s",
                 ejection.policy,
                 ejection.now,
-                ejection.hook,
-                ejection.entry.name,
+                ejection.call,
                 ejection.reason,
             )
         )
@@ -448,12 +565,22 @@ class Engine:
             suspensions=sum(worker.suspensions for worker in workers.values()),
             joint_launches=scheduler.joint_launches,
             rides=scheduler.rides,
+            device_losses=self.losses,
             switch_cost_s=cost_s / measured if measured else 0.0,
             device_busy_s={name: worker.busy_s for name, worker in workers.items()},
+            energy={name: worker.energy for name, worker in workers.items()},
             memory_used=memory_used,
             memory_budget=memory.budget,
             memory=memory,
         )
+
+
+def _placed(entry: Entry) -> str:
+    """Why an entry is on its device, if that was chosen."""
+    if entry.state is State.DONE:  # and its job is its own again
+        return ""
+    choice = cast(JobEntry, entry).job.placed
+    return "" if choice is None else str(choice)
 
 
 def _waiting(entry: Entry) -> tuple[str, float | None]:

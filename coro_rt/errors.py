@@ -2,6 +2,8 @@
 to do.
 """
 
+from typing import Any
+
 from coro_rt.schedulers.errors import DeadlockError, SchedulerError
 
 __all__ = [
@@ -10,7 +12,9 @@ __all__ = [
     "CoroRtError",
     "DeadlockError",
     "DeviceError",
+    "DeviceLost",
     "DownloadError",
+    "EnergyError",
     "HostObjectError",
     "JobCancelled",
     "KernelError",
@@ -77,6 +81,40 @@ class KernelError(CoroRtError):
 
 class DeviceError(CoroRtError):
     """There is no such device, or it cannot be used here."""
+
+
+class DeviceLost(DeviceError):
+    """A device has failed, and runs no kernels until it has proved to be sound again.
+
+    `device` is its name. `reason`: "lost" (its driver gave up), "hung" (a quantum did not end in time),
+    "memory" (it has no room left, whatever the runtime's budget says) or "nan" (what it computes is not
+    numbers). A job that catches it may `move_to` another device and go on there.
+    """
+
+    def __init__(self, device: str, reason: str, detail: str = "") -> None:
+        self.device = device
+        self.reason = reason
+        self.detail = detail
+        what = f": {detail}" if detail else ""
+        super().__init__(
+            f"the device {device!r} {_REASONS[reason]}{what}. It runs no kernels until it answers rightly "
+            "again: go on elsewhere, `await move_to(...)` in a job or `device=` for a new one"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.device, self.reason, self.detail)
+
+
+_REASONS = {
+    "lost": "is lost",
+    "hung": "hung",
+    "memory": "has run out of its own memory",
+    "nan": "gave what is not numbers",
+}
+
+
+class EnergyError(CoroRtError):
+    """Energy, the battery or heat cannot be read here, or not so. Says how it could be."""
 
 
 class ModelError(CoroRtError):

@@ -16,6 +16,8 @@ from coro_rt.schedulers.entry import Entry, Grant, State
 from coro_rt.schedulers.scheduler import Scheduler
 
 if TYPE_CHECKING:
+    from coro_rt.devices.base import Device
+    from coro_rt.errors import DeviceLost
     from coro_rt.job import Job
     from coro_rt.kernel import Launch
     from coro_rt.runtime import Runtime
@@ -26,10 +28,10 @@ logger = logging.getLogger("coro_rt")
 class Instrument:
     """Subclass it and write the hooks that you need; each does nothing by default.
 
-    Hooks about jobs are called under the runtime's lock, by whichever thread decides: note what you see and
-    return; do not call the runtime. `now` is of the runtime's clock. Hooks about launches are called by the
-    device's worker. A hook that raises takes its instrument out, with an error in the log; nothing else
-    comes of it.
+    Hooks about jobs and devices are called under the runtime's lock, by whichever thread decides: note what
+    you see and return; do not call the runtime. `now` is of the runtime's clock. Hooks about launches are
+    called by the device's worker. A hook that raises takes its instrument out, with an error in the log;
+    nothing else comes of it.
     """
 
     def runtime_opened(self, runtime: Runtime) -> None:
@@ -58,6 +60,12 @@ class Instrument:
 
     def job_ended(self, job: Job[Any], now: float) -> None:
         """Well, or with `job.error`. Perhaps it never ran."""
+
+    def device_fenced(self, device: Device, error: DeviceLost, now: float) -> None:
+        """It has failed, and runs no kernels."""
+
+    def device_readmitted(self, device: Device, now: float) -> None:
+        """It was tried, and runs kernels again."""
 
     def launch_began(self, job: Job[Any], launch: Launch[Any], now: float) -> None:
         """A kernel is started, or goes on after its job had given way."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from coro_rt.engine import Engine
     from coro_rt.hosts import Waiter
     from coro_rt.kernel import Launch
+    from coro_rt.schedulers.choice import Choice
     from coro_rt.stream import Outlet
     from coro_rt.traps import Trap
     from coro_rt.worker import Worker
@@ -65,17 +66,20 @@ class Job(Generic[T]):
         "engine",
         "entry",
         "error",
+        "home",
         "host_s",
         "inbox",
         "inbox_error",
         "joiners",
-        "joules",
         "kernel_s",
         "launch",
+        "measured_joules",
+        "modelled_joules",
         "outlet",
         "parent",
         "parked_at",
         "past",
+        "placed",
         "quanta",
         "task",
         "trap",
@@ -99,6 +103,7 @@ class Job(Generic[T]):
         task: str = "",
         parent: Job[Any] | None = None,
         predicted_s: float = 0.0,
+        home: str | None = None,
     ) -> None:
         self.engine = engine
         self.worker = worker
@@ -120,6 +125,9 @@ class Job(Generic[T]):
         self.children: dict[Job[Any], None] | None = None  # unfinished, or failed and not yet asked for
         self.outlet: Outlet[Any] | None = None  # where it streams to; None unless it came from Runtime.stream
 
+        self.home = home  # the device that it was asked for on, or has moved to; None: where it pays
+        self.placed: Choice | None = None  # the last choice of a device for it
+
         # What the coroutine gets at its next step, and where it stands.
         self.inbox: Any = None
         self.inbox_error: BaseException | None = None
@@ -137,7 +145,8 @@ class Job(Generic[T]):
 
         self.quanta = 0
         self.host_s = 0.0
-        self.joules = 0.0
+        self.measured_joules = 0.0
+        self.modelled_joules = 0.0
         self.kernel_s = 0.0
         self.past = NOTHING  # what the children that have ended used
 
@@ -170,8 +179,8 @@ class Job(Generic[T]):
         """Like `spent`, in a hurry."""
         entry = self.entry
         own = (
-            entry.served_s, self.host_s, entry.waited_s, entry.switches, self.quanta, self.joules,
-            self.kernel_s,
+            entry.served_s, self.host_s, entry.waited_s, entry.switches, self.quanta,
+            self.measured_joules + self.modelled_joules, self.modelled_joules, self.kernel_s,
         )  # fmt: skip
         return own if self.past is NOTHING else sum_up(self.past, own)
 

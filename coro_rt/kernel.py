@@ -11,9 +11,9 @@ them together; which ones, the scheduler decides.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from coro_rt.errors import KernelError
 from coro_rt.schedulers.batch import Batch
@@ -36,16 +36,19 @@ class Launch(Trap, Generic[T]):
 
     `state` is the implementation's, kept while the launch is suspended; None at the first call. A device with
     a clock of its own says in `measured_s` how long it has worked in a call; None: as long as the call took.
+    `device` is the name of the one that it is to run on; None: that is open. `spent_s`: on it so far.
     """
 
-    __slots__ = ("args", "kernel", "measured_s", "result", "state")
+    __slots__ = ("__weakref__", "args", "device", "kernel", "measured_s", "result", "spent_s", "state")
 
     batch: Batch | None = None  # see BatchLaunch
     joint: Joint | None = None
 
-    def __init__(self, kernel: Kernel[..., T], args: tuple[Any, ...]) -> None:
+    def __init__(self, kernel: Kernel[..., T], args: tuple[Any, ...], device: str | None = None) -> None:
         self.kernel = kernel
         self.args = args
+        self.device = device
+        self.spent_s = 0.0
         self.state: Any = None
         self.result: T | None = None
         self.measured_s: float | None = None
@@ -127,16 +130,34 @@ class Joint(ABC):
 
 
 class Kernel(Generic[P, T]):
-    """A kernel; calling it makes a Launch. Implementations are looked up by the device's kind."""
+    """A kernel; calling it makes a Launch. Implementations are looked up by the device's kind.
 
-    def __init__(self, name: str, **implementations: Implementation) -> None:
+    `size(*args)` is how much work a launch is, for placement, in a unit in which its time would grow in
+    proportion at best; by default all launches are alike.
+    """
+
+    def __init__(
+        self, name: str, *, size: Callable[..., float] | None = None, **implementations: Implementation
+    ) -> None:
         self.name = name
+        self.size = size
         self._implementations = implementations
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Launch[T]:
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Launch[T]: ...
+    @overload
+    def __call__(self, *args: Any, on: str) -> Launch[T]: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> Launch[T]:
+        """A launch. `on=` is the name of the device that it is to run on, wherever its job is."""
+        on = kwargs.pop("on", None)
         if kwargs:
             raise KernelError(f"{self.name} takes its arguments by position, not {', '.join(kwargs)}=")
-        return Launch(self, args)
+        return Launch(self, args, on)
+
+    @property
+    def kinds(self) -> Collection[str]:
+        """The kinds of device that it has an implementation for."""
+        return self._implementations.keys()
 
     def on(self, kind: str) -> Callable[[Implementation], Implementation]:
         """Decorator: the implementation for devices of this kind."""
@@ -175,8 +196,11 @@ class BatchKernel(Kernel[P, T]):
         self._batch = batch
         self.joints: dict[str, Callable[[list[BatchLaunch[Any]]], Joint]] = {}
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Launch[T]:
-        batch, rows = self._batch(*args, **kwargs)
+    def __call__(self, *args: Any, **kwargs: Any) -> Launch[T]:
+        """A launch. It runs where its job is, as it works with what is there: it has no `on=`."""
+        if kwargs:
+            raise KernelError(f"{self.name} takes its arguments by position, not {', '.join(kwargs)}=")
+        batch, rows = cast(Any, self._batch)(*args)
         return BatchLaunch(self, args, batch, rows)
 
     def jointly(self, kind: str) -> Callable[[type[Joint]], type[Joint]]:
@@ -210,7 +234,7 @@ def kernel(fn: Callable[..., Any] | None = None, /, *, size: Callable[..., int] 
         if not callable(fn):
             raise TypeError(f"@kernel takes a function, not {fn!r}")
         implementation = _whole(fn) if size is None else _Ranged(fn, size)
-        return Kernel(getattr(fn, "__name__", type(fn).__name__), cpu=implementation)
+        return Kernel(getattr(fn, "__name__", type(fn).__name__), size=size, cpu=implementation)
 
     return make if fn is None else make(fn)
 

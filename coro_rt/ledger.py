@@ -17,7 +17,8 @@ class Ledger:
     waiting_s: float = 0.0  # ready, while others ran
     switches: int = 0  # times a worker went from another job to it
     quanta: int = 0  # calls of a kernel's implementation
-    joules: float = 0.0  # modelled: seconds in kernels times the device's watts
+    joules: float = 0.0
+    modelled_joules: float = 0.0  # of those: not measured, but watts times seconds
     kernel_s: float = 0.0  # in kernels, as the device's own clock measured it if it has one
 
     def __add__(self, other: "Ledger") -> "Ledger":
@@ -28,6 +29,7 @@ class Ledger:
             self.switches + other.switches,
             self.quanta + other.quanta,
             self.joules + other.joules,
+            self.modelled_joules + other.modelled_joules,
             self.kernel_s + other.kernel_s,
         )
 

@@ -16,6 +16,7 @@ import anyio
 import anyio.to_thread
 
 from coro_rt.devices import Device, open_device
+from coro_rt.energy.meter import Meter
 from coro_rt.engine import Engine
 from coro_rt.errors import DeviceError, MonitorError, RuntimeClosed
 from coro_rt.handle import JobHandle, outcome
@@ -25,9 +26,11 @@ from coro_rt.job import Job, function_name, make_coroutine
 from coro_rt.memory import MemoryBudget, parse_bytes
 from coro_rt.memory.residency import Residency
 from coro_rt.parker import Clock
+from coro_rt.profiles import profile_folder
 from coro_rt.qos import current_urgency, runtime_clock
 from coro_rt.schedulers.batch import Batch
 from coro_rt.schedulers.explanation import Explanation
+from coro_rt.schedulers.power import PowerState
 from coro_rt.schedulers.registry import PolicyLike
 from coro_rt.snapshot import Snapshot, take
 from coro_rt.stats import Stats
@@ -62,11 +65,12 @@ class Runtime:
 
         It is as urgent as the enclosing `qos` scope says, with the deadline of that and of the enclosing
         cancel scopes. If the task is cancelled, so is the job, and the task goes on when the job has ended.
-        `device` is the name of one of the runtime's devices; `predicted_s` tells the policy how many device
-        seconds the job will take.
+        `device` is the name of one of the runtime's devices, for all that the job launches; without it each
+        launch goes where it is done first. `predicted_s` tells the policy how many device seconds the job
+        will take.
 
-        Raises Overloaded, RuntimeClosed, WrongContext, DeviceError; JobCancelled if somebody else cancelled
-        the job.
+        Raises Overloaded, RuntimeClosed, WrongContext, DeviceError, DeviceLost; JobCancelled if somebody else
+        cancelled the job.
         """
         make = partial(make_coroutine, fn, args, verb="runtime.run")
         waiter = Waiter(self._engine.host)
@@ -74,6 +78,16 @@ class Runtime:
             make, name=function_name(fn), device=device, predicted_s=predicted_s, waiter=waiter
         )
         return await outcome(self._engine, await start, waiter)  # no name for the job: see outcome()
+
+    @protected
+    async def _tidy(self, fn: Callable[[*Args], Coroutine[Any, Any, T]], *args: *Args) -> T:
+        """Run a job that launches nothing, on a fenced device, too."""
+        make = partial(make_coroutine, fn, args, verb="runtime.run")
+        waiter = Waiter(self._engine.host)
+        start = self._start(
+            make, name=function_name(fn), device=None, predicted_s=0.0, waiter=waiter, launches=False
+        )
+        return await outcome(self._engine, await start, waiter)
 
     def start(
         self,
@@ -107,16 +121,20 @@ class Runtime:
         """Load a language model or an encoder: a name from the catalogue, or the path of a GGUF file.
 
         `context=` is for how many tokens it is loaded; by default what the file says, up to 32,768.
-        `kv_bits=8` keeps keys and values in int8, half the memory. `device=` is the name of the open device
-        that it runs on, by default the first that models run on ("cpu" or "gpu"). With `prefix_reuse=False`
-        each prompt is read anew; else what begins like another prompt that is in memory is not. Close the
-        model, or use it with `async with`; it is closed with the runtime at the latest.
+        `kv_bits=8` keeps keys and values in int8, half the memory. With `prefix_reuse=False` each prompt is
+        read anew; else what begins like another prompt that is in memory is not. Close the model, or use it
+        with `async with`; it is closed with the runtime at the latest.
+
+        It is loaded for the first open device that models run on ("cpu" or "gpu"); on others with a memory of
+        their own it may go on (`LLM.places`), when one is lost or `LLM.places.chooser` says so, and is loaded
+        there then. `devices=` names those that it may use, the first one first; `device=` pins it to one.
+        `prefill_on=` is the NPU that reads all prompts.
 
         If the memory budget is spent, it waits for it while jobs are using what it needs. A model that
         neither a job nor an open conversation uses may be unloaded for others; its next use loads it again.
 
         Raises ModelNotFound, ModelFileError, UnsupportedModel, MemoryBudgetExceeded, ContextOverflow;
-        DeviceError if no such device is open.
+        DeviceError if no such device is open, DeviceLost if it is lost meanwhile.
         """
         # beside the loop: importing it takes half a second the first time
         module = await anyio.to_thread.run_sync(import_module, "coro_rt.llm.model")
@@ -153,6 +171,13 @@ class Runtime:
         it cannot be taken."""
         self._engine.set_policy(policy)
 
+    def set_power(self, state: PowerState) -> None:
+        """Tell the policy what the machine runs on and how warm it is; from any thread.
+
+        For where coro_rt cannot read it: what it reads later replaces this.
+        """
+        self._engine.set_power(state)
+
     def explain(self, job: Job[Any] | JobHandle[Any] | Stream[Any]) -> Explanation:
         """Why a job runs or waits, who goes before it and who ran instead; `str()` of it is a sentence.
 
@@ -165,7 +190,8 @@ class Runtime:
 
     @property
     def devices(self) -> tuple[Device, ...]:
-        """The open devices; jobs go to the first unless they say otherwise."""
+        """The open devices; jobs begin on the first unless they say otherwise, or, as long as that is fenced,
+        on the next of its kind."""
         return tuple(worker.device for worker in self._engine.workers.values())
 
     @property
@@ -184,10 +210,12 @@ class Runtime:
         outlet: Outlet[Any] | None = None,
         waiter: Waiter | None = None,
         batch: Batch | None = None,
+        launches: bool = True,
     ) -> Job[T]:
         """Make a job, and submit it as soon as there is room for it; `waiter` is delivered when it ends.
 
-        `batch`: of the launches that it will bring, if that is known.
+        `batch`: of the launches that it will bring, if that is known. Without `launches` a fenced device will
+        do.
         """
         engine = self._engine
         host = engine.host
@@ -198,7 +226,7 @@ class Runtime:
         within_s = min(urgency.within_s(), host.within_s())
         if within_s == -math.inf:  # cancelled already
             await host.checkpoint()
-        worker = next(iter(engine.workers.values())) if device is None else engine.workers.get(device)
+        worker = engine.first_worker() if device is None else engine.workers.get(device)
         if worker is None:
             opened = ", ".join(engine.workers)
             raise DeviceError(f"no device {device!r} is open, only {opened}: see open_runtime(devices=...)")
@@ -215,12 +243,13 @@ class Runtime:
                 deadline=engine.clock() + within_s,
                 task=host.task_name(),
                 predicted_s=predicted_s,
+                home=device,
             )
             job.outlet = outlet
             if waiter is not None:
                 job.waiters = [waiter]
             job.entry.batch = batch
-            ticket = engine.submit(job)
+            ticket = engine.submit(job, launches=launches)
             if ticket is not None:
 
                 def on_cancel() -> bool:
@@ -231,7 +260,7 @@ class Runtime:
                 if interrupted is not None:
                     engine.give_up(ticket)
                     interrupted()
-                engine.submit_admitted(job)
+                engine.submit_admitted(job, launches=launches)
         except BaseException:
             coro.close()
             raise
@@ -246,7 +275,11 @@ class open_runtime:
     - `policy`: "dynamic", "fair", "eevdf", "strict", "fifo", "mlfq", "edf", "laxity", "powersave", the name
       of an installed one (entry points in the group "coro_rt.policies"), a `Policy` of your own, or a path
       "package.module:Class"
-    - `devices`: names or Device objects, ["cpu"] if None; jobs go to the first unless they say otherwise
+    - `devices`: names or Device objects, ["cpu"] if None; jobs begin on the first unless they say otherwise,
+      and what they launch goes to whichever is done with it first
+    - `profile`: whether what kernels take on several devices is kept for later runs, or a folder for that;
+      None: in the user's cache folder, unless the environment variable CORO_RT_PROFILE is 0 or there is a
+      `clock`
     - `threads`: how many the CPU's kernels use; by default what affinity and the cgroup's quota allow
     - `memory`: the budget of models and their caches, in bytes or like "1GiB"; None: unlimited
     - `parking`: how much of that is for sequences that had to give way to more urgent ones; what does not fit
@@ -261,6 +294,9 @@ class open_runtime:
     - `instruments`: objects of subclasses of `Instrument`, whose hooks are told what happens
     - `monitor`: whether `coro-rt top`, run by the same user, may look into it; None: as the environment
       variable CORO_RT_MONITOR says, 1 or 0. A Unix socket and a thread that sleeps until asked
+    - `energy`: "auto" reads what counts joules here (RAPL, NVML), the battery and heat, now and then and only
+      while something runs; what nothing counts is modelled, and marked so, as all is with "modelled"; or a
+      `Meter` of your own
     - `clock`: gives seconds, never less than before; `coro_rt.testing.VirtualClock` is one
 
     Raises DeviceError for a device that there is not, SchedulerError for a policy or share that cannot be
@@ -284,6 +320,8 @@ class open_runtime:
         record: str | os.PathLike[str] | None = None,
         instruments: Iterable[Instrument] = (),
         monitor: bool | None = None,
+        profile: bool | str | os.PathLike[str] | None = None,
+        energy: Literal["auto", "modelled"] | Meter = "auto",
         clock: Clock | None = None,
     ) -> None:
         if isinstance(max_jobs, bool) or not isinstance(max_jobs, int) or max_jobs < 1:
@@ -295,6 +333,10 @@ class open_runtime:
         self._devices = ["cpu"] if devices is None else list(devices)
         if not self._devices:
             raise DeviceError("devices is empty: name at least one, or leave it out for the CPU")
+        if not isinstance(energy, Meter) and energy not in ("auto", "modelled"):
+            raise ValueError(f"energy is 'auto', 'modelled' or a Meter, not {energy!r}")
+        self._energy = energy
+        self._meter: Meter | None = None  # found, so to be closed
         self._threads = threads
         self._monitored = _monitored() if monitor is None else monitor
         self._monitor: Monitor | None = None
@@ -318,6 +360,7 @@ class open_runtime:
             raise_when_full=on_full == "raise",
             record=record,
             instruments=self._instruments,
+            profiles=_profiles(profile, kept=clock is None),
             clock=clock or time.perf_counter,
         )
         self._engine: Engine | None = None
@@ -335,7 +378,7 @@ class open_runtime:
             if self._instruments is not None:
                 for opened in self._instruments.hooks["runtime_opened"]:
                     opened(runtime)
-            engine.start_workers()
+            engine.start_workers(self._find_meter(devices))
             if self._monitored:
                 from coro_rt.monitor.server import Monitor  # here: most runtimes are not watched
 
@@ -345,9 +388,11 @@ class open_runtime:
         except BaseException:
             self._close_monitor()
             engine.stop_workers()
+            self._close_meter()
             host.close()
             raise
         self._engine, self._residency = engine, residency
+        engine.on_fenced = residency.device_fenced
         self._clock_token = runtime_clock.set(engine.clock)
         return runtime
 
@@ -365,6 +410,7 @@ class open_runtime:
         interrupted = await engine.host.wait(waiter, lambda: False)
         self._close_monitor()  # now: who does not come to an end can be seen
         engine.stop_workers()
+        self._close_meter()
         self._residency.close()
         # Its tasks' errors went to their jobs. Without the block's exception it adds none of its own, and
         # wraps nothing.
@@ -373,9 +419,33 @@ class open_runtime:
         if interrupted is not None and exc is None:
             interrupted()
 
+    def _find_meter(self, devices: list[Device]) -> Meter:
+        if isinstance(self._energy, Meter):
+            return self._energy
+        if self._energy == "modelled":
+            return Meter()
+        self._meter = Meter.find(device.kind for device in devices)
+        return self._meter
+
+    def _close_meter(self) -> None:
+        if self._meter is not None:
+            self._meter.close()
+
     def _close_monitor(self) -> None:
         if self._monitor is not None:
             self._monitor.close()
+
+
+def _profiles(profile: bool | str | os.PathLike[str] | None, *, kept: bool) -> str | os.PathLike[str] | None:
+    """The folder to keep profiles in; None: nowhere. Raises ValueError."""
+    if profile is None:
+        value = os.environ.get("CORO_RT_PROFILE", "1")
+        if value not in ("", "0", "1"):
+            raise ValueError(f"CORO_RT_PROFILE is 1 or 0, not {value!r}")
+        profile = kept and value == "1"
+    if isinstance(profile, bool):
+        return profile_folder() if profile else None
+    return profile
 
 
 def _monitored() -> bool:

@@ -12,10 +12,12 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
+from coro_rt.energy.account import DeviceEnergy
 from coro_rt.job import Job, JobEntry
 from coro_rt.ledger import Ledger
 from coro_rt.schedulers.entry import State
 from coro_rt.schedulers.explanation import plain_key
+from coro_rt.schedulers.power import PowerState
 from coro_rt.schedulers.qos import QoS
 from coro_rt.stats import Stats
 
@@ -38,8 +40,10 @@ class DeviceSnapshot:
     running_for_s: float  # since it was granted the device
     busy_s: float  # with a job on it, since the runtime was opened
     busy_share: float  # of that time
+    energy: DeviceEnergy
     ready: int
     queue: tuple[int, ...]  # ids of ready jobs, soonest first; at most as many as were asked for
+    fenced: str | None  # why it runs no kernels, since when, and when it is tried again
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,7 @@ class Snapshot:
 
     open_s: float  # since the runtime was opened
     policy: str
+    power: PowerState | None  # what the machine runs on, as it was last seen; None: nobody knows
     devices: tuple[DeviceSnapshot, ...]
     jobs: tuple[JobSnapshot, ...]  # running, then ready ones of each device, soonest first, then waiting ones
     jobs_left_out: int
@@ -111,6 +116,7 @@ def take(engine: Engine, residency: Residency, *, limit: int) -> Snapshot:
         return Snapshot(
             open_s=open_s,
             policy=engine.scheduler.policy.name,
+            power=engine.scheduler.power,
             devices=tuple(devices),
             jobs=tuple(seen),
             jobs_left_out=len(engine.jobs) - len(seen),
@@ -132,8 +138,10 @@ def _device(
         running_for_s=0.0 if running is None or not worker.granted else now - worker.granted[-1][0],
         busy_s=busy_s,
         busy_share=min(1.0, busy_s / open_s) if open_s > 0 else 0.0,
+        energy=worker.energy,
         ready=engine.scheduler.ready(worker.name),
         queue=tuple(job.entry.id for job in queue),
+        fenced=None if worker.fence is None else worker.fence.describe(now),
     )
 
 

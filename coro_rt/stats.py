@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from coro_rt.energy.account import DeviceEnergy
 from coro_rt.memory.usage import MemoryUse
 
 
@@ -20,8 +21,10 @@ class Stats:
     suspensions: int  # a launch gave way half-done
     joint_launches: int  # launches that ran as one with others'
     rides: int  # and how many others: rides / joint_launches + 1 is the mean number of members
+    device_losses: int  # times that a device was fenced: see DeviceLost
     switch_cost_s: float  # mean of a switch: putting back, deciding, taking up; 0.0 before the first
     device_busy_s: Mapping[str, float]  # by the device's name: seconds with a job on it
+    energy: Mapping[str, DeviceEnergy]  # by the device's name
     memory_used: int  # bytes; without what is only kept in case it is needed again
     memory_budget: int | None  # None: unlimited
     memory: MemoryUse  # by what it is for

@@ -1,4 +1,4 @@
-"""For tests, ours and yours: a virtual clock, and a device that only takes its time.
+"""For tests, ours and yours: a virtual clock, a device that only takes its time, and devices that fail.
 
 In the example nothing moves while the jobs are submitted; then they run, in no real time, and in the same
 order every time::
@@ -8,6 +8,13 @@ order every time::
         with clock.hold():
             tg.start_soon(runtime.run, job)
             await wait_all_tasks_blocked()
+
+And a device that fails at its third quantum, and at the first try to use it again::
+
+    device = SimDevice(watchdog_s=1.0)
+    faults = FaultInjection(device, Fault("hung", at=3, tries=1))
+    async with open_runtime(devices=[device], clock=VirtualClock()) as runtime:
+        ...
 """
 
 from __future__ import annotations
@@ -18,9 +25,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from coro_rt.devices.sim import SimDevice, sim_work
+from coro_rt.faults import Fault, FaultInjection
 from coro_rt.parker import Parker
 
-__all__ = ["SimDevice", "VirtualClock", "sim_work"]
+__all__ = ["Fault", "FaultInjection", "SimDevice", "VirtualClock", "sim_work"]
 
 
 class VirtualClock:

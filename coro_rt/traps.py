@@ -158,6 +158,7 @@ class Move(Trap):
         engine = job.engine
         worker = engine.workers.get(self.device)
         if worker is job.worker:
+            self.arrived(job)
             return True
         if worker is None:
             opened = ", ".join(engine.workers)
@@ -167,6 +168,10 @@ class Move(Trap):
         engine.after(self._go)  # once it is parked
         return False
 
+    def arrived(self, job: Job[Any]) -> None:
+        """Under the lock: it goes on there, and stays unless it says otherwise."""
+        job.home = self.device
+
     def leave(self, job: Job[Any]) -> bool:
         return True  # and `_go` finds that it is not waited for any more
 
@@ -174,14 +179,19 @@ class Move(Trap):
         job = self.job
         assert job is not None
         engine = job.engine
+        job.worker.read_energy()  # it is its thread that has parked the job
         with engine.deciding():
             if job.trap is not self:  # cancelled meanwhile, or taken along by its device
                 return
             worker = engine.workers[self.device]
-            error = None
-            if worker.failure is None:
+            error: DeviceError | None = None
+            if worker.fence is not None:
+                error = worker.fence.error()
+            elif worker.failure is None:
                 engine.scheduler.move(job.entry, worker.name, engine.clock())
+                job.worker.leaves(job)
                 job.worker = worker
+                self.arrived(job)
             else:
                 error = DeviceError(f"device {worker.name!r} has failed: {worker.failure!r}")
                 error.__cause__ = worker.failure
@@ -190,10 +200,10 @@ class Move(Trap):
 
 def move_to(device: str) -> Awaitable[None]:
     """`await move_to("npu")`: go on, on another of the runtime's devices; what is launched from now on runs
-    there.
+    there, as if the job had been asked for with `device="npu"`.
 
-    Cancelled on the way, the job stays where it was. Raises DeviceError if no such device is open, or it has
-    failed; the job stays where it was then, too.
+    Cancelled on the way, the job stays where it was. Raises DeviceError if no such device is open, DeviceLost
+    if it has failed; the job stays where it was then, too.
     """
     return Move(device)
 
@@ -243,7 +253,8 @@ def spawn(fn: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> Job[T]:
 
     `await child` gives its result. When this job ends, children that still run are cancelled and waited for;
     an error of a child that nobody awaited becomes this job's error if it has none. Raises Overloaded if the
-    runtime is full and was opened with `on_full="raise"`; never waits for room.
+    runtime is full and was opened with `on_full="raise"`, DeviceLost if the device has failed; never waits
+    for room.
     """
     parent = current_job()
     coro = make_coroutine(fn, args, verb="coro_rt.spawn")
@@ -257,6 +268,7 @@ def spawn(fn: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> Job[T]:
         qos=level,
         deadline=deadline,
         parent=parent,
+        home=parent.home,
     )
     try:
         parent.engine.spawn(child)

@@ -3,6 +3,9 @@
 The loop is: take a job from the scheduler; step its coroutine, or go on with its launch; under the lock, book
 the time, see what became of it, and decide who goes on. Only the worker changes the fields of the job that it
 runs.
+
+While its device is fenced it goes on to step its jobs' own code; what they launch there is DeviceLost. When
+it has nothing else to do, and the device has rested, it tries it.
 """
 
 from __future__ import annotations
@@ -11,9 +14,12 @@ import logging
 import math
 import threading
 from collections import deque
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
-from coro_rt.errors import Cancelled, JobCancelled
+from coro_rt.energy.account import Account, DeviceEnergy, Tally
+from coro_rt.errors import Cancelled, DeviceLost, JobCancelled
+from coro_rt.fence import Fence
 from coro_rt.instruments import Run, watched_launches
 from coro_rt.job import CancelReason, Job, JobEntry, explain_host_object, foreign_await
 from coro_rt.kernel import BatchKernel, BatchLaunch, Joint, Launch
@@ -22,8 +28,11 @@ from coro_rt.schedulers.errors import DeadlockError
 from coro_rt.schedulers.explanation import Granted
 from coro_rt.sleepers import Sleepers
 from coro_rt.traps import CHECKPOINT, Join, Trap, local, loosen
+from coro_rt.watchdog import GivenUp, Watch
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from coro_rt.devices.base import Device
     from coro_rt.engine import Engine
 
@@ -34,7 +43,9 @@ LONG_STEP_S = 0.002  # nobody else can run meanwhile: worth a line in the log
 # for half of it, so that one that takes longer does not come back, and wait for the GIL, twice.
 ALONE_S = 0.2
 KEPT_GRANTS = 256  # so far back an explanation knows who ran
+LOOK_EVERY_S = 1.0  # how often it is seen to what energy has been used, while something runs
 UNMEASURED = 15  # switches whose time is not taken, between two whose is: a look at the clock is dear here
+STRAY_S = 1.0  # so long a runtime that closes waits for threads that were given up
 _END: Any = object()  # in place of a trap: the coroutine has ended
 
 
@@ -44,6 +55,7 @@ class Worker:
     def __init__(self, engine: Engine, device: Device) -> None:
         self.engine = engine
         self._scheduler, self._lock, self._clock = engine.scheduler, engine.lock, engine.clock
+        self._places = engine.placing.several  # whether there are other devices
         self.device = device
         self.name = device.name
         self.parker = make_parker(engine.clock)
@@ -53,6 +65,9 @@ class Worker:
         self.expecting = False  # unparked before there was anything to do: see Engine.expect; under the lock
         self.deciding = False  # it is about to choose, so needs no preempt flag; under the lock
         self.failure: BaseException | None = None
+        self.fence: Fence | None = None  # while its device runs no kernels; under the lock
+        self.setbacks = 0  # of the device, in a row; see Fence
+        self.readmitted_at = -math.inf
         self.busy_s = 0.0
         self.suspensions = 0  # launches that gave way half-done
         self.switching_s = 0.0  # of those switches whose time was taken
@@ -65,44 +80,90 @@ class Worker:
         self.alone = False  # nobody else was ready, so a newcomer is a reason to ask again; under the lock
         self._granted_s = 0.0
         self._slice_s = 0.0
+        self._account: Account | None = None  # of measured joules; None: they are modelled
+        self._tally = Tally()
+        self._look_at = math.inf  # when there is something to see to besides jobs
         self._since = 0.0  # when the running job was taken up, or its time was last booked
         self._stepped_at = 0.0  # when it last began to run Python of its own
-        self._run_launch: Run = self._launch
+        self._lost: DeviceLost | None = None  # the device said so in this thread, and is not fenced yet
+        self._trying = False  # the device, while it is fenced
+        self._strays: list[threading.Thread] = []  # that were given up
+        self._around: AbstractContextManager[object] | None = None  # each call of a kernel, where it matters
+        self._guarded = math.isfinite(device.watchdog_s) or device.faults is not None
+        self._run_launch: Run = self._guarded_launch if self._guarded else self._launch
+        if device.faults is not None:
+            self._run_launch = device.faults.over(self._run_launch)
         if engine.instruments is not None:
-            self._run_launch = watched_launches(self._launch, engine.instruments, engine.clock)
-        self._thread = threading.Thread(target=self._run, name=f"coro_rt-{self.name}", daemon=True)
+            self._run_launch = watched_launches(self._run_launch, engine.instruments, engine.clock)
+        self._guard()
+        self._started = False
+        self._finished = threading.Event()
+        self._thread = self._new_thread(None)
 
     def start(self) -> None:
         """Start the device and the thread."""
+        self.device.fenced = None  # in another runtime, perhaps
         self.device.start()
         self.device.attach(self.parker, self.engine.clock)
+        source = self.engine.take_source(self.device)
+        if source is not None:
+            self._account = Account(source, self.device, self._tally)
+        if source is not None or self.engine.power_watch is not None:
+            self._look_at = -math.inf
+        self._started = True
         self._thread.start()
 
     def stop(self) -> None:
-        """End and join the thread, then close the device. No jobs are left."""
+        """End and join the thread, then close the device. No jobs are left.
+
+        A thread that was given up and does not come back is left behind, with its device as it is.
+        """
         with self.engine.lock:
             self._stopping = True
         self.parker.unpark()
-        if self._thread.ident is not None:
+        if self._started:
+            self._finished.wait()  # it may be given up meanwhile, for another one
             self._thread.join()
-        self.device.close()
+        self.device.guard(nullcontext(), None)
+        for stray in self._strays:
+            stray.join(STRAY_S)
+        if any(stray.is_alive() for stray in self._strays):
+            logger.error(
+                "device %r hung, and still does: the thread that waits for it is left behind, and the device "
+                "is not closed",
+                self.name,
+            )
+        else:
+            self.device.close()
 
-    def _run(self) -> None:
+    def _new_thread(self, job: Job[Any] | None) -> threading.Thread:
+        return threading.Thread(target=self._run, args=(job,), name=f"coro_rt-{self.name}", daemon=True)
+
+    def _run(self, job: Job[Any] | None) -> None:
         local.worker = self
+        parker = self.parker
         try:
-            self.parker.start()
-            job: Job[Any] | None = None
+            parker.start()
+            self.device.begin()
             while not self._ended:
                 if job is None:
-                    self.parker.park(self._until)
+                    if self.fence is None or not self._try_is_due():
+                        parker.park(self._until)
+                    else:
+                        self._try()
+                    if self._look_at < math.inf:
+                        self._look(self._clock())
                     job = self._take()
                 else:
                     job = self._serve(job)
+        except GivenUp:  # another thread is the worker now, and all is its
+            parker.close()
+            return
         except BaseException as exc:
             self.engine.worker_failed(self, exc)
-        finally:
-            self.job = None
-            self.parker.close()
+        self.job = None
+        parker.close()
+        self._finished.set()
 
     def _take(self) -> Job[Any] | None:
         """After a sleep, or when a job has left and all who wait for it know: the next job; None if nobody is
@@ -133,6 +194,8 @@ class Worker:
             self._ended = self._stopping
             self.idle = not self._ended
             self._until = min(self.sleepers.until, self._scheduler.resumes_at(self.name))
+            if self.fence is not None and not self.engine.closing:
+                self._until = min(self._until, self.fence.next_try)
             return None
         self._granted_s = grant.slice_s
         self._measure_out()
@@ -141,6 +204,8 @@ class Worker:
         job: Job[Any] = entry.job
         self.job = job
         self.granted.append((now, entry))
+        if self._account is not None:
+            self._account.runs(entry)
         if entry.aboard:
             self._lead(job, now)
         return job
@@ -148,6 +213,43 @@ class Worker:
     def held_s(self, now: float) -> float:
         """Under the lock: for how long the running job has had the device since its time was last booked."""
         return 0.0 if self.job is None else max(0.0, now - self._since)
+
+    # Energy.
+
+    @property
+    def energy(self) -> DeviceEnergy:
+        """Under the lock: what the device has used."""
+        return self._tally.energy("model" if self._account is None else self._account.source.name)
+
+    def leaves(self, job: Job[Any]) -> None:
+        """Under the lock: a job has ended, or goes to another device."""
+        if self._account is not None:
+            self._account.leaves(job.entry)
+
+    def _look(self, now: float) -> None:
+        """Now and then, while something runs or may come: battery and heat, and what was used."""
+        self._look_at = now + LOOK_EVERY_S
+        if self.engine.power_watch is not None:
+            self.engine.power_watch.look(now)
+        self.read_energy()
+
+    def read_energy(self) -> None:
+        """In its own thread, without the lock: charges jobs for what was used, if it is worth a reading."""
+        account = self._account
+        if account is None or not account.due(self._clock()):
+            return
+        reading = account.read()
+        with self._lock:
+            if reading is not None:
+                account.settle(reading, self._clock())
+            else:
+                account.give_up()
+                self._account = None
+
+    def _model_energy(self, job: Job[Any], seconds: float) -> None:
+        joules = seconds * self.device.watts
+        job.modelled_joules += joules
+        self._tally.modelled += joules
 
     def _measure_out(self) -> None:
         """Under the lock: how long the job may run. While nobody waits, long: coming back takes the GIL."""
@@ -167,16 +269,26 @@ class Worker:
     def _serve(self, job: Job[Any]) -> Job[Any] | None:
         """Run `job` to its next switch point. Returns who goes on: the same job, another, or None if nobody
         is ready."""
-        launch = job.launch
-        if launch is not None and job.cancelled is not None:
+        if self._since >= self._look_at:
+            self._look(self._since)
+        engine, launch = self.engine, job.launch
+        if launch is not None and (job.cancelled is not None or self.fence is not None):
             with self._lock:
                 self._give_up(job, self._clock())
             launch = None
         trap: Any = launch
         if launch is None:
             trap = self._step(job)
-            if isinstance(trap, Launch) and (trap.batch is None or not self._may_run_jointly(trap)):
-                launch = trap
+            if isinstance(trap, Launch):
+                sent = None
+                if self._places or trap.device is not None:
+                    sent = engine.placing.sent(job, trap)
+                if sent is not None:
+                    trap = sent
+                elif self.fence is None and (trap.batch is None or not self._may_run_jointly(trap)):
+                    launch = trap
+            elif trap is _END:
+                self.read_energy()  # so that its ledger is right when somebody looks at it
         joint: Joint | None = None
         if launch is not None:
             joint = launch.joint
@@ -184,7 +296,7 @@ class Worker:
             if left is None and joint is None and job.inbox_error is None and self._undisturbed():
                 return job
 
-        engine, scheduler = self.engine, self._scheduler
+        scheduler = self._scheduler
         following: Job[Any] | None = job
         lock = self._lock
         lock.acquire()  # `with` takes twice as long
@@ -194,6 +306,8 @@ class Worker:
             self._since = self._stepped_at = now
             self.busy_s += seconds
             self.deciding = True
+            if self._lost is not None:
+                self._fence_locked()
             if self.sleepers.until <= now:
                 self._wake_sleepers(now)
             goes_on = True
@@ -206,6 +320,8 @@ class Worker:
                     scheduler.ran(job.entry, seconds, now)
                     seconds = 0.0
                     self._alight(job, joint, now)
+                elif self._places and launch is not None and job.inbox_error is None:
+                    engine.placing.measured(engine, self.name, launch, now)
             elif job.cancelled is not None:
                 scheduler.ran(job.entry, seconds, now)
                 seconds = 0.0
@@ -226,6 +342,8 @@ class Worker:
                     if entry.aboard:
                         self._lead(entry.job, now)
                     self.granted.append((now, entry))
+                    if self._account is not None:
+                        self._account.runs(entry)
             elif engine.effects:
                 self.job = following = None
             else:
@@ -252,6 +370,8 @@ class Worker:
             if following is None:
                 following = self._take()
                 self._ended = False  # only after a sleep: how soon it is to end is not in its decisions
+        if following is None:
+            self.read_energy()  # before the pause, which is nobody's
         return following
 
     def _undisturbed(self) -> bool:
@@ -298,11 +418,17 @@ class Worker:
         slice_s = self._slice_s if self._slice_s < left_s else max(0.0, left_s)
         joint = launch.joint
         try:
-            if joint is None:
+            if self._around is not None:
+                done = self._call(launch, slice_s)
+            elif joint is None:
                 done = launch.kernel.implementation(device.kind)(device, launch, slice_s)
             else:
                 done = joint.run(device, slice_s)
+        except GivenUp:
+            raise
         except BaseException as exc:
+            if isinstance(exc, DeviceLost) and exc.device == self.name:
+                self._lost = exc
             job.inbox_error = exc
             done = True
         else:
@@ -311,14 +437,26 @@ class Worker:
         self._stepped_at = ended = clock()
         seconds = ended - began if launch.measured_s is None else launch.measured_s
         if joint is None:
+            launch.spent_s += seconds
             job.quanta += 1
             job.kernel_s += seconds
-            job.joules += seconds * device.watts
+            if self._account is None:
+                self._model_energy(job, seconds)
         else:
-            _share_out(seconds, device.watts, joint)
+            self._share_out(seconds, joint)
             if done:
                 joint.end()
         return None if done else launch
+
+    def _share_out(self, seconds: float, joint: Joint) -> None:
+        """Books a quantum of a launch to all who run in it: time and energy, by their rows."""
+        rows = sum(launch.granted for launch in joint.members)
+        for launch in joint.members:
+            job, share = launch.job, seconds * launch.granted / rows
+            job.quanta += 1
+            job.kernel_s += share
+            if self._account is None:
+                self._model_energy(job, share)
 
     def _goes_on(self, job: Job[Any], trap: Any, now: float) -> bool:
         """Under the lock: what became of a job that has ended or awaits something. True: it can go on at
@@ -333,8 +471,12 @@ class Worker:
             return False
         if job.cancelled is not None and not job.winding_up:
             return True  # and Cancelled is raised at the next step
-        if isinstance(trap, BatchLaunch):
-            return self._offer(job, trap, now)
+        if isinstance(trap, Launch):
+            if self.fence is None:
+                assert isinstance(trap, BatchLaunch)
+                return self._offer(job, trap, now)
+            job.inbox_error = self.fence.error()
+            return True
         if not isinstance(trap, Trap):
             job.inbox_error = foreign_await(trap, job)
             return True
@@ -404,23 +546,124 @@ class Worker:
             rider.inbox, rider.inbox_error = launch.result, job.inbox_error
 
     def _give_up(self, job: Job[Any], now: float) -> None:
-        """Under the lock: a cancelled job's launch goes no further, before the job's own code runs again."""
+        """Under the lock: a job's launch goes no further, before the job's own code runs again: it was
+        cancelled, or the device is fenced."""
         launch, job.launch = job.launch, None
         self.alone = False  # whoever rode in it may lead it now
         if isinstance(launch, BatchLaunch):
-            if launch.joint is not None:
-                launch.joint.leave(launch)
+            joint = launch.joint
+            if joint is not None and self.fence is None:
+                try:
+                    joint.leave(launch)
+                except DeviceLost:  # and the device knows
+                    joint.end()
+            elif joint is not None:  # the others will get the same
+                joint.end()
             self._scheduler.leave(job.entry, now)
+        if self.fence is not None and job.cancelled is None:
+            job.inbox_error = self.fence.error()
 
+    # A device that fails.
 
-def _share_out(seconds: float, watts: float, joint: Joint) -> None:
-    """Books a quantum of a launch to all who run in it: time and energy, by their rows."""
-    rows = sum(launch.granted for launch in joint.members)
-    for launch in joint.members:
-        job, share = launch.job, seconds * launch.granted / rows
-        job.quanta += 1
-        job.kernel_s += share
-        job.joules += share * watts
+    def lost(self, error: DeviceLost) -> None:
+        """The device has failed: it is fenced. From any thread; in the worker's own as soon as it decides."""
+        if threading.current_thread() is self._thread:
+            self._lost = error  # that thread may hold the lock
+        else:
+            self.engine.fence(self, error)
+
+    def overdue(self) -> None:
+        """A quantum takes too long. In the watchdog's thread."""
+        now = self._clock()
+        if not self.watch.interrupted and self.device.interrupt() and self.watch.extend(now):
+            return
+        with self.engine.deciding():
+            if self.watch.give_up(now):
+                self._replace_thread(now)
+
+    def _fence_locked(self) -> None:
+        error, self._lost = self._lost, None
+        assert error is not None
+        self.engine.fence_locked(self, error)
+
+    def _guard(self) -> None:
+        """A new watch, for the thread that is the worker from now on."""
+        device, engine = self.device, self.engine
+        self.watch = watch = Watch(engine.watchdog, device.watchdog_s, engine.clock)
+        around: AbstractContextManager[object] = watch if self._guarded else nullcontext()
+        if device.faults is not None:
+            around = device.faults.around(watch, self.parker)
+        device.guard(around, self.lost)
+        if self._guarded and not device.times_quanta:
+            self._around = around
+
+    def _guarded_launch(self, job: Job[Any], launch: Launch[Any]) -> Launch[Any] | None:
+        """Like `_launch`; meanwhile another thread may take over."""
+        watch = self.watch
+        watch.armed = True
+        left = self._launch(job, launch)
+        watch.armed = False
+        return left
+
+    def _call(self, launch: Launch[Any], slice_s: float) -> bool:
+        """A call of a kernel as one quantum: its slice, and what it needs to return after that."""
+        slice_s = min(slice_s, ALONE_S)
+        self.watch.slack_s = slice_s
+        assert self._around is not None
+        with self._around:
+            if launch.joint is None:
+                return launch.kernel.implementation(self.device.kind)(self.device, launch, slice_s)
+            return launch.joint.run(self.device, slice_s)
+        raise AssertionError("a watch swallows nothing")
+
+    def _replace_thread(self, now: float) -> None:
+        """Under the lock: the thread is given up. Another one goes on where it would have come back with an
+        error."""
+        engine = self.engine
+        if self._trying:
+            assert self.fence is not None
+            self._trying = False
+            self.fence.failed(now)
+        else:
+            detail = f"a quantum did not end within {self.watch.limit_s:g} s"
+            engine.fence_locked(self, DeviceLost(self.name, "hung", detail))
+        job = self.job
+        if job is not None and job.launch is None:  # else it is told when its launch is taken from it
+            assert self.fence is not None
+            job.inbox_error = self.fence.error()
+        self._strays.append(self._thread)
+        before, self.parker = self.parker, make_parker(engine.clock)
+        self._guard()
+        self.device.attach(self.parker, engine.clock)
+        self._thread = self._new_thread(job)
+        engine.after(self._thread.start)
+        engine.after(before.unpark)  # in case it is there that it hangs
+
+    def _try_is_due(self) -> bool:
+        fence = self.fence
+        return fence is not None and fence.next_try <= self._clock() and not self.engine.closing
+
+    def _try(self) -> None:
+        """Ask the fenced device whether it is sound, opened anew."""
+        device, watch = self.device, self.watch
+        self._trying = watch.armed = True
+        device.clear_preempt()  # of what it ran before it failed
+        watch.slack_s = 0.0
+        failure: BaseException | None = None
+        try:
+            if device.remembers and any(stray.is_alive() for stray in self._strays):
+                raise DeviceLost(self.name, "hung", "and what hangs there may still write into memory")
+            with device.waiting():
+                device.reopen()
+            with device.waiting():
+                sound = device.sound()
+        except GivenUp:
+            raise
+        except Exception as exc:
+            sound, failure = False, exc
+        self._trying = watch.armed = False
+        self._lost = None  # that it fails is no news
+        self.engine.tried(self, sound=sound, failure=failure)
 
 
 def _note_long_step(job: Job[Any], seconds: float) -> None:

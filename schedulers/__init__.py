@@ -3,6 +3,8 @@
 if __name__ != "coro_rt.schedulers":  # one file, one name
     raise ImportError("import coro_rt.schedulers, not " + __name__)
 
+from coro_rt.schedulers.backlog import Backlog
+from coro_rt.schedulers.choice import Choice, Option, Reason, Work
 from coro_rt.schedulers.dynamic import Dynamic
 from coro_rt.schedulers.edf import Edf
 from coro_rt.schedulers.eevdf import Eevdf
@@ -15,8 +17,11 @@ from coro_rt.schedulers.fifo import Fifo
 from coro_rt.schedulers.laxity import Laxity
 from coro_rt.schedulers.mlfq import Mlfq
 from coro_rt.schedulers.outcome import JobOutcome, Outcome, Span, Waiting
+from coro_rt.schedulers.placement import Placement, Traits
 from coro_rt.schedulers.policy import Policy
+from coro_rt.schedulers.power import PowerState
 from coro_rt.schedulers.powersave import PowerSave
+from coro_rt.schedulers.profile import Curve, Profile
 from coro_rt.schedulers.qos import QoS
 from coro_rt.schedulers.registry import POLICIES, get_policy
 from coro_rt.schedulers.scheduler import Scheduler
@@ -27,6 +32,7 @@ from coro_rt.schedulers.workload import (
     Change,
     DeviceTiming,
     Milestone,
+    PowerChange,
     Predict,
     Rows,
     Run,
@@ -37,8 +43,11 @@ from coro_rt.schedulers.workload import (
 
 __all__ = [
     "POLICIES",
+    "Backlog",
     "BatchTiming",
     "Change",
+    "Choice",
+    "Curve",
     "DeadlockError",
     "DeviceTiming",
     "Dynamic",
@@ -55,12 +64,18 @@ __all__ = [
     "Laxity",
     "Milestone",
     "Mlfq",
+    "Option",
     "Outcome",
+    "Placement",
     "Policy",
+    "PowerChange",
     "PowerSave",
+    "PowerState",
     "Predict",
+    "Profile",
     "QoS",
     "Ran",
+    "Reason",
     "Rows",
     "Run",
     "Scheduler",
@@ -68,8 +83,10 @@ __all__ = [
     "Span",
     "State",
     "Strict",
+    "Traits",
     "Wait",
     "Waiting",
+    "Work",
     "Workload",
     "WorkloadJob",
     "get_policy",

@@ -4,7 +4,8 @@ A launch of a model's step costs little more with the rows of several sequences 
 are read once. So launches that name the same `Batch` may run as one; one entry leads, the others ride. How
 far that goes is said by whoever has the least patience:
 
-- Among the most urgent of those who are there, a launch may take as long as they have patience for.
+- Among the most urgent of those who are there, a launch may take as long as they have patience for; where a
+  single row takes longer than that, twice as long as one, as nothing else would be sooner.
 - The less urgent may ride as long as they cost the urgent no more than STRETCH of the time of a single row,
   and not with a prompt of theirs, because its end, the first token, is what they wait for.
 - Who brings a single row (a token to be written) goes before who brings many (a prompt to be read), and what
@@ -121,12 +122,18 @@ def seats(leader: Entry, rider: Entry, now: float) -> int:
     assert batch is not None
     patience = patience_s(leader, now)
     if patience_s(rider, now) <= patience:
-        room = batch.rows_within(patience) - 1
+        room = _rows_for(batch, patience) - 1
     elif leader.rows == 1:
         room = batch.rows_within(_stretched_s(batch, 1)) - 1
     else:
         room = 0
     return min(room, batch.members - 1)
+
+
+def _rows_for(batch: Batch, patience: float) -> int:
+    """The rows of a launch that somebody has so much patience for."""
+    single_s = batch.seconds(1)
+    return batch.rows_within(patience if patience >= single_s else 2 * single_s)
 
 
 def _stretched_s(batch: Batch, rows: int) -> float:
@@ -155,7 +162,7 @@ def fill(leader: Entry, others: Iterable[Entry], now: float) -> dict[Entry, int]
     room = batch.rows
     urgent = sum(1 for seconds in patience.values() if seconds == tightest)
     if urgent > 1:  # alone it takes what it wants
-        room = min(room, batch.rows_within(tightest))
+        room = min(room, _rows_for(batch, tightest))
     reads = False  # whether the urgent bring a prompt
     for place, entry in enumerate(sorted(patience, key=order)):
         if place == urgent:

@@ -13,9 +13,14 @@ class Ejection:
 
     policy: str
     hook: str  # the method that failed
-    entry: Entry  # for whom it was asked
+    entry: Entry | None  # for whom it was asked, if for anybody
     reason: str
     now: float  # since when `dynamic` decides
+
+    @property
+    def call(self) -> str:
+        """For people: "key for 'summarise'", "on_power"."""
+        return self.hook if self.entry is None else f"{self.hook} for {self.entry.name!r}"
 
 
 def key_kind(key: object) -> type | None:

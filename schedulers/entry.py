@@ -71,6 +71,7 @@ class Entry:
         "newer",
         "older",
         "own_key",
+        "predicted_at_s",
         "predicted_seconds_left",
         "qos",
         "ready_since",
@@ -110,6 +111,7 @@ class Entry:
         self.tenant = tenant
         self.device = device
         self.predicted_seconds_left = predicted_seconds_left
+        self.predicted_at_s = 0.0  # what it had been served when that was said
 
         self.state = _NEW
         self.started = False  # has been granted the device at least once

@@ -66,8 +66,18 @@ class Explanation:
     waits_for: str  # what it waits for, in words; "" if unknown
     waiters: tuple[str, ...]
     holder: Explanation | None  # of the last in the chain of those it waits on: what holds all of them up
+    fenced: str | None  # why its device runs no kernels now
+    placed: str  # why it is on its device, in a sentence; "" if that was not chosen
 
     def __str__(self) -> str:
+        text = self._state()
+        if self.placed:
+            text += f" {self.placed}."
+        if self.fenced is not None:
+            text += f" The device {self.device} is fenced: {self.fenced}."
+        return text
+
+    def _state(self) -> str:
         level = self.qos.name
         if self.effective_qos is not self.qos:
             level += f", raised to {self.effective_qos.name} by {_listed(self.waiters)}"
@@ -82,7 +92,7 @@ class Explanation:
                 text += f" for {self.waits_on or self.waits_for or 'something outside the scheduler'}"
             if self.since_s:
                 text += f" since {self.since_s:.3f} s"
-            return f"{text}. {self.holder}" if self.holder is not None else f"{text}."
+            return f"{text}. {self.holder._state()}" if self.holder is not None else f"{text}."
         if self.state is not State.READY:
             return f"{text}."
         text += f" for {self.device} since {self.since_s:.3f} s under {self.policy}: {self.reason}"
@@ -125,6 +135,9 @@ class Known:
     granted: Callable[[str], Iterable[Granted]] = lambda device: ()  # the device's last grants, oldest first
     # What a WAITING entry waits for, in words, and since when; "" and None: unknown.
     waiting: Callable[[Entry], tuple[str, float | None]] = lambda entry: ("", None)
+    placed: Callable[[Entry], str] = lambda entry: ""  # why an entry is on its device, in words
+    # Why a device runs no kernels now, in words.
+    fenced: Callable[[str], str | None] = lambda device: None
 
 
 def explain(
@@ -184,6 +197,8 @@ def explain(
         waits_for=waits_for,
         waiters=tuple(waiter.label for waiter in islice(entry.waiters, AHEAD)),
         holder=holder,
+        fenced=known.fenced(queue.name),
+        placed=known.placed(entry),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, inf
 
@@ -24,6 +24,8 @@ class JobOutcome:
     deadline_s: float  # as it came
     waited_s: float
     served_s: float
+    tokens: int = 0  # that it read and wrote, on a chip
+    joules: float = 0.0  # that its work took there, modelled
 
     @property
     def missed(self) -> bool:
@@ -66,6 +68,24 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
+class ChipOutcome:
+    """What a chip did meanwhile. All of it is modelled.
+
+    `joules` are the whole chip's, of which it would have taken `idle_joules` anyway. By processor: the
+    seconds in which it worked, and what its work took, with the bytes that it moved.
+    """
+
+    chip: str
+    joules: float
+    idle_joules: float
+    busy_s: Mapping[str, float]
+    drawn_joules: Mapping[str, float]
+    awake_s: float  # any of them worked
+    throttled_s: float  # of that, slower than it could have, for the heat
+    hottest_c: float
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """A whole run. `spans` is empty unless they were asked for; `ejected` says why a policy was, or None."""
 
@@ -78,6 +98,12 @@ class Outcome:
     ended_s: float
     spans: Sequence[Span] = ()
     ejected: str | None = None
+    chip: ChipOutcome | None = None
+
+    @property
+    def tokens(self) -> int:
+        """That were read and written, on a chip."""
+        return sum(job.tokens for job in self.jobs)
 
     @property
     def waiting_s(self) -> dict[QoS, Waiting]:

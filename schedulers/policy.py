@@ -1,7 +1,8 @@
 """What a policy is: the order of a device's ready entries. Only `key` is required; smaller keys run sooner.
 
 A policy is asked for a key when an entry becomes ready (submitted, woken, given way), when its urgency
-changes, and when a running entry's slice is over (then as if it became ready now). The key stays put while
+changes, when a running entry's slice is over (then as if it became ready now), and for all of them after
+`on_power`. The key stays put while
 the entry waits. To write one, copy this:
 
     class ShortestFirst(Policy):
@@ -16,6 +17,7 @@ starts afresh after each turn, so that jobs take turns; with the former a job th
 from typing import ClassVar
 
 from coro_rt.schedulers.entry import Entry
+from coro_rt.schedulers.power import PowerState
 
 Key = float | tuple[float, ...]
 
@@ -31,9 +33,8 @@ class Policy:
 
     name: ClassVar[str] = ""  # what people type; the class's name in lower case if empty
     bounded: ClassVar[bool] = False  # True: `bound_s`, and the docstring in words, bound every wait
-    guarantees_background: ClassVar[bool] = (
-        True  # False: background has no share beyond what the keys give it
-    )
+    # False: background has no share beyond what the keys give it. Read when it begins, and after `on_power`.
+    guarantees_background: bool = True
     slice_s: float = 0.002  # how long an entry runs before others with the same claim get their turn
 
     def __init_subclass__(cls) -> None:
@@ -58,6 +59,19 @@ class Policy:
         now.
         """
         return now
+
+    def on_power(self, state: PowerState, now: float) -> None:
+        """What the machine runs on or how warm it is has changed; or it begins to decide, and that is known.
+
+        Keys are asked for, and who has not begun is put off, anew. Default: nothing, and nothing is.
+        """
+
+    def stretch(self, job: Entry, now: float) -> float:
+        """How many times as long as at the highest frequency of its device `job` may take, if that saves
+        energy and its deadline allows it. 1: a lower frequency is taken if it is no slower, as where memory
+        is what is waited for. Asked where frequencies can be chosen: so far on simulated chips. Default: 0,
+        the highest is taken."""
+        return 0.0
 
     def on_done(self, job: Entry, now: float) -> None:
         """`job` has ended. Default: nothing."""

@@ -17,14 +17,18 @@ from itertools import count
 from math import inf
 from typing import Any
 
+from coro_rt.schedulers.backlog import Backlog, backlog
 from coro_rt.schedulers.batch import Batch, fill, lets_go_on_s, patience_s, seats, waits_for
+from coro_rt.schedulers.choice import Choice, Work
 from coro_rt.schedulers.dynamic import Dynamic
 from coro_rt.schedulers.ejection import Ejection, Stopwatch, TooSlow, key_kind
 from coro_rt.schedulers.entry import Entry, Grant, State, Turn
 from coro_rt.schedulers.errors import SchedulerError
 from coro_rt.schedulers.explanation import Explanation, Known, explain
 from coro_rt.schedulers.inheritance import check_circle, inherit, inherit_keys, link, release, unlink
+from coro_rt.schedulers.placement import Placement
 from coro_rt.schedulers.policy import Policy
+from coro_rt.schedulers.power import PowerState
 from coro_rt.schedulers.qos import QoS
 from coro_rt.schedulers.ready import ReadyQueue
 from coro_rt.schedulers.registry import POLICIES, PolicyLike, get_policy
@@ -48,6 +52,8 @@ class Scheduler:
     three, took longer than `policy_budget_s`, or one of them a hundred times as long; a single slow call is
     the machine's fault. Without `inheritance` nobody takes over the urgency of those who wait for it, and a
     circle is not noticed: only to see what that does.
+
+    `placement` is what chooses devices, with what it knows from before.
     """
 
     def __init__(
@@ -62,6 +68,7 @@ class Scheduler:
         on_ejected: Callable[[Ejection], None] | None = None,
         timer: Callable[[], float] | None = None,
         policy_budget_s: float = 0.002,
+        placement: Placement | None = None,
     ) -> None:
         for tenant, weight in (shares or {}).items():
             if not 0 < weight < inf:
@@ -88,9 +95,12 @@ class Scheduler:
         self._on_ejected = on_ejected
         self._timer = timer
         self._policy_budget_s = policy_budget_s
+        self.placement = Placement() if placement is None else placement
+        self._newcomer = Entry(0, name="newcomer")  # never submitted: see `backlog`
         self._tickets = count(1)
         self._queues: dict[str, ReadyQueue] = {}
         self._entries: dict[Entry, None] = {}  # submitted and not done, in the order of submission
+        self._power: PowerState | None = None
         self._adopt(get_policy(policy), 0.0)
         for device in devices:
             self.add_device(device)
@@ -103,6 +113,11 @@ class Scheduler:
     def policy(self) -> Policy:
         """The policy that decides now."""
         return self._policy
+
+    @property
+    def power(self) -> PowerState | None:
+        """What the machine runs on, as it was last said; None: nobody has."""
+        return self._power
 
     def add_device(self, device: str) -> None:
         """Opens a queue for one more device."""
@@ -364,10 +379,109 @@ class Scheduler:
     def predict(self, entry: Entry, seconds_left: float, now: float) -> None:
         """How many device seconds an entry will still take. Counts from its next key."""
         entry.predicted_seconds_left = seconds_left
+        entry.predicted_at_s = entry.served_s
 
     def set_policy(self, policy: PolicyLike, now: float) -> None:
         """Changes the policy; every entry gets a new key. SchedulerError, and no change, for no policy."""
         self._adopt(get_policy(policy), now)
+
+    def set_power(self, state: PowerState, now: float) -> None:
+        """What the machine runs on and how warm it is. A policy that listens is asked anew for all keys and
+        whom it puts off, which takes as long as a change of policy."""
+        if state == self._power:
+            return
+        self._power = state
+        self.placement.set_power(state)
+        policy = self._policy
+        guaranteed = policy.guarantees_background
+        if self._on_power is None or not self._call_on_power(now):
+            return
+        if policy.guarantees_background is not guaranteed:
+            for queue in self._queues.values():
+                self._promise_share(queue)
+        self._order_anew(policy, now)
+
+    # Where something runs.
+
+    def place(
+        self,
+        work: Work,
+        among: Iterable[str],
+        now: float,
+        *,
+        qos: QoS = QoS.DEFAULT,
+        deadline: float = inf,
+        tenant: str = "default",
+        without: Entry | None = None,
+        at: str | None = None,
+        moved_at: float = -inf,
+    ) -> Choice:
+        """Which of the devices `among` some work should run on, as things stand; moves nobody.
+
+        `without`: who asks, if it has been submitted: it is in nobody's way. `at`: the device
+        where the work is under way, and `moved_at` since when, if it was moved there. Raises SchedulerError
+        if no device is left.
+        """
+        placement = self.placement
+        backlogs = []
+        for device in among:
+            if device in placement.fenced:
+                continue
+            expected_s = work.expected_s
+            if deadline < inf:
+                expected_s = placement.predict(work, device) or expected_s
+            found = self.backlog(
+                device, now, qos=qos, deadline=deadline, tenant=tenant, expected_s=expected_s, without=without
+            )
+            backlogs.append(found)
+        return placement.choose(work, backlogs, now, qos=qos, deadline=deadline, at=at, moved_at=moved_at)
+
+    def measured(
+        self, work: Work, device: str, seconds: float, now: float, *, joules: float | None = None
+    ) -> None:
+        """Some work took so many seconds on a device: what `place` goes by from now on. Raises
+        SchedulerError for what cannot be."""
+        beside = sum([queue.running is not None for name, queue in self._queues.items() if name != device])
+        self.placement.ran(work, device, seconds, now, joules, beside=beside)
+
+    def fence(self, device: str, reason: str, now: float) -> None:
+        """`place` does not choose a device any more."""
+        self.placement.fence(self._queue(device).name, reason)
+
+    def readmit(self, device: str, now: float) -> None:
+        """`place` chooses a device again."""
+        self.placement.readmit(self._queue(device).name)
+
+    def backlog(
+        self,
+        device: str,
+        now: float,
+        *,
+        qos: QoS = QoS.DEFAULT,
+        deadline: float = inf,
+        tenant: str = "default",
+        expected_s: float = 0.0,
+        without: Entry | None = None,
+    ) -> Backlog:
+        """What somebody of such urgency would wait for who came to a device now. Changes nothing."""
+        queue = self._queue(device)
+        if queue.running is None and not queue.count:
+            return Backlog(device, slice_s=self._slice_s)
+        newcomer = self._newcomer
+        newcomer.qos = newcomer.effective_qos = qos
+        newcomer.background = qos is QoS.BACKGROUND
+        newcomer.deadline = deadline
+        newcomer.tenant = tenant
+        newcomer.predicted_seconds_left = expected_s
+        newcomer.ready_since = newcomer.submitted_at = now
+        newcomer.lane = queue.lane(tenant)
+        key = self._policy.key
+        by_service = self._on_ran is not None
+        try:
+            newcomer.key = key(newcomer, now)
+            return backlog(queue, newcomer, now, key, self._slice_s, without, by_service=by_service)
+        except Exception:  # of a policy of somebody's own; it is noticed when it decides
+            return backlog(queue, newcomer, now, key, self._slice_s, without, by_service=True)
 
     def explain(self, entry: Entry, now: float, known: Known = Known()) -> Explanation:  # noqa: B008 (frozen)
         """Why an entry waits or runs, who goes before it, and, as far as it is known, who ran instead."""
@@ -627,10 +741,13 @@ class Scheduler:
         self._on_ready = guard(policy.on_ready) if kind.on_ready is not Policy.on_ready else None
         self._on_ran = guard(policy.on_ran) if kind.on_ran is not Policy.on_ran else None
         self._on_done = guard(policy.on_done) if kind.on_done is not Policy.on_done else None
+        self._on_power = guard(policy.on_power) if kind.on_power is not Policy.on_power else None
         self._on_preempts = guard(policy.preempts) if kind.preempts is not Policy.preempts else None
         self._defer_until = guard(policy.defer_until) if kind.defer_until is not Policy.defer_until else None
         self._judges = policy.bounded and not ours  # the tests hold ours to their bounds
         self._observes = self._judges or self._on_ran is not None
+        if self._power is not None and self._on_power is not None and not self._call_on_power(now):
+            return  # ejected: its successor has done all this
         for queue in self._queues.values():
             self._promise_share(queue)
             for lane in queue.lanes.values():
@@ -640,6 +757,13 @@ class Scheduler:
         for entry in self._entries:
             if entry.ticket and self._on_ready is not None:
                 self._call_on_ready(entry, now)
+                if self._policy is not policy:
+                    return
+        self._order_anew(policy, now)
+
+    def _order_anew(self, policy: Policy, now: float) -> None:
+        """Gives every entry a key from its policy, and puts off those that it wants to."""
+        for entry in self._entries:
             entry.own_key = entry.key = self._key_of(entry, now)
             if self._policy is not policy:
                 return  # ejected on the way: its successor has done all this
@@ -648,12 +772,22 @@ class Scheduler:
             queue.rebuild()
             if self._defer_until is not None:
                 for entry in list(queue):
-                    if not entry.started and self._policy is policy:
+                    if not entry.started and not entry.waiters and self._policy is policy:
                         self._put_off(queue, entry, now)
 
     def _promise_share(self, queue: ReadyQueue) -> None:
         queue.guaranteed_share = self._background_share if self._policy.guarantees_background else 0.0
         queue.background_owed_s = 0.0
+
+    def _call_on_power(self, now: float) -> bool:
+        """False: the policy was ejected for it."""
+        assert self._on_power is not None
+        try:
+            self._on_power(self._power, now)
+        except Exception as error:
+            self._eject("on_power", None, _raised(error), now)
+            return False
+        return True
 
     def _call_on_ready(self, entry: Entry, now: float) -> None:
         assert self._on_ready is not None
@@ -709,7 +843,7 @@ class Scheduler:
         self._eject("key", entry, reason, now)
         return self._key(entry, now)
 
-    def _eject(self, hook: str, entry: Entry, reason: str, now: float) -> None:
+    def _eject(self, hook: str, entry: Entry | None, reason: str, now: float) -> None:
         """Puts `dynamic` in the place of a policy that broke its contract, and reports it."""
         ejected = self._policy
         if type(ejected) is Dynamic:  # one of the entry's fields is no number

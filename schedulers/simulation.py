@@ -5,25 +5,31 @@ it: what it was granted runs until its step is over, its slice is over, or someb
 the service is booked and the scheduler asked again. What is modelled is only how soon a job gives way when
 it is asked, and how exactly it keeps its slice: each device has a timing. Switches take no time.
 
+A device has a speed, here always 1. What changes it is a chip's business: `soc/simulation.py` is this
+simulation with processors that share memory and heat.
+
 Deterministic: the same workload and policy give the same outcome, to the last bit. A job that runs alone
 takes one event, not one for each slice, so that a quiet day costs little more than its arrivals.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from heapq import heappop, heappush
 from itertools import cycle
 from math import inf
 
-from coro_rt.schedulers.batch import KnownCosts
+from coro_rt.schedulers.batch import Batch, KnownCosts
 from coro_rt.schedulers.ejection import Ejection
 from coro_rt.schedulers.entry import Entry, Grant, State
 from coro_rt.schedulers.errors import SchedulerError
-from coro_rt.schedulers.outcome import JobOutcome, Outcome, Span
+from coro_rt.schedulers.outcome import ChipOutcome, JobOutcome, Outcome, Span
+from coro_rt.schedulers.placement import Placement
+from coro_rt.schedulers.power import PowerState
 from coro_rt.schedulers.registry import PolicyLike
 from coro_rt.schedulers.scheduler import Scheduler
+from coro_rt.schedulers.soc.language_model import LanguageModel, Load
 from coro_rt.schedulers.workload import (
     BatchTiming,
     Change,
@@ -39,6 +45,9 @@ from coro_rt.schedulers.workload import (
 REPORT_EVERY = 4096  # events between two reports of progress
 _NEAR = 1e-9  # seconds: sums of the same pieces, worked out in another order
 
+Look = Callable[[Scheduler, float], None]
+"""Asks a scheduler something at a time, and changes nothing."""
+
 _Happen = Callable[[float], None]
 _Event = tuple[float, int, _Happen]
 _Follower = tuple[tuple[float, float], int, _Happen]
@@ -49,14 +58,23 @@ def simulate(
     policy: PolicyLike = "dynamic",
     *,
     spans: bool = False,
+    looks: Iterable[tuple[float, Look]] = (),
     progress: Callable[[float], object] | None = None,
 ) -> Outcome:
     """Run a workload under a policy, until all its jobs have ended.
 
-    `spans`: also keep who had which device when. `progress` is called now and then with the virtual time.
-    Raises SchedulerError for a policy that cannot be taken, and for jobs that wait for each other.
+    `spans`: also keep who had which device when. `looks` are times, and what is called then with the
+    scheduler and the time, to ask it something; after all else that comes at that time. `progress` is called
+    now and then with the virtual time. Raises SchedulerError for a policy that cannot be taken, for jobs that
+    wait for each other, and for a workload in tokens, which is for a chip.
     """
-    return _Simulation(workload, policy, spans=spans).run(progress)
+    batches = []
+    for timing in workload.batches:
+        if isinstance(timing, LanguageModel):
+            raise SchedulerError(f"the workload is in tokens of {timing.name}: say on which chip (--soc)")
+        batches.append(_Batch(timing))
+    simulation = Simulation(workload, policy, batches=batches, spans=spans)
+    return simulation.run(progress, looks)
 
 
 class _Batch(KnownCosts):
@@ -67,24 +85,27 @@ class _Batch(KnownCosts):
         self.factor = cycle(timing.factors)
 
 
-class _Launch:
-    """A launch under way, shared by all who are in it."""
+class Launch:
+    """A launch under way, shared by all who are in it; on a chip, what it asks of it."""
 
-    __slots__ = ("left_s",)
+    __slots__ = ("left_s", "load")
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, load: Load | None = None) -> None:
         self.left_s = seconds
+        self.load = load
 
 
-class _Live:
+class Live:
     """A job of the workload on its way through the simulation."""
 
     __slots__ = (
         "cancelled",
+        "device",
         "ended_s",
         "entry",
         "followers",
         "job",
+        "joules",
         "launch",
         "number",
         "passed",
@@ -94,6 +115,7 @@ class _Live:
         "started_s",
         "step",
         "target_s",
+        "tokens",
         "wait",
         "waits",
     )
@@ -121,7 +143,10 @@ class _Live:
         self.cancelled = False
         self.rows: Rows | None = None  # its present step, if that is one
         self.rows_left = 0  # of it
-        self.launch: _Launch | None = None  # that it is in
+        self.launch: Launch | None = None  # that it is in
+        self.device = job.device
+        self.tokens = 0  # behind it: rows that are done
+        self.joules = 0.0
 
     def take_up(self) -> None:
         """Goes on to its next piece of device time, if there is one before it waits or ends."""
@@ -142,6 +167,16 @@ class _Live:
                 self.rows_over()  # it launches nothing any more
                 continue
             self.entry.predicted_seconds_left = step.seconds_left
+
+    def to_come(self) -> list[Rows]:
+        """Its rows that are to come, the present step's first, up to its next wait."""
+        coming = [] if self.rows is None else [self.rows]
+        for step in self.job.steps[self.step :]:
+            if isinstance(step, Wait):
+                break
+            if isinstance(step, Rows):
+                coming.append(step)
+        return coming
 
     def rows_over(self) -> None:
         """Its rows are done, or given up."""
@@ -166,17 +201,19 @@ class _Live:
             name=job.name,
             qos=job.qos,
             tenant=job.tenant,
-            device=job.device,
+            device=self.device,
             arrived_s=entry.submitted_at,
             started_s=self.started_s,
             ended_s=self.ended_s,
             deadline_s=job.deadline_s,
             waited_s=entry.waited_s,
             served_s=entry.served_s,
+            tokens=self.tokens,
+            joules=self.joules,
         )
 
 
-class _Device:
+class Device:
     """One device: who runs there, and until when if nothing comes between."""
 
     __slots__ = (
@@ -184,53 +221,82 @@ class _Device:
         "asking",
         "began_s",
         "give_way_s",
+        "limit_s",
         "name",
         "overrun_s",
         "piece_s",
         "plan",
         "running",
         "since_s",
+        "speed",
+        "spent_s",
     )
 
     def __init__(self, name: str, timing: DeviceTiming) -> None:
         self.name = name
         self.give_way_s = cycle(timing.give_way_s)
         self.overrun_s = cycle(timing.overrun_s)
-        self.running: _Live | None = None
+        self.running: Live | None = None
         self.since_s = 0.0  # it has been running
         self.began_s = 0.0  # the piece under way
         self.piece_s = 0.0  # its length; booked as it is, as a difference of times may be short of a slice
+        self.limit_s = inf  # the longest that it may be
+        self.speed = 1.0  # of its work's: so much of a second's is done in a second
+        self.spent_s = 0.0  # on the piece before `began_s`, at other speeds
         self.alone = False  # nobody else was ready: a newcomer is a reason to ask again
         self.plan = 0  # an event for an earlier plan is out of date
         self.asking = False  # it is going to ask the scheduler at this moment
 
 
-class _Simulation:
-    def __init__(self, workload: Workload, policy: PolicyLike, *, spans: bool) -> None:
+class Simulation:
+    """One run of a workload. Subclass it for devices whose speeds change: what begins with an underscore here
+    is for that too."""
+
+    def __init__(
+        self,
+        workload: Workload,
+        policy: PolicyLike,
+        *,
+        devices: Mapping[str, DeviceTiming] | None = None,
+        batches: Sequence[_Batch] = (),
+        placement: Placement | None = None,
+        spans: bool = False,
+    ) -> None:
+        devices = workload.devices if devices is None else devices
         self._scheduler = Scheduler(
             policy,
-            devices=workload.devices,
+            devices=devices,
             shares=workload.shares,
             background_share=workload.background_share,
             max_wait_s=workload.max_wait_s,
             on_ejected=self._on_ejected,
+            placement=placement,
         )
         self._policy = self._scheduler.policy.name
+        self._power = workload.power
         self._ejected: str | None = None
-        self._devices = {name: _Device(name, timing) for name, timing in workload.devices.items()}
-        self._batches = [_Batch(timing) for timing in workload.batches]
-        self._live = [_Live(number, job) for number, job in enumerate(workload.jobs)]
+        self._devices = {name: Device(name, timing) for name, timing in devices.items()}
+        self._batches = batches
+        self._live = [Live(number, job) for number, job in enumerate(workload.jobs)]
         for live in self._live:
-            if live.job.batch is not None:
-                live.entry.batch = self._batches[live.job.batch]
+            if batches and live.job.batch is not None:
+                live.entry.batch = batches[live.job.batch]
+        self._to_end = len(self._live)
         self._now = 0.0
         self._order = 0
         self._events: list[_Event] = []
         self._spans: list[Span] | None = [] if spans else None
 
-    def run(self, progress: Callable[[float], object] | None) -> Outcome:
+    def run(
+        self, progress: Callable[[float], object] | None, looks: Iterable[tuple[float, Look]] = ()
+    ) -> Outcome:
+        for change in self._power:
+            self._at(change.at_s, partial(self._power_changes, change.state))
+        self._opens()
         for live in self._live:
             self._expect(live)
+        for when, look in looks:
+            self._at(when, partial(look, self._scheduler))
         events, count = self._events, 0
         while events:
             self._now, _, happen = heappop(events)
@@ -244,6 +310,7 @@ class _Simulation:
         if progress is not None:
             progress(self._now)
         scheduler = self._scheduler
+        ended_s = max((live.ended_s for live in self._live), default=0.0)
         return Outcome(
             policy=self._policy,
             jobs=[live.outcome() for live in self._live],
@@ -251,13 +318,14 @@ class _Simulation:
             preemptions=scheduler.preemptions,
             decisions=scheduler.decisions,
             events=count,
-            ended_s=max((live.ended_s for live in self._live), default=0.0),
+            ended_s=ended_s,
             spans=self._spans or (),
             ejected=self._ejected,
+            chip=self._chip(),
         )
 
     def _on_ejected(self, ejection: Ejection) -> None:
-        self._ejected = f"its {ejection.hook} for {ejection.entry.name!r} failed: {ejection.reason}"
+        self._ejected = f"its {ejection.call} failed: {ejection.reason}"
 
     # What happens when.
 
@@ -274,12 +342,12 @@ class _Simulation:
             return False
         self._order += 1
         heappush(live.followers, (milestone.place, self._order, happen))
-        device = self._devices[live.job.device]
+        device = self._devices[live.device]
         if device.running is live:
             self._plan(device, live)
         return True
 
-    def _expect(self, live: _Live) -> None:
+    def _expect(self, live: Live) -> None:
         job = live.job
         arrive = partial(self._arrive, live, job.after is not None)
         if job.after is None or not self._when(job.after, arrive):
@@ -287,24 +355,25 @@ class _Simulation:
         for change in job.changes:
             self._at(change.at_s, partial(self._change, live, change))
 
-    def _arrive(self, live: _Live, at_once: bool, now: float) -> None:
+    def _arrive(self, live: Live, at_once: bool, now: float) -> None:
+        self._comes(live, now)
         self._made_ready(live, gives_way=self._scheduler.submit(live.entry, now), at_once=at_once)
 
-    def _change(self, live: _Live, change: Change, now: float) -> None:
+    def _change(self, live: Live, change: Change, now: float) -> None:
         entry, scheduler = live.entry, self._scheduler
         if entry.state is State.NEW or entry.state is State.DONE:
             return
         if change.qos is not None or change.deadline_s is not None:
             gives_way = scheduler.set_qos(entry, now, qos=change.qos, deadline=change.deadline_s)
             if gives_way:
-                device = self._devices[live.job.device]
+                device = self._devices[live.device]
                 self._give_way(device, next(device.give_way_s))
         if not change.cancel:
             return
         live.cancelled = True
         if entry.state is State.RUNNING:
             if live.launch is not None:
-                device = self._devices[live.job.device]
+                device = self._devices[live.device]
                 self._give_way(device, next(device.give_way_s))
         elif entry.started:
             live.wait += 1
@@ -313,7 +382,14 @@ class _Simulation:
             scheduler.done(entry, now)
             self._ended(live, now)
 
-    def _wait(self, live: _Live, wait: Wait, now: float) -> bool:
+    def _power_changes(self, state: PowerState, now: float) -> None:
+        self._scheduler.set_power(state, now)
+        for device in self._devices.values():  # who was put off may not be any more, or for less long
+            if device.running is None and not device.asking and self._scheduler.ready(device.name):
+                device.asking = True
+                self._at(now, partial(self._next, device))
+
+    def _wait(self, live: Live, wait: Wait, now: float) -> bool:
         """From now on a job waits. False: there is nothing to wait for any more."""
         live.wait += 1
         wake = partial(self._wake, live, live.wait, wait.sleep or wait.until is not None)
@@ -324,23 +400,25 @@ class _Simulation:
         self._scheduler.park(live.entry, now, on=None if wait.on is None else self._live[wait.on].entry)
         return True
 
-    def _wake(self, live: _Live, number: int, at_once: bool, now: float) -> None:
+    def _wake(self, live: Live, number: int, at_once: bool, now: float) -> None:
         if number != live.wait:
             return
         while (wait := live.next_wait()) is not None:  # what it waited for has been handed on
             if self._wait(live, wait, now):
                 return
+        self._comes(live, now)
         self._made_ready(live, gives_way=self._scheduler.wake(live.entry, now), at_once=at_once)
 
-    def _ended(self, live: _Live, now: float) -> None:
+    def _ended(self, live: Live, now: float) -> None:
         live.ended_s = now
+        self._to_end -= 1
         while live.followers:
             heappop(live.followers)[2](now)
 
     # What a worker does.
 
-    def _made_ready(self, live: _Live, *, gives_way: bool, at_once: bool = False) -> None:
-        device = self._devices[live.job.device]
+    def _made_ready(self, live: Live, *, gives_way: bool, at_once: bool = False) -> None:
+        device = self._devices[live.device]
         if device.running is not None:
             if gives_way or device.alone or at_once:
                 device.alone = False
@@ -349,14 +427,15 @@ class _Simulation:
             device.asking = True
             self._at(self._now, partial(self._next, device))  # after all that comes at this moment
 
-    def _give_way(self, device: _Device, seconds: float) -> None:
+    def _give_way(self, device: Device, seconds: float) -> None:
         """Whoever runs is asked to stop, which takes it a while."""
         live = device.running
         if live is not None:
-            device.piece_s = min(device.piece_s, self._now - device.began_s + seconds)
+            device.limit_s = min(device.limit_s, self._now - device.began_s + seconds)
+            device.piece_s = min(device.piece_s, device.limit_s)
             self._plan(device, live)
 
-    def _next(self, device: _Device, now: float) -> None:
+    def _next(self, device: Device, now: float) -> None:
         """A free device asks who goes on there."""
         device.asking = False
         device.running = None
@@ -364,15 +443,17 @@ class _Simulation:
         grant = self._scheduler.next(device.name, now)
         if grant is not None:
             self._take_up(device, grant, now)
-        elif (resumes_at := self._scheduler.resumes_at(device.name)) < inf:
+            return
+        self._rests(device, now)
+        if (resumes_at := self._scheduler.resumes_at(device.name)) < inf:
             self._at(resumes_at, partial(self._resume, device, device.plan))
 
-    def _resume(self, device: _Device, plan: int, now: float) -> None:
+    def _resume(self, device: Device, plan: int, now: float) -> None:
         """Somebody was put off until now."""
         if plan == device.plan and not device.asking:
             self._next(device, now)
 
-    def _take_up(self, device: _Device, grant: Grant, now: float) -> None:
+    def _take_up(self, device: Device, grant: Grant, now: float) -> None:
         device.running = live = self._live[grant.entry.id]
         device.since_s = now
         if live.started_s == inf:
@@ -385,19 +466,23 @@ class _Simulation:
             live.take_up()
         self._begin(device, live, grant.slice_s, now)
 
-    def _begin(self, device: _Device, live: _Live, slice_s: float, now: float) -> None:
+    def _begin(self, device: Device, live: Live, slice_s: float, now: float) -> None:
         """A piece: to the end of the job's step or launch, or of its slice."""
-        device.began_s = now
+        device.began_s, device.spent_s, device.limit_s = now, 0.0, inf
         launch = live.launch
-        device.piece_s = max(0.0, live.target_s - live.served_s) if launch is None else launch.left_s
+        left_s = max(0.0, live.target_s - live.served_s) if launch is None else launch.left_s
+        if left_s > 0.0:
+            self._works(device, live, left_s, now)
+        device.piece_s = left_s / device.speed
         device.alone = not self._scheduler.ready(device.name)
         if not device.alone:
             if live.entry.aboard:
                 slice_s = min(slice_s, self._scheduler.lets_go_on_s(device.name, now))
-            device.piece_s = min(device.piece_s, slice_s + next(device.overrun_s))
+            device.limit_s = slice_s + next(device.overrun_s)
+            device.piece_s = min(device.piece_s, device.limit_s)
         self._plan(device, live)
 
-    def _plan(self, device: _Device, live: _Live) -> None:
+    def _plan(self, device: Device, live: Live) -> None:
         """What comes next: the end of the piece, or a milestone that somebody waits for."""
         when = device.began_s + device.piece_s
         if live.followers:
@@ -405,16 +490,15 @@ class _Simulation:
             if waits < live.passed:
                 when = self._now
             elif waits == live.passed and live.launch is None:
-                when = min(when, device.began_s + served_s - live.served_s)
+                when = min(when, device.began_s + (served_s - live.served_s) / device.speed)
         device.plan += 1
         self._at(when, partial(self._reached, device, live, device.plan))
 
-    def _reached(self, device: _Device, live: _Live, plan: int, now: float) -> None:
+    def _reached(self, device: Device, live: Live, plan: int, now: float) -> None:
         if plan != device.plan:
             return
-        self._passes(
-            live, live.served_s + now - device.began_s if live.launch is None else live.served_s, now
-        )
+        since_s = (now - device.began_s) * device.speed if live.launch is None else 0.0
+        self._passes(live, live.served_s + since_s, now)
         if now < device.began_s + device.piece_s:
             if plan == device.plan:
                 self._plan(device, live)
@@ -422,27 +506,25 @@ class _Simulation:
         device.plan += 1
         self._piece_over(device, live, now)
 
-    def _passes(self, live: _Live, served_s: float, now: float) -> None:
+    def _passes(self, live: Live, served_s: float, now: float) -> None:
         """A job has come so far: what follows from that."""
         while live.followers and live.followers[0][0] <= (live.passed, served_s + _NEAR):
             heappop(live.followers)[2](now)
 
-    def _piece_over(self, device: _Device, live: _Live, now: float) -> None:
+    def _piece_over(self, device: Device, live: Live, now: float) -> None:
         """Books the time, sees what becomes of the job, and asks who goes on."""
         scheduler, entry = self._scheduler, live.entry
-        seconds = device.piece_s
+        seconds = device.spent_s + device.piece_s
         launch = live.launch
-        if launch is not None:
-            launch.left_s -= seconds
-            if launch.left_s <= _NEAR or live.cancelled:
-                scheduler.ran(entry, seconds, now)
-                seconds = 0.0
-                if live.cancelled:
-                    self._give_up(live, now)
-                else:
-                    self._alight(live, now)
-        else:
-            live.served_s += seconds
+        self._credit(live, device.piece_s * device.speed)
+        self._book(device, live, now)
+        if launch is not None and (launch.left_s <= _NEAR or live.cancelled):
+            scheduler.ran(entry, seconds, now)
+            seconds = 0.0
+            if live.cancelled:
+                self._give_up(live, now)
+            else:
+                self._alight(live, now)
         if launch is None and live.served_s >= live.target_s - _NEAR:
             live.served_s = live.target_s
             scheduler.ran(entry, seconds, now)
@@ -458,7 +540,7 @@ class _Simulation:
             self._span_over(device, live, now)
             self._take_up(device, grant, now)
 
-    def _goes_on(self, device: _Device, live: _Live, now: float) -> bool:
+    def _goes_on(self, device: Device, live: Live, now: float) -> bool:
         """Its step is over. False: the job has left the device, to wait or for good."""
         if live.rows is None:
             while (wait := live.next_wait()) is not None:
@@ -468,34 +550,34 @@ class _Simulation:
                 self._done(device, live, now)
                 return False
             live.take_up()
+            if live.rows is not None and self._goes_elsewhere(live, now):
+                return False
         return live.rows is None or self._offer(live, live.rows, now)
 
-    def _done(self, device: _Device, live: _Live, now: float) -> None:
+    def _done(self, device: Device, live: Live, now: float) -> None:
         device.running, device.asking = None, True  # who is woken now needs not ask for it
         self._scheduler.done(live.entry, now)
         self._ended(live, now)
 
     # Launches that run as one.
 
-    def _offer(self, live: _Live, rows: Rows, now: float) -> bool:
+    def _offer(self, live: Live, rows: Rows, now: float) -> bool:
         """A job brings its next rows. True: it goes on with them, alone. False: it has left the device."""
-        batch = self._batches[rows.batch]
+        batch = self._batch(live, rows)
         alone = self._scheduler.offer(live.entry, batch, min(live.rows_left, rows.most), now)
         if alone:
             self._lead(live)
         return alone
 
-    def _lead(self, live: _Live) -> None:
+    def _lead(self, live: Live) -> None:
         """A job leads a launch; if it begins now, its members are in no other one any more."""
         if live.launch is None:
             members = (live.entry, *live.entry.riders)
-            batch = live.entry.batch
-            assert isinstance(batch, _Batch)
-            launch = _Launch(batch.seconds(sum(entry.aboard for entry in members)) * next(batch.factor))
+            launch = self._launch(live, members)
             for entry in members:
                 self._live[entry.id].launch = launch
 
-    def _alight(self, live: _Live, now: float) -> None:
+    def _alight(self, live: Live, now: float) -> None:
         """The launch that a job leads is done."""
         rows = {entry: entry.aboard for entry in (live.entry, *live.entry.riders)}
         self._scheduler.alight(live.entry, now)
@@ -503,15 +585,57 @@ class _Simulation:
             member = self._live[entry.id]
             member.launch = None
             member.rows_left -= done
+            member.tokens += done
             if member.rows_left <= 0:
                 member.rows_over()
                 self._passes(member, member.served_s, now)
 
-    def _give_up(self, live: _Live, now: float) -> None:
+    def _give_up(self, live: Live, now: float) -> None:
         """A cancelled job's launch goes on without it."""
         self._scheduler.leave(live.entry, now)
         live.rows_over()
 
-    def _span_over(self, device: _Device, live: _Live, now: float) -> None:
+    def _batch(self, live: Live, rows: Rows) -> Batch:
+        return self._batches[rows.batch]
+
+    def _launch(self, leader: Live, members: tuple[Entry, ...]) -> Launch:
+        """A launch that begins, of its leader and those who ride in it."""
+        batch = leader.entry.batch
+        assert isinstance(batch, _Batch)
+        return Launch(batch.seconds(sum(entry.aboard for entry in members)) * next(batch.factor))
+
+    def _credit(self, live: Live, seconds: float) -> None:
+        """So much of its work is done."""
+        if live.launch is None:
+            live.served_s += seconds
+        else:
+            live.launch.left_s -= seconds
+
+    # What devices with speeds do besides.
+
+    def _opens(self) -> None:
+        """It begins."""
+
+    def _comes(self, live: Live, now: float) -> None:
+        """A job is about to be submitted, or to wake: on the device that is its entry's then."""
+
+    def _works(self, device: Device, live: Live, left_s: float, now: float) -> None:
+        """A device begins a piece, of a job's step or launch that takes `left_s` at speed 1."""
+
+    def _rests(self, device: Device, now: float) -> None:
+        """A device has nothing to do."""
+
+    def _book(self, device: Device, live: Live, now: float) -> None:
+        """A device has come to the end of a piece."""
+
+    def _goes_elsewhere(self, live: Live, now: float) -> bool:
+        """A running job has come to its next rows. True: it is READY on another device, that of these."""
+        return False
+
+    def _chip(self) -> ChipOutcome | None:
+        """What it says of a chip in the end."""
+        return None
+
+    def _span_over(self, device: Device, live: Live, now: float) -> None:
         if self._spans is not None:
             self._spans.append(Span(device.name, live.number, device.since_s, now))

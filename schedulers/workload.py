@@ -14,7 +14,9 @@ from math import inf
 
 from coro_rt.schedulers.batch import Batch
 from coro_rt.schedulers.errors import SchedulerError
+from coro_rt.schedulers.power import PowerState
 from coro_rt.schedulers.qos import QoS
+from coro_rt.schedulers.soc.language_model import LanguageModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,8 @@ class Run:
 @dataclass(frozen=True, slots=True)
 class Rows:
     """So many rows in launches of the workload's batch number `batch`, each of at most `most`, one after the
-    other until all are done, alone or with others. What that takes, the batch's timing says.
+    other until all are done, alone or with others. What that takes, the batch's timing says; or, where the
+    batch is a language model, the chip: rows are tokens then, read, or written if `most` is 1.
 
     `seconds` is how far it brings the job on its way to a milestone.
     """
@@ -88,6 +91,14 @@ class Change:
     qos: QoS | None = None
     deadline_s: float | None = None
     cancel: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PowerChange:
+    """From `at_s` on the machine is in another state."""
+
+    at_s: float
+    state: PowerState
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +152,7 @@ class BatchTiming:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Jobs, numbered by their places, the devices, and the scheduler's settings.
+    """Jobs, numbered by their places, the devices, the scheduler's settings, and changes of the power state.
 
     Raises SchedulerError for what cannot be: the message says which job.
     """
@@ -151,7 +162,9 @@ class Workload:
     shares: Mapping[str, float] = field(default_factory=dict)
     background_share: float = 0.05
     max_wait_s: float = 10.0
-    batches: tuple[BatchTiming, ...] = ()
+    batches: tuple[BatchTiming | LanguageModel, ...] = ()
+    members: int = Batch.members  # of a launch of a language model at most
+    power: tuple[PowerChange, ...] = ()
 
     def __post_init__(self) -> None:
         for device, timing in self.devices.items():
@@ -161,9 +174,16 @@ class Workload:
                         f"the timing of device {device!r} has numbers of seconds from 0 on, not {values!r}"
                     )
         for batch in self.batches:
-            for values in (batch.costs, batch.factors):
+            for values in () if isinstance(batch, LanguageModel) else (batch.costs, batch.factors):
                 if not values or not all(0 < value < inf for value in values):
                     raise SchedulerError(f"the timing of a batch has positive numbers, not {values!r}")
+        if self.members < 1:
+            raise SchedulerError(f"a launch has at least one member, not {self.members!r}")
+        for change in self.power:
+            if not 0 <= change.at_s < inf:
+                raise SchedulerError(
+                    f"the power state changes at {change.at_s!r}; it takes a number of seconds from 0 on"
+                )
         for number, job in enumerate(self.jobs):
             problem = self._problem(number, job)
             if problem is not None:

@@ -33,6 +33,11 @@ def _no_thread_is_left() -> Iterator[None]:
     assert not left, f"threads are left: {left}"
 
 
+@pytest.fixture(autouse=True)
+def _no_profile_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CORO_RT_PROFILE", "0")
+
+
 @pytest.fixture(scope="session")
 def model_path() -> Path:
     """The default model's file, fetched if it is missing; skips where it cannot be had."""

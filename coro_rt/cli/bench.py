@@ -233,6 +233,64 @@ def respond(
     _finish(run_async(all_of_it, "asyncio"), output)
 
 
+@bench.command()
+@click.option(
+    "--model", default=DEFAULT_MODEL, show_default=True, metavar="NAME|FILE",
+    help="A name that `coro-rt models` lists, or a GGUF file.",
+)  # fmt: skip
+@click.option(
+    "--length", "lengths", type=Numbers(2, 2**24), default="16,48,100,200,400,800", show_default=True,
+    metavar="N,…", help="Tokens of the prompts.",
+)  # fmt: skip
+@click.option(
+    "--rounds", type=click.IntRange(1), default=8, show_default=True, metavar="N",
+    help="How often each length comes; the first 20 samples only train.",
+)  # fmt: skip
+@click.option(
+    "--every", type=click.IntRange(1), default=1, show_default=True, metavar="N",
+    help="Of the simulated states, only each N-th.",
+)  # fmt: skip
+@click.option(
+    "--threads", type=click.IntRange(1, 1024), metavar="N",
+    help="Threads for the kernels.  [default: all that this process may use]",
+)  # fmt: skip
+@click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, metavar="N",
+    help="For the prompts, their order, and the noise in the simulator.",
+)  # fmt: skip
+@with_json
+def placement(
+    model: str, lengths: tuple[int, ...], rounds: int, every: int, threads: int | None, seed: int,
+    output: Output,
+) -> None:  # fmt: skip
+    """How well placement predicts what a model takes here, what a choice costs, and how urgent jobs fare.
+
+    Prompts are read and tokens written behind them; what placement would have said is compared with what it
+    took. Then urgent jobs come to devices in all small states, in the simulator: each is sent where placement
+    says, and to all other devices.
+    """
+    from coro_rt.bench.placement import Wanted, measure  # here: it loads numba
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    bar = Progress(
+        *columns,
+        console=output.notes,
+        auto_refresh=False,
+        transient=True,
+        disable=not output.notes.is_terminal,
+    )
+    task = bar.add_task("samples", total=None)
+
+    async def all_of_it() -> Report:
+        wanted = Wanted(await _found(model, output), threads, lengths, rounds, seed, every)
+        with bar:
+            return await measure(
+                wanted, lambda done, total: bar.update(task, completed=done, total=total, refresh=True)
+            )
+
+    _finish(run_async(all_of_it, "asyncio"), output)
+
+
 def _measure(
     model: str, threads: tuple[int, ...], contexts: tuple[int, ...], tokens: int, repeat: int,
     peer: str | None, peer_python: Path, output: Output, more: dict[str, Any],

@@ -38,6 +38,7 @@ async def opened_model(settings: Settings, output: Output) -> AsyncIterator[tupl
     async with (
         open_runtime(
             policy=settings.policy,
+            devices=settings.devices,
             threads=settings.threads,
             monitor=settings.monitor,
             record=settings.record,
@@ -61,7 +62,8 @@ def circumstances(settings: Settings, runtime: Runtime) -> dict[str, Any]:
         "model": settings.model,
         "backend": settings.backend,
         "policy": settings.policy,
-        "threads": next(device.threads for device in runtime.devices if isinstance(device, CpuDevice)),
+        "devices": [device.name for device in runtime.devices],
+        "threads": next((cpu.threads for cpu in runtime.devices if isinstance(cpu, CpuDevice)), None),
     }
 
 

@@ -27,6 +27,7 @@ class Settings:
     """What the shared options say."""
 
     model: str
+    devices: tuple[str, ...]
     policy: str
     threads: int | None
     monitor: bool | None
@@ -147,6 +148,10 @@ def with_model(*, max_tokens: int) -> Callable[[Command], Command]:
         click.option(
             "--model", default=DEFAULT_MODEL, show_default=True, metavar="NAME|FILE",
             help="A name that `coro-rt models` lists, or a GGUF file.",
+        ),
+        click.option(
+            "--device", "devices", multiple=True, default=("cpu",), show_default=True, metavar="NAME",
+            help="Where it runs, as in `coro-rt devices`; given several times, where it is done first.",
         ),
         with_policy,
         click.option(

@@ -35,10 +35,10 @@ def view(answer: dict[str, Any], before: dict[str, Any] | None, *, rows: int = 1
     memory = format_bytes(stats["memory_used"])
     if stats["memory_budget"] is not None:
         memory += f" of {format_bytes(stats['memory_budget'])}"
-    joules = f", {ended['joules']:.1f} J (modelled)" if ended["joules"] else ""
+    joules = f", {_joules(ended)}" if ended["joules"] else ""
     lines = [
         f"{answer['program']} ({answer['pid']}), open for {_seconds(now['open_s'])}, "
-        f"policy {now['policy']}, memory {memory}",
+        f"policy {now['policy']}, memory {memory}{_power(now['power'])}",
         f"jobs: {stats['jobs_running']} running, {stats['jobs_ready']:,} ready, "
         f"{stats['jobs_waiting']:,} waiting, {stats['jobs_done']:,} ended",
         f"the ended ones used {_seconds(ended['device_s'])} of devices "
@@ -71,7 +71,9 @@ def _table(**columns: int) -> Table:
 
 
 def _devices(now: dict[str, Any], before: dict[str, Any] | None) -> Table:
-    table = _table(device=4, runs=10, since=8, busy=4, ready=5)
+    fences = {device["name"]: device.get("fenced") for device in now["devices"]}
+    fenced = {"fenced": 10} if any(fences.values()) else {}
+    table = _table(device=4, runs=10, since=8, busy=4, ready=5, energy=6, **fenced)
     names = {job["id"]: job["name"] for job in now["jobs"]}
     earlier = {device["name"]: device["busy_s"] for device in before["devices"]} if before else {}
     passed_s = now["open_s"] - before["open_s"] if before else 0.0
@@ -86,6 +88,8 @@ def _devices(now: dict[str, Any], before: dict[str, Any] | None) -> Table:
             "" if running is None else _seconds(device["running_for_s"]),
             f"{share:.0%}",
             f"{device['ready']:,}",
+            _joules(device["energy"]),
+            *([_text(fences[device["name"]] or "")] if fenced else []),
         )
     return table
 
@@ -110,6 +114,24 @@ def _jobs(now: dict[str, Any], rows: int) -> Table:
     if more:
         table.add_row(f"{more:,} more")
     return table
+
+
+def _joules(energy: dict[str, Any]) -> str:
+    """With the mark where it is not measured, or in part."""
+    joules, modelled = energy["joules"], energy["modelled_joules"]
+    if not modelled:
+        return f"{joules:.1f} J"
+    return f"{joules:.1f} J ({'' if modelled == joules else f'{modelled:.1f} '}modelled)"
+
+
+def _power(power: dict[str, Any] | None) -> str:
+    """What the machine runs on, if that is worth a word."""
+    if power is None:
+        return ""
+    text = "" if power["charging"] else ", on battery"
+    if power["battery"] is not None:
+        text += f", battery {power['battery']:.0%}"
+    return text + (f", {power['thermal']:.0%} of full speed (heat)" if power["thermal"] < 1 else "")
 
 
 def _seconds(seconds: float) -> str:

@@ -17,12 +17,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-WATTS_PER_CORE = 5.0  # where nothing counts joules: a busy core of a laptop, say
+from coro_rt.devices.cpu import WATTS_PER_THREAD
+from coro_rt.energy.rapl import Rapl
+from coro_rt.errors import EnergyError
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """`joules` are measured where `counted`, else modelled: CPU seconds times WATTS_PER_CORE."""
+    """`joules` are measured where `counted`, else modelled: CPU seconds times WATTS_PER_THREAD."""
 
     wall_s: float
     cpu_s: float
@@ -62,7 +64,7 @@ class Meter:
     def __init__(self) -> None:
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-        self._uj = _microjoules()
+        self._rapl = _rapl()
         self._before = resource.getrusage(resource.RUSAGE_SELF)
         self._began = time.perf_counter()
 
@@ -70,26 +72,26 @@ class Meter:
         wall_s = time.perf_counter() - self._began
         now, before = resource.getrusage(resource.RUSAGE_SELF), self._before
         cpu_s = now.ru_utime + now.ru_stime - before.ru_utime - before.ru_stime
-        uj, used = _microjoules(), None
-        if uj is not None and self._uj is not None and uj >= self._uj:  # the counters wrap around
-            used = (uj - self._uj) / 1e6
+        used = None
+        if self._rapl is not None:
+            with suppress(OSError):
+                used = self._rapl.joules()
         return Usage(
             wall_s=wall_s,
             cpu_s=cpu_s,
             voluntary=now.ru_nvcsw - before.ru_nvcsw,
             involuntary=now.ru_nivcsw - before.ru_nivcsw,
             peak_bytes=_peak(),
-            joules=cpu_s * WATTS_PER_CORE if used is None else used,
+            joules=cpu_s * WATTS_PER_THREAD if used is None else used,
             counted=used is not None,
         )
 
 
-def _microjoules() -> int | None:
-    """Of all CPU packages (RAPL), since some time; None where nothing counts them, or nobody may look."""
+def _rapl() -> Rapl | None:
+    """Counts from now on; None where nothing does, or nobody may look."""
     try:
-        counters = list(Path("/sys/class/powercap").glob("intel-rapl:?/energy_uj"))
-        return sum(int(counter.read_text()) for counter in counters) if counters else None
-    except OSError:
+        return Rapl()
+    except EnergyError:
         return None
 
 

@@ -15,7 +15,7 @@ _NAMES = ("cpu", "gpu", "npu", "sim")
 @dataclass(frozen=True, slots=True)
 class DeviceInfo:
     """A device that could be opened, or why not. `missing`: what else could be behind it, and how to get
-    that.
+    that. `energy`: where its joules come from.
     """
 
     name: str
@@ -23,6 +23,7 @@ class DeviceInfo:
     available: bool
     detail: str
     missing: tuple[str, ...] = ()
+    energy: str = ""
 
 
 def open_device(device: str | Device, *, threads: int | None = None) -> Device:
@@ -54,9 +55,24 @@ def available() -> list[DeviceInfo]:
     for name in _NAMES:
         device = open_device(name)
         try:
-            found.append(DeviceInfo(name, device.kind, True, device.detail, tuple(device.missing())))
+            found.append(
+                DeviceInfo(
+                    name, device.kind, True, device.detail, tuple(device.missing()), _describe_energy(device)
+                )
+            )
         except DeviceError as error:
             found.append(DeviceInfo(name, device.kind, False, str(error), tuple(device.missing())))
         finally:
             device.close()
     return found
+
+
+def _describe_energy(device: Device) -> str:
+    from coro_rt.energy.meter import Meter
+
+    meter = Meter.find([device.kind])
+    others_gpu = device.kind == "gpu" and "NVIDIA" not in device.hardware  # NVML would be of no use
+    try:
+        return "\n".join([meter.describe(device), *(() if others_gpu else meter.missing)])
+    finally:
+        meter.close()

@@ -11,23 +11,36 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from coro_rt.devices.base import Device
+from coro_rt.devices.base import Device, checked_watchdog
 from coro_rt.errors import DeviceError
 
 if TYPE_CHECKING:
     from coro_rt.kernels.gang import Gang
 
 
+WATTS_PER_THREAD = 5.0
+"""Of the model, while a kernel runs: a laptop's processor of 15 to 28 W has four to six cores."""
+
+
 class CpuDevice(Device):
-    """`threads`: the size of the gang, the worker's thread included; None: as many as there are to use."""
+    """`threads`: the size of the gang, the worker's thread included; None: as many as there are to use.
+
+    `watchdog_s` is off, because a kernel may be any function, and compile first. Set it only where what a
+    kernel works on outlives it: one that hangs may still write there. For that reason a CPU that hung comes
+    back only when its kernel has.
+    """
 
     kind = "cpu"
+    remembers = True
 
-    def __init__(self, *, name: str = "cpu", threads: int | None = None) -> None:
+    def __init__(
+        self, *, name: str = "cpu", threads: int | None = None, watchdog_s: float = math.inf
+    ) -> None:
         if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
             raise DeviceError(f"threads is a whole number, at least 1, not {threads!r}")
-        self.name = name
+        self.name, self.watchdog_s = name, checked_watchdog(watchdog_s)
         self.threads = usable_cpus() if threads is None else threads
+        self.watts = WATTS_PER_THREAD * self.threads
         # A line of the cache for itself: kernels read it without the GIL after every chunk of work.
         self._flag = np.zeros(8, np.int64)
         self._gang: Gang | None = None
@@ -54,6 +67,14 @@ class CpuDevice(Device):
             gang, self._gang = self._gang, None
         if gang is not None:
             gang.close()
+
+    def reopen(self) -> None:
+        """Nothing: there is nothing on it that is not in memory."""
+
+    def sound(self) -> bool:
+        from .known_answer import answers_rightly  # here: it loads numba
+
+        return self._gang is None or answers_rightly(None)
 
     def preempt(self) -> None:
         self._flag[0] = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 
-from coro_rt.devices.base import Device
+from coro_rt.devices.base import Device, checked_watchdog
 from coro_rt.errors import KernelError
 from coro_rt.kernel import Kernel, Launch
 from coro_rt.parker import Clock, LockParker, Parker
@@ -18,12 +18,16 @@ class SimDevice(Device):
     """
 
     kind = "sim"
+    remembers = True
 
-    def __init__(self, name: str = "sim", *, watts: float = 0.0, quantum_s: float = 0.002) -> None:
+    def __init__(
+        self, name: str = "sim", *, watts: float = 0.0, quantum_s: float = 0.002, watchdog_s: float = math.inf
+    ) -> None:
         if not quantum_s > 0:
             raise ValueError(f"quantum_s is a positive number of seconds, not {quantum_s!r}")
         self.name = name
         self.watts = watts
+        self.watchdog_s = checked_watchdog(watchdog_s)
         self.quantum_s = quantum_s
         self._preempt = False
         self._clock: Clock = time.perf_counter
@@ -36,6 +40,9 @@ class SimDevice(Device):
     def attach(self, parker: Parker, clock: Clock) -> None:
         self._parker = parker
         self._clock = clock
+
+    def reopen(self) -> None:
+        """There is nothing to open."""
 
     def preempt(self) -> None:
         self._preempt = True
@@ -66,7 +73,7 @@ class SimDevice(Device):
         return max(1, math.ceil(seconds / self.quantum_s - 1e-6)) * self.quantum_s
 
 
-sim_work: Kernel[[float], None] = Kernel("sim_work")
+sim_work: Kernel[[float], None] = Kernel("sim_work", size=lambda seconds: seconds)
 
 
 @sim_work.on("sim")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -9,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from coro_rt.errors import CoroRtError, RuntimeClosed
 from coro_rt.stream import Stream
-from coro_rt.traps import current_job
+
+from .seat import Lender
 
 if TYPE_CHECKING:
     from .generate import Token
-    from .model import LLM
+    from .model import LLM, Model
     from .request import Message
     from .sequence import Sequence
 
@@ -26,7 +28,8 @@ class Conversation:
 
     def __init__(self, llm: LLM, sequence: Sequence, system: str | None) -> None:
         self._llm = llm
-        llm._open().conversations.add(self)  # as long as it is open, the model stays loaded
+        self._lock = threading.Lock()  # between being closed and going elsewhere
+        sequence.model.conversations.add(self)  # as long as it is open, the model stays loaded
         self._sequence: Sequence | None = sequence
         self._answering = False
         self.messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
@@ -44,7 +47,8 @@ class Conversation:
 
     def close(self) -> None:
         """Give the memory back, at once or when the answer under way has ended. Further calls do nothing."""
-        sequence, self._sequence = self._sequence, None
+        with self._lock:
+            sequence, self._sequence = self._sequence, None
         if sequence is None:
             return
         sequence.model.conversations.discard(self)
@@ -65,28 +69,56 @@ class Conversation:
         return self._sequence
 
 
-class Turn:
-    """One question of a conversation: lends the conversation's sequence to the job that answers."""
+class Turn(Lender):
+    """One question of a conversation: lends the conversation's sequence to the job that answers.
+
+    On another device than the last answer it lends a new one, which takes the other's place once the text has
+    been read there.
+    """
 
     def __init__(self, conversation: Conversation, said: list[Message]) -> None:
         self._conversation = conversation
         self._said = said
+        self._kept: Sequence | None = None
 
     @contextmanager
-    def lend(self, answer: list[str]) -> Iterator[Sequence]:
-        """For the job. What it puts into `answer` is remembered, however it ends."""
+    def turn(self, answer: list[str]) -> Iterator[None]:
+        """What comes into `answer` is remembered, however it ends."""
         conversation = self._conversation
         if conversation._answering:
             raise CoroRtError(
                 "this conversation is answering a question already: read that answer to its end first"
             )
-        sequence = conversation._open()
+        conversation._open()
         conversation._answering = True
         try:
-            with sequence.used_by(current_job()):
-                yield sequence
+            yield
         finally:
             conversation._answering = False
             conversation.messages = [*self._said, {"role": "assistant", "content": "".join(answer)}]
-            if conversation._sequence is None:  # closed meanwhile
-                sequence.release()
+            if conversation._sequence is None and self._kept is not None:  # closed in the last moment
+                self._kept.release()
+
+    def lend(self, model: Model, *, reuse: bool) -> Sequence:
+        sequence = self._conversation._sequence
+        if sequence is not None and sequence.model is model:
+            return sequence
+        return super().lend(model, reuse=reuse)
+
+    def settle(self, sequence: Sequence) -> None:
+        conversation = self._conversation
+        with conversation._lock:
+            former = conversation._sequence
+            if former is None or former is sequence:  # None: closed meanwhile
+                return
+            conversation._sequence = sequence
+            former.model.conversations.discard(conversation)
+            sequence.model.conversations.add(conversation)
+        if former.job is None:  # else it is taken back when the job has left it
+            former.release()
+
+    def take_back(self, sequence: Sequence) -> None:
+        if sequence is self._conversation._sequence:
+            self._kept = sequence
+        else:
+            super().take_back(sequence)

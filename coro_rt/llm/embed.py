@@ -24,7 +24,7 @@ from coro_rt.traps import current_job
 
 from . import bert
 from .gguf_file import GGUFFile
-from .loaded import Loaded
+from .loaded import Loaded, Words
 from .step import step
 from .wordpiece import WordPiece
 
@@ -48,11 +48,15 @@ class EncoderModel(Loaded):
         residency: Residency,
     ) -> None:
         size = bert.nbytes(file, sizes)
-        super().__init__(device, file, size, sizes.widths, sizes.vocabulary, context, residency)
+        super().__init__(device, file, size, sizes.widths, Words(sizes.vocabulary), context, residency)
         self.sizes, self.tokenizer = sizes, tokenizer
 
     def build(self) -> Program:
         return bert.build(self.file, self.sizes)
+
+    def lose(self) -> None:
+        super().lose()
+        self.file.close()
 
     @asynccontextmanager
     async def buffers(self, tokens: int, texts: int) -> AsyncIterator[tuple[Workspace, NDArray[np.int64]]]:

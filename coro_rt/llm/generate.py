@@ -1,8 +1,8 @@
 """The jobs of a language model: generating tokens, and scoring a text.
 
 A prompt is read in chunks; then each token is one row. Chunks and rows of several jobs may share a step of
-the model (`step.py`), which the worker may suspend after any chunk of work and go on with later. What a job
-holds (pages, buffers) it gives back in `finally`.
+the model (`step.py`), which the worker may suspend after any chunk of work and go on with later. Where that
+is, the job's seat knows (`seat.py`). What a job holds (pages, buffers) it gives back in `finally`.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import AsyncGenerator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from coro_rt.errors import ModelError
+from coro_rt.errors import DeviceLost, ModelError
 from coro_rt.kernels.formats import Floats
-from coro_rt.schedulers.pace import CHUNK
 from coro_rt.traps import current_job
 
+from .chooser import Wanted
+from .places import Places, Route, go_to
 from .request import Request
 from .sampling import Sampler
-from .sequence import Sequence
-from .step import Advance, Part, advance, step
+from .seat import Lender, Seat
+from .step import step
 from .text import TextStream
 
 if TYPE_CHECKING:
@@ -58,55 +58,32 @@ class Usage:
     reused_tokens: int = 0
 
 
-class Lender(Protocol):
-    """Who owns the sequence that a generation works in."""
-
-    def lend(self, answer: list[str]) -> AbstractContextManager[Sequence]:
-        """A sequence for one job; the job puts the pieces of its text into `answer`."""
-
-
-class Reader(Protocol):
-    """A device that reads prompts for the one that decodes: see `npu.NpuReader`."""
-
-    async def read(self, sequence: Sequence, tokens: list[int], following_s: float) -> None: ...
-
-    def close(self) -> None: ...
-
-
-async def generate(model: Model, request: Request, lender: Lender) -> AsyncGenerator[Token, None]:
+async def generate(
+    places: Places, request: Request, lender: Lender, route: Route
+) -> AsyncGenerator[Token, None]:
     """Stream tokens after `request.prompt`; what the lent sequence shares with the prompt is not computed
     again.
 
-    Sets the stream's `usage` and its `finish_reason`: "stop" or "length".
+    Sets the stream's `usage` and its `finish_reason`: "stop" or "length". DeviceLost only if there is nowhere
+    to go on.
     """
     outlet = current_job().outlet
     assert outlet is not None, "generate streams"
-    prompt, sampling = request.prompt, request.sampling
+    model, prompt, sampling = places.first, request.prompt, request.sampling
     greedy = sampling.temperature == 0 and sampling.repetition_penalty == 1
-    sampler = Sampler(sampling)
+    sampler = None if greedy else Sampler(sampling)
     text = TextStream(model.tokenizer.bytes_after(prompt[-1]), request.stop)
     history = list(prompt)
     answer: list[str] = []
-    async with model.in_use():
-        with lender.lend(answer) as sequence:
-            reused = await sequence.begin(prompt, len(prompt) + request.max_tokens - 1)
-            outlet.usage = Usage(len(prompt), 0, reused)
-            # all pages at once: else prompts that are read in turns might each come half-way
-            await sequence.make_room(len(prompt), rows=min(len(prompt) - reused, CHUNK), logits=not greedy)
-            if model.reader is not None and len(prompt) > reused + 1:
-                with sequence.pinned():  # all but the last, whose logits are needed
-                    following_s = model.pace.left_s(0, request.max_tokens)
-                    await model.reader.read(sequence, prompt[reused:-1], following_s)
-            left = prompt[len(sequence.tokens) :]
-            found = await _put(model, sequence, left, request.max_tokens, logits=not greedy)
-            chosen = deque(found.chosen)
+    limit = len(prompt) + request.max_tokens - 1
+    with lender.turn(answer):
+        async with Seat(places, route, lender, limit, logits=not greedy) as seat:
+            await seat.begin(history, request.max_tokens)
+            outlet.usage = Usage(len(prompt), 0, seat.reused)
+            chosen: deque[tuple[int, float]] = deque()
             for produced in range(1, request.max_tokens + 1):
-                token, logprob = chosen.popleft()
-                if not greedy:
-                    token = sampler.sample(sequence.logits, history, len(history))
-                    logprob = float(sequence.logits[token] - found.log_sum)
-                elif not math.isfinite(logprob):  # the best of NaN is no token
-                    raise ModelError(f"the logits at position {len(history)} are not numbers")
+                left_to_write = request.max_tokens - produced + 1
+                token, logprob = await _next(seat, chosen, history, left_to_write, sampler)
                 if token in model.tokenizer.eos_ids and not request.ignore_eos:
                     rest = text.flush()
                     answer.append(rest)
@@ -120,19 +97,56 @@ async def generate(model: Model, request: Request, lender: Lender) -> AsyncGener
                 if last and not text.stopped:
                     released += text.flush()
                 answer.append(released)
-                outlet.usage = Usage(len(prompt), produced, reused)
+                outlet.usage = Usage(len(prompt), produced, seat.reused)
                 outlet.finish_reason = "stop" if text.stopped else "length" if last else None
                 yield Token(token, released, logprob)
                 if last or text.stopped:
                     return
-                if not chosen:
-                    left_to_write = request.max_tokens - produced
-                    found = await _put(model, sequence, [token], left_to_write, logits=not greedy)
-                    chosen.extend(found.chosen)
 
 
-async def score(model: Model, ids: list[int]) -> Floats:
-    """float32 [n-1]: the log-probability of each token after the first, given those before it."""
+async def _next(
+    seat: Seat, chosen: deque[tuple[int, float]], history: list[int], to_write: int, sampler: Sampler | None
+) -> tuple[int, float]:
+    """The token that follows, with the logarithm of its probability. `chosen`: what a step has given beyond
+    the last one. Without a sampler it is the most probable.
+    """
+    while True:
+        if not chosen:
+            found = await seat.advance(history, to_write)
+            chosen.extend(found.chosen)
+        token, logprob = chosen.popleft()
+        try:
+            if sampler is not None:
+                token = sampler.sample(seat.logits, history, len(history))
+                logprob = float(seat.logits[token] - found.log_sum)
+            elif not math.isfinite(logprob):  # the best of NaN is no token
+                raise ModelError(f"the logits at position {len(history)} are not numbers")
+        except ModelError as error:
+            chosen.clear()
+            await seat.distrust(error, history, to_write)
+        else:
+            return token, logprob
+
+
+async def score(places: Places, ids: list[int], place: str) -> Floats:
+    """float32 [n-1]: the log-probability of each token after the first, given those before it. From the
+    beginning elsewhere, if the device is lost.
+    """
+    gone: set[str] = set()
+    while True:
+        model: Model | None = None
+        try:
+            await go_to(place)
+            model = places.model(place)
+            return await _score(model, ids)
+        except DeviceLost as lost:
+            gone |= {place, lost.device}
+            place = places.elsewhere(lost, Wanted(len(ids), len(ids), 0), gone)
+            if model is not None:
+                places.drop(model, lost)
+
+
+async def _score(model: Model, ids: list[int]) -> Floats:
     scores = np.empty(len(ids) - 1, np.float32)
     async with model.in_use():
         with model.lend([], reuse=False) as sequence:
@@ -155,27 +169,3 @@ async def score(model: Model, ids: list[int]) -> Floats:
                 )
                 del workspace, log_sums  # or the buffers would stay when they are taken
     return scores
-
-
-async def _put(
-    model: Model, sequence: Sequence, tokens: list[int], to_write: int, *, logits: bool
-) -> Advance:
-    """Put tokens behind what the sequence holds, in as many steps as it takes. What follows the last of them
-    is in the result, and with `logits` in the sequence's. `to_write` tokens are to be written from now on.
-    """
-    at = 0
-    while True:
-        chunk = tokens[at : at + CHUNK]
-        left = len(tokens) - at
-        current_job().predict(model.pace.left_s(left if left > 1 else 0, to_write))
-        length = len(sequence.tokens) + len(chunk)
-        await sequence.make_room(length, rows=len(chunk), logits=logits)
-        row = sequence.logits if logits else None
-        more = 0 if logits else min(to_write - 1, model.context - length)
-        with sequence.pinned():
-            done = await advance(Part(model, sequence, chunk, left == len(chunk), row, more))
-        sequence.extend(chunk[: done.taken])
-        at += done.taken
-        if at == len(tokens):
-            sequence.extend([token for token, _ in done.chosen[:-1]])
-            return done

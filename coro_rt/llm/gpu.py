@@ -7,6 +7,7 @@ back.
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Sequence as Tokens
 from functools import partial
 from typing import Any
 
@@ -17,12 +18,13 @@ from coro_rt.devices.gpu.device import GpuDevice
 from coro_rt.devices.gpu.pages import ALWAYS, GpuPages
 from coro_rt.devices.gpu.program import GpuProgram
 from coro_rt.devices.gpu.workspace import GpuWorkspace
-from coro_rt.errors import MemoryBudgetExceeded
+from coro_rt.errors import DeviceLost, MemoryBudgetExceeded
 from coro_rt.kernels.kv import PAGE_POSITIONS
 
 from .architecture import Hyperparameters
 from .build import build, nbytes
 from .gguf_file import GGUFFile
+from .loaded import Words
 from .model import Model
 from .sequence import Sequence
 from .step import ModelStep, advance, step
@@ -56,9 +58,9 @@ class GpuModel(Model):
 
     device: GpuDevice
 
-    def __init__(self, device: Device, *rest: Any, prefix_reuse: bool) -> None:
+    def __init__(self, device: Device, *rest: Any, prefix_reuse: bool, words: Words | None = None) -> None:
         assert isinstance(device, GpuDevice), device
-        super().__init__(device, *rest, prefix_reuse=False)
+        super().__init__(device, *rest, prefix_reuse=False, words=words)
 
     @staticmethod
     def nbytes_of(file: GGUFFile, sizes: Hyperparameters, context: int) -> int:
@@ -68,6 +70,12 @@ class GpuModel(Model):
         program = GpuProgram(self.device, self.sizes.widths, self.residency.budget)
         build(self.file, self.sizes, self.context, program)
         return program
+
+    def _forget(self) -> None:
+        program: GpuProgram | None = self._program
+        if program is not None and program.pages is not None:
+            program.pages.abandon()
+        super()._forget()
 
     @property
     def pages(self) -> GpuPages:
@@ -99,13 +107,27 @@ class GpuSequence(Sequence):
         self._gpu = model
         self._numbers: list[int] = []
         self._store_of_numbers: GpuPages | None = None
+        self._epoch = model.device.epoch  # of the device, when its pages were taken
 
     @property
     def room(self) -> int:
         return len(self._numbers) * PAGE_POSITIONS - len(self.tokens)
 
+    async def begin(self, prompt: Tokens[int], limit: int) -> int:
+        device = self._gpu.device
+        if self._epoch != device.epoch:  # a conversation's, from before the device failed
+            self.release()
+            self._epoch = device.epoch
+        return await super().begin(prompt, limit)
+
     async def make_room(self, length: int, rows: int, *, own: bool = False, logits: bool = False) -> None:
-        """Like `Sequence.make_room`, but a page that there is no memory for raises MemoryBudgetExceeded."""
+        """Like `Sequence.make_room`, but a page that there is no memory for raises MemoryBudgetExceeded, or
+        DeviceLost if it is the device that has none. That it also does when the device has been lost since
+        `begin`.
+        """
+        device = self._gpu.device
+        if self._epoch != device.epoch:
+            raise DeviceLost(device.name, "lost", "it is back, but what it held of this text is gone")
         await super().make_room(0, rows, own=own, logits=logits)
         missing = -(-length // PAGE_POSITIONS) - len(self._numbers)
         if missing > 0:
@@ -113,11 +135,20 @@ class GpuSequence(Sequence):
             for _ in range(missing):
                 try:
                     page = pages.take()
-                except MemoryBudgetExceeded:
+                except (MemoryBudgetExceeded, DeviceLost):
                     self.model.workspaces.trim(rows)
-                    page = pages.take()
+                    page = self._take(pages)
                 self._numbers.append(page)
             self.table = np.array(self._numbers, np.int64)
+
+    def _take(self, pages: GpuPages) -> int:
+        """A page, or else the device is full, and fenced."""
+        try:
+            return pages.take()
+        except DeviceLost as error:
+            if error.reason == "memory":
+                raise self._gpu.device.lose("memory", error.detail) from error
+            raise
 
     def release(self) -> None:
         while self._numbers:

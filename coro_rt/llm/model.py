@@ -20,7 +20,7 @@ from coro_rt.devices.base import Device
 from coro_rt.devices.cpu import CpuDevice
 from coro_rt.errors import (
     ContextOverflow,
-    DeviceError,
+    DeviceLost,
     JobCancelled,
     ModelFileError,
     TemplateError,
@@ -42,13 +42,18 @@ from . import bert
 from .architecture import Hyperparameters
 from .build import build, nbytes
 from .catalog import resolve
+from .chooser import Wanted
 from .conversation import Conversation, Turn
+from .devices import Devices, choose_devices
 from .embed import EncoderModel, checked_texts, embed
-from .generate import Reader, Token, generate, score
+from .generate import Token, generate, score
 from .gguf_file import GGUFFile, open_gguf
-from .loaded import Loaded, closed_error
+from .loaded import Loaded, Words, closed_error
+from .measured import Measured
+from .places import Places
 from .request import Message, chat_ids, checked_ids, make_request, prompt_ids
 from .sampling import SamplingParams
+from .seat import Lender
 from .sequence import Sequence
 from .template import ChatTemplate
 from .tokenizer import Tokenizer
@@ -66,8 +71,8 @@ hold.
 
 
 class Model(Loaded):
-    """What the jobs of one model that generates share. Its program runs on the CPU; other devices have
-    subclasses.
+    """What the jobs share that generate with one model on one device. Its program runs on the CPU; other
+    devices have subclasses.
     """
 
     def __init__(
@@ -81,15 +86,23 @@ class Model(Loaded):
         residency: Residency,
         *,
         prefix_reuse: bool,
+        words: Words | None = None,
     ) -> None:
         size = self.nbytes_of(file, sizes, context)
-        super().__init__(device, file, size, sizes.widths, sizes.vocabulary, context, residency)
+        words = words or Words(sizes.vocabulary)
+        super().__init__(device, file, size, sizes.widths, words, context, residency)
         self.sizes, self.tokenizer, self.template = sizes, tokenizer, template
         self.workspaces = Workspaces(self)
         self.prefixes = Prefixes(residency.pages) if prefix_reuse else None
-        self.reader: Reader | None = None  # who reads prompts in its place
         self.turnaround = Turnaround()
         self.ends = np.array(sorted(tokenizer.eos_ids), np.int32)
+
+    def on(self, device: Device, kind: type[Model], *, prefix_reuse: bool) -> Model:
+        """The same for another device; of what is in memory they share the tokenizer."""
+        return kind(
+            device, self.file, self.sizes, self.tokenizer, self.template, self.context, self.residency,
+            prefix_reuse=prefix_reuse, words=self.words,
+        )  # fmt: skip
 
     @staticmethod
     def nbytes_of(file: GGUFFile, sizes: Hyperparameters, context: int) -> int:
@@ -133,10 +146,20 @@ class Model(Loaded):
     def _sequence_bytes(self, tokens: int) -> int:
         return -(-tokens // PAGE_POSITIONS) * self.sizes.kv.page_bytes
 
-    def lose(self) -> None:
-        super().lose()
-        if self.reader is not None:
-            self.reader.close()
+    def fits(self, tokens: int) -> bool:
+        """Whether there is memory that nobody uses, to load it if need be and for a sequence of so many
+        tokens.
+        """
+        free = self.residency.budget.free
+        step = self.workspaces.lacking(min(tokens, CHUNK))
+        return free is None or self.missing_bytes + self._sequence_bytes(tokens) + step <= free
+
+    def abandon(self, lost: DeviceLost) -> None:
+        super().abandon(lost)
+        self.workspaces.trim(0)
+        if self.prefixes is not None:
+            self.prefixes.clear()
+        self.residency.changed()
 
     def give_back(self) -> None:
         super().give_back()
@@ -163,17 +186,29 @@ class LLM:
     has `embed` alone. The others raise UnsupportedModel.
     """
 
-    def __init__(self, runtime: Runtime, model: Model | EncoderModel, device: str) -> None:
+    def __init__(self, runtime: Runtime, model: Places | EncoderModel) -> None:
         self._runtime = runtime
-        self._model: Model | EncoderModel | None = model
-        self._device = device
-        self.name = model.name
-        self.context = model.context
+        self._held: Places | EncoderModel | None = model
+        first = model.first if isinstance(model, Places) else model
+        self.name = first.name
+        self.context = first.context
+
+    @property
+    def places(self) -> Places:
+        """The devices that it may run on, and who chooses among them."""
+        held = self._loaded()
+        if isinstance(held, EncoderModel):
+            raise UnsupportedModel(
+                f"{self.name} is an encoder: it makes embeddings of texts with embed(), "
+                "and cannot generate or score any"
+            )
+        return held
 
     @property
     def tokenizer(self) -> Tokenizer | WordPiece:
         """The file's own tokenizer: `encode`, `decode`."""
-        return self._loaded().tokenizer
+        held = self._loaded()
+        return held.first.tokenizer if isinstance(held, Places) else held.tokenizer
 
     def generate(
         self, prompt: str | Tokens[int], *, max_tokens: int = 256, temperature: float = 0.0, top_k: int = 0,
@@ -187,22 +222,27 @@ class LLM:
         `max_tokens`; the stream's `finish_reason` says which ("stop", "length"), its `usage` what it took.
         Temperature 0 is greedy; else tokens are drawn with randomness that depends on `seed` and position
         alone: the same call gives the same text. `buffer` tokens at most are kept; then the job waits for the
-        task. `device` names another of the runtime's CPU devices than the one the model was loaded for.
+        task. `device` pins it to one of the model's devices, or to another CPU device of the runtime. Else it
+        begins where `places.chooser` says, may move between two tokens, and goes on elsewhere if its device
+        is lost; DeviceLost only if there is nowhere to go.
 
         Raises SamplingError, ContextOverflow, ValueError, DeviceError at once, and MemoryBudgetExceeded if
         prompt and `max_tokens` could never be in memory together; RuntimeClosed after `aclose`. If they only
         do not fit now, the stream waits.
         """
-        model = self._open()
+        places = self.places
+        model = places.first
         sampling = SamplingParams(temperature, top_k, top_p, repetition_penalty, seed)
         request = make_request(
             model, prompt_ids(model, prompt), max_tokens, sampling, stop, ignore_eos=ignore_eos
         )
-        model.check(len(request.prompt), len(request.prompt) + request.max_tokens - 1)
-        placed = self._device if device is None else self._checked_device(device)
+        size = len(request.prompt)
+        route = places.route(Wanted(size, size, request.max_tokens), device)
+        model = places.model(route.decode)
+        model.check(size, size + request.max_tokens - 1)
         return Stream(
-            self._runtime, generate, (model, request, _lender or model), buffer=buffer, device=placed,
-            batch=model.pace,
+            self._runtime, generate, (places, request, _lender or Lender(), route), buffer=buffer,
+            device=route.decode, batch=model.pace,
         )  # fmt: skip
 
     def chat(self, messages: str | Tokens[Message], **options: Any) -> Stream[Token]:
@@ -211,7 +251,7 @@ class LLM:
 
         The prompt is made by the chat template in the model's file. Raises TemplateError if there is none.
         """
-        return self.generate(chat_ids(self._open(), messages), **options)
+        return self.generate(chat_ids(self.places.first, messages), **options)
 
     def conversation(self, *, system: str | None = None) -> Conversation:
         """A chat that remembers: what was said stays in memory, and only what is new is read at each turn."""
@@ -219,11 +259,12 @@ class LLM:
 
     async def score(self, ids: Tokens[int]) -> Floats:
         """float32 [n-1]: the log-probability of each token of `ids` after the first, given those before."""
-        model = self._open()
-        checked = checked_ids(model, ids)
+        places = self.places
+        checked = checked_ids(places.first, ids)
         if len(checked) < 2:
             raise ValueError(f"scoring needs at least 2 tokens, not {len(checked)}")
-        return await self._runtime.run(score, model, checked, device=self._device)
+        place = places.route(Wanted(len(checked), len(checked), 0)).decode
+        return await self._runtime.run(score, places, checked, place, device=place)
 
     async def embed(self, texts: Tokens[str], *, truncate: bool = False) -> Floats:
         """float32 [texts, width]: for each text a vector of length 1. The nearer in meaning two texts are,
@@ -234,7 +275,7 @@ class LLM:
         str; UnsupportedModel if the model is no encoder.
         """
         model = self._loaded()
-        if isinstance(model, Model):
+        if isinstance(model, Places):
             raise UnsupportedModel(
                 f"{self.name} generates text and has no embeddings of texts; "
                 "load an encoder for that, such as all-minilm-l6-v2"
@@ -243,19 +284,19 @@ class LLM:
         if not checked:
             return np.empty((0, model.sizes.hidden), np.float32)
         job = partial(embed, model, checked, truncate=truncate)
-        return await self._runtime.run(job, device=self._device)
+        return await self._runtime.run(job, device=model.device.name)
 
     async def aclose(self) -> None:
         """End what still runs and give the memory back. Further calls do nothing."""
-        if self._model is None:
+        held, self._held = self._held, None
+        if held is None:
             return
-        model, self._model = self._model, None
-        model.closed = True
+        held.close()
         try:
-            if model.jobs:
-                await self._runtime.run(_end, list(model.jobs))
+            if held.jobs:
+                await self._runtime._tidy(_end, list(held.jobs))
         finally:
-            model.give_back()
+            held.give_back()
 
     async def __aenter__(self) -> Self:
         return self
@@ -266,9 +307,9 @@ class LLM:
         await self.aclose()
 
     def __del__(self) -> None:
-        if getattr(self, "_model", None) is not None:
-            assert self._model is not None
-            self._model.lose()
+        held = getattr(self, "_held", None)
+        if held is not None:
+            held.lose()
             if self._runtime.closed:  # and the model with it
                 return
             warnings.warn(
@@ -279,33 +320,17 @@ class LLM:
             )
 
     def __repr__(self) -> str:
-        return f"<LLM {self.name!r}{'' if self._model else ' closed'}>"
+        return f"<LLM {self.name!r}{'' if self._held else ' closed'}>"
 
-    def _checked_device(self, name: str) -> str:
-        """A CPU device with no more threads than the one that the model's buffers are made for."""
-        cpus = {
-            device.name: device.threads for device in self._runtime.devices if isinstance(device, CpuDevice)
-        }
-        if name not in cpus or cpus[name] > cpus[self._device]:
-            raise DeviceError(
-                f"{self.name} runs on this runtime's CPU devices with at most {cpus[self._device]} threads; "
-                f"{name!r} is none of them"
-            )
-        return name
-
-    def _loaded(self) -> Model | EncoderModel:
-        if self._model is None:
+    def _loaded(self) -> Places | EncoderModel:
+        if self._held is None:
             raise closed_error(self.name)
-        return self._model
+        return self._held
 
     def _open(self) -> Model:
-        model = self._loaded()
-        if isinstance(model, EncoderModel):
-            raise UnsupportedModel(
-                f"{self.name} is an encoder: it makes embeddings of texts with embed(), "
-                "and cannot generate or score any"
-            )
-        return model
+        """The model on the device that it was loaded for."""
+        places = self.places
+        return places.model(places.names[0])
 
 
 async def load_model(
@@ -315,6 +340,7 @@ async def load_model(
     context: int | None = None,
     kv_bits: int = 16,
     device: str | None = None,
+    devices: Tokens[str] | None = None,
     prefix_reuse: bool = True,
     prefill_on: str | None = None,
 ) -> LLM:
@@ -323,43 +349,40 @@ async def load_model(
         raise ValueError(f"context is a number of tokens, at least 1, not {context!r}")
     if kv_bits not in (8, 16):
         raise ValueError(f"keys and values are kept in 16 bits or in 8, not in {kv_bits!r}")
-    chosen = _device(runtime, device)
-    if kv_bits != 16 and chosen.kind == "gpu":
-        raise UnsupportedModel("on a GPU keys and values are kept in 16 bits: leave kv_bits out")
-    reading = None if prefill_on is None else _reading(runtime, prefill_on, chosen)
-    path = resolve(source)
-    found: list[Model | EncoderModel] = []  # not returned: a worker thread keeps its last result alive
-    open_file = partial(
-        _open_model, runtime, chosen, reading, path, context, kv_bits, found, prefix_reuse=prefix_reuse
+    found = choose_devices(runtime.devices, device, devices, prefill_on, kv_bits)
+    opening = partial(
+        _open_model, runtime._residency, resolve(source), found, context, kv_bits, prefix_reuse=prefix_reuse
     )
-    await anyio.to_thread.run_sync(open_file)
-    model = found.pop()
+    made: list[Places | EncoderModel] = []  # not returned: a worker thread keeps its last result alive
+    await anyio.to_thread.run_sync(lambda: made.append(opening()))
+    held = made.pop()
     try:
-        await runtime.run(_load, model, device=chosen.name)
-        if reading is not None:
-            assert isinstance(model, Model)
-            await anyio.to_thread.run_sync(_load_reader, model, reading)
+        if isinstance(held, Places):
+            await _load_somewhere(runtime, held)
+        else:
+            await runtime.run(_load, held, device=held.device.name)
+        if isinstance(held, Places) and found.prefill is not None:
+            await anyio.to_thread.run_sync(held.load_reader, found.prefill)
     except BaseException:
-        model.give_back()
+        held.give_back()
         raise
-    return LLM(runtime, model, chosen.name)
+    if isinstance(held, Places) and held.differ:
+        held.chooser = Measured.of(runtime._engine, held.first)
+    return LLM(runtime, held)
 
 
-def _device(runtime: Runtime, name: str | None) -> Device:
-    """The open device of that name, or the first that models run on. Raises DeviceError."""
-    for device in runtime.devices:
-        if device.kind in ("cpu", "gpu") and name in (None, device.name):
-            return device
-    opened = ", ".join(device.name for device in runtime.devices)
-    wanted = "models run on the devices 'cpu' and 'gpu'" if name is None else f"no model can run on {name!r}"
-    raise DeviceError(f"{wanted}, and open are: {opened}; see open_runtime(devices=...)")
-
-
-def _load_reader(model: Model, device: Device) -> None:
-    from .npu import load  # here: it needs an extra
-
-    tokenizer, budget = model.tokenizer, model.residency.budget
-    model.reader = load(device, model.file, model.sizes, tokenizer, model.context, budget)
+async def _load_somewhere(runtime: Runtime, places: Places) -> None:
+    """At the first of its places that is not lost meanwhile."""
+    place, gone = places.names[0], set[str]()
+    while True:
+        model = places.model(place)
+        try:
+            await runtime.run(_load, model, device=place)
+            return
+        except DeviceLost as lost:
+            gone |= {place, lost.device}
+            place = places.elsewhere(lost, Wanted(0, 0, 0), gone)
+            places.drop(model, lost)
 
 
 async def _load(model: Model | EncoderModel) -> None:
@@ -368,38 +391,17 @@ async def _load(model: Model | EncoderModel) -> None:
         pass
 
 
-def _reading(runtime: Runtime, name: str, decoding: Device) -> Device:
-    """The open device of that name, to read prompts for `decoding`. Raises DeviceError."""
-    opened = ", ".join(device.name for device in runtime.devices)
-    for device in runtime.devices:
-        if device.name == name and device.kind == "npu" and decoding.kind == "cpu":
-            return device
-    raise DeviceError(
-        f"prompts cannot be read on {name!r} for {decoding.name!r}: that takes an 'npu' and a 'cpu', and "
-        f"open are: {opened}; see open_runtime(devices=...)"
-    )
-
-
 def _open_model(
-    runtime: Runtime,
-    device: Device,
-    reading: Device | None,
-    path: Path,
-    context: int | None,
-    kv_bits: int,
-    found: list[Model | EncoderModel],
-    *,
-    prefix_reuse: bool,
-) -> None:
+    residency: Residency, path: Path, found: Devices, context: int | None, kv_bits: int, *, prefix_reuse: bool
+) -> Places | EncoderModel:
     """Everything but the weights."""
-    file, residency = open_gguf(path), runtime._residency
+    file, device = open_gguf(path), found.places[0]
     if file.architecture == bert.ARCHITECTURE:
         if not isinstance(device, CpuDevice):
             raise UnsupportedModel(f"{path}: encoders run on the CPU: load it with device='cpu'")
-        if reading is not None:
+        if found.prefill is not None:
             raise UnsupportedModel(f"{path}: an encoder has no prompts to read: leave prefill_on out")
-        found.append(_open_encoder(device, file, context, residency))
-        return
+        return _open_encoder(device, file, context, residency)
     sizes = replace(Hyperparameters.from_gguf(file), kv_bits=kv_bits)
     if context is not None and context > sizes.context:
         raise ContextOverflow(
@@ -411,16 +413,21 @@ def _open_model(
         raise ModelFileError(
             f"{path}: {tokenizer.vocab_size} tokens in the vocabulary, embeddings for {sizes.vocabulary}"
         )
-    template = _template(file)
-    kind: type[Model] = Model
-    if device.kind == "gpu":
-        from .gpu import GpuModel  # here: it needs an extra
-
-        kind = GpuModel
     # what is read elsewhere is not the same to the bit, so a text must not depend on whose pages it finds
-    prefix_reuse = prefix_reuse and reading is None
-    model = kind(device, file, sizes, tokenizer, template, length, residency, prefix_reuse=prefix_reuse)
-    found.append(model)
+    prefix_reuse = prefix_reuse and found.prefill is None
+    kinds = {each.name: (each, _kind(each)) for each in found.places}
+    first = kinds[device.name][1](
+        device, file, sizes, tokenizer, _template(file), length, residency, prefix_reuse=prefix_reuse
+    )
+    return Places(first, kinds, found.readers, found.borrowers, found.prefill, prefix_reuse=prefix_reuse)
+
+
+def _kind(device: Device) -> type[Model]:
+    if device.kind == "cpu":
+        return Model
+    from .gpu import GpuModel  # here: it needs an extra
+
+    return GpuModel
 
 
 def _open_encoder(device: Device, file: GGUFFile, context: int | None, residency: Residency) -> EncoderModel:

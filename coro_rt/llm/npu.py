@@ -24,7 +24,7 @@ from coro_rt.devices.npu.cache import CompiledCache
 from coro_rt.devices.npu.device import NpuDevice, Session
 from coro_rt.devices.npu.graph import FORMS, Numbers, layer_group
 from coro_rt.devices.npu.program import NpuProgram, Shape
-from coro_rt.errors import MemoryBudgetExceeded, UnsupportedModel
+from coro_rt.errors import DeviceLost, MemoryBudgetExceeded, UnsupportedModel
 from coro_rt.job import Job
 from coro_rt.kernel import Kernel
 from coro_rt.kernels import kv_arrays
@@ -120,6 +120,7 @@ class NpuReader:
         self._loaded: dict[Shape, Graphs] = {}  # who was loaded first leaves first
         self._loading = threading.Lock()
         self._closed = False
+        self._epoch = device.epoch  # of the device, when they were loaded
         self._token_s = 0.0  # running mean; 0 before the first chunk
 
     # In a job.
@@ -128,17 +129,29 @@ class NpuReader:
         """Put keys and values of `tokens` behind what the sequence holds, on the NPU; then go back to the
         device that the job came from. What comes then is predicted to take `following_s`. The sequence has
         room for them, and is pinned.
+
+        If the NPU fails, the sequence holds fewer of them: who decodes reads the rest.
         """
-        job = current_job()
-        home, at = job.worker.name, 0
-        await move_to(self.device.name)
+        home = current_job().worker.name
+        try:
+            await move_to(self.device.name)
+            await self._read(sequence, tokens, following_s)
+        except DeviceLost as lost:
+            if lost.device != self.device.name:
+                raise
+        await move_to(home)
+
+    async def _read(self, sequence: Sequence, tokens: list[int], following_s: float) -> None:
+        job, at = current_job(), 0
         while at < len(tokens):
             start, left = len(sequence.tokens), len(tokens) - at
             shape = self.shape(start, left)
             job.predict(left * self._token_s + following_s)
-            graphs = self._loaded.get(shape)
+            graphs = self._loaded.get(shape) if self._epoch == self.device.epoch else None
             if graphs is None:  # it may take seconds: not here, where others wait for the device
                 graphs = await on_host(self._load_beside, shape)
+                if self._epoch != self.device.epoch:  # lost meanwhile, and back
+                    continue
             taken = min(left, shape.tokens)
             before = job.entry.served_s
             with self._budget.reserve(self._step_bytes(shape), f"a step of {shape.tokens} tokens"):
@@ -147,7 +160,6 @@ class NpuReader:
             sequence.extend(tokens[at : at + taken])
             self.device.counts.tokens += taken
             at += taken
-        await move_to(home)
 
     def shape(self, start: int, left: int) -> Shape:
         """What the next chunk of `left` tokens is read with, from position `start` on."""
@@ -184,6 +196,7 @@ class NpuReader:
             outputs = device.run(session, fed, lambda: job.cancelled is not None and not job.winding_up)
             if outputs is None:
                 return False
+            device.check_numbers(outputs.get("HIDDEN", outputs[f"v.{layers[-1]}"])[:count])
             for layer in layers:
                 k, v = outputs[f"k.{layer}"][:count], outputs[f"v.{layer}"][:count]
                 kv_arrays.write(kv, chunk.table, layer, chunk.start, k, v)
@@ -209,6 +222,10 @@ class NpuReader:
         OSError.
         """
         with self._loading:
+            if self._epoch != self.device.epoch:
+                self._epoch = self.device.epoch
+                while self._loaded:
+                    self._unload_oldest()
             graphs = self._loaded.pop(shape, None)
             if graphs is None:
                 files = self._cache.get(shape) or self._compile(shape)

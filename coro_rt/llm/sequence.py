@@ -113,8 +113,10 @@ class Sequence:
         a row of them in `logits`, for the step to fill.
 
         Before each step, also if nothing is missing: it waits while more urgent jobs need the memory. Raises
-        MemoryBudgetExceeded if waiting could not help; OSError if the disk fails that it was parked on.
+        MemoryBudgetExceeded if waiting could not help; OSError if the disk fails that it was parked on;
+        DeviceLost.
         """
+        self.model.check_lost()
         self.rows = 0 if own else rows
         missing = partial(self._missing, length, rows, own=own, logits=logits)
         while missing() or self._residency.crowded:
@@ -139,6 +141,11 @@ class Sequence:
         return self._own[0]
 
     @property
+    def shares(self) -> bool:
+        """Whether its full pages may come to serve others."""
+        return self._prefixes is not None
+
+    @property
     def room(self) -> int:
         """How many more tokens the pages have room for."""
         return len(self._pages) * PAGE_POSITIONS - len(self.tokens)
@@ -147,6 +154,20 @@ class Sequence:
     def pinned(self) -> Iterator[None]:
         """While a step is under way that uses its pages: nothing is taken from it."""
         assert not self._parked
+        self.pins += 1
+        try:
+            yield
+        finally:
+            self.pins -= 1
+            self._residency.unpinned()
+
+    @contextmanager
+    def set_aside(self) -> Iterator[None]:
+        """While its job is on another device: what only a step needs is given back. Nothing is taken from it,
+        since that is up to the worker of the device that it is on.
+        """
+        self._abandon()
+        self._drop_own()
         self.pins += 1
         try:
             yield

@@ -65,12 +65,14 @@ class Advance:
 
     If these are all, and it was wanted: the most probable next token with the logarithm of its probability,
     and then perhaps more of them, all but the last of which were put behind the sequence's, too. Any other
-    first token's logarithm is its logit less `log_sum`.
+    first token's logarithm is its logit less `log_sum`. `seconds`: what all of it took; NaN if others had a
+    part in it.
     """
 
     taken: int
     chosen: list[tuple[int, float]] = field(default_factory=list)
     log_sum: np.float32 | float = math.nan
+    seconds: float = math.nan
 
 
 def _batch(part: Part) -> tuple[Batch, int]:
@@ -113,6 +115,7 @@ class ModelStep(Joint):
         self._burst_s = 0.0  # how long it is expected to take, if it is a burst
 
     def run(self, device: Any, slice_s: float) -> bool:
+        self._model.check_lost()
         if not self._begun:
             self._begin(slice_s)
         elif slice_s < self._burst_s and self._workspace is not None:
@@ -124,7 +127,7 @@ class ModelStep(Joint):
             self._spent_s += time.perf_counter() - began
             if not done:
                 return False
-        self._finish()
+        self._finish(device)
         return True
 
     def go(self, device: Any, program: Any, workspace: Any, slice_s: float) -> bool:
@@ -138,7 +141,7 @@ class ModelStep(Joint):
         place = self._places.pop(launch, None)
         if place is None:
             return
-        if not self._places:  # nobody is left
+        if not self._places or self._model.lost is not None:  # nobody is left, or nothing to leave
             return
         try:
             nowhere = self._model.workspaces.nowhere()
@@ -211,11 +214,12 @@ class ModelStep(Joint):
         more = {"burst": burst, "ends": self._model.ends} if burst > 1 else {}
         workspace.begin(tokens, positions, tables, tail=len(tokens) - self._first_end, **more)
 
-    def _finish(self) -> None:
-        """Give every member its result."""
+    def _finish(self, device: Any) -> None:
+        """Give every member its result. Raises DeviceLost if they are not numbers by the device's fault."""
+        alone_s = self._spent_s if len(self._places) == 1 else math.nan
         for launch in self.members:
             place = self._places.get(launch)
-            launch.result = _NOTHING if place is None else Advance(place.taken)
+            launch.result = _NOTHING if place is None else Advance(place.taken, seconds=alone_s)
         if not self._places:
             return
         assert self._workspace is not None
@@ -227,13 +231,16 @@ class ModelStep(Joint):
         if not ending:
             return
         best, log_sums = workspace.summaries
+        numbers: list[float] = []
         for launch, place in ending:
             at = place.end - self._first_end
             token = int(best[at])
             chosen = workspace.made(at) if steps else [(token, workspace.logprob(at, token))]
-            launch.result = Advance(place.taken, chosen, log_sums[at])
+            launch.result = Advance(place.taken, chosen, log_sums[at], alone_s)
+            numbers += (logprob for _, logprob in chosen)
             if place.part.logits is not None:
                 place.part.logits[:] = workspace.logits[at]
+        device.check_numbers(numbers)
 
 
 _NOTHING = Advance(0)

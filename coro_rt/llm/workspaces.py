@@ -108,7 +108,9 @@ class Workspaces:
         """After its step."""
         with self._lock:
             self._idle.append(workspace)
-            if len(self._idle) > _KEPT * len(self._workers):
+            if self._model.lost is not None:
+                self._drop(workspace)
+            elif len(self._idle) > _KEPT * len(self._workers):
                 self._drop(min(self._idle, key=_size))
 
     def nowhere(self) -> NDArray[np.int64]:
@@ -137,7 +139,8 @@ class Workspaces:
 
     def _drop(self, workspace: Steps) -> None:
         self._idle.remove(workspace)
-        workspace.release()
+        if self._model.lost is None:  # else it is not to be touched
+            workspace.release()
         self._reservations.pop(workspace).release()
 
 

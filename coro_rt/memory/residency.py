@@ -97,6 +97,9 @@ class Unloadable(Protocol):
     def unload(self) -> None:
         """Give the weights' memory back; it can be loaded again."""
 
+    def forget_lost(self) -> None:
+        """Its device is fenced: give back what was there, unless a job has yet to find out."""
+
 
 class Ask:
     """One job's wish for memory."""
@@ -341,6 +344,13 @@ class Residency:
                 f"{what} needs {format_bytes(nbytes)}, more than can ever be free of the budget of "
                 f"{format_bytes(most)}: ask for less, or give open_runtime(memory=...) more"
             )
+
+    def device_fenced(self, device: Device) -> None:
+        """A device has failed: models that nobody uses there give back what it held for them."""
+        for model in list(self.models):
+            if model.device is device:
+                model.forget_lost()
+        self.changed()
 
     def changed(self) -> None:
         """Memory came free, or may be taken now: the first asker looks again. Not from a `__del__`."""

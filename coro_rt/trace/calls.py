@@ -41,24 +41,39 @@ CALLS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "set_qos": ("entry", "now", "qos", "deadline"),
         "predict": ("entry", "seconds_left", "now"),
         "set_policy": ("policy", "now"),
+        "set_power": ("state", "now"),
+        "place": ("work", "among", "now", "qos", "deadline", "tenant", "without", "at", "moved_at"),
+        "measured": ("work", "device", "seconds", "now", "joules"),
+        "fence": ("device", "reason", "now"),
+        "readmit": ("device", "now"),
     }
 )
 """Every public call that changes something, and its parameters in their order."""
 
-ASKING = frozenset({"ready", "running", "explain", "upcoming", "policy", "resumes_at", "lets_go_on_s"})
+ASKING = frozenset(
+    {"ready", "running", "explain", "upcoming", "policy", "power", "resumes_at", "lets_go_on_s", "backlog"}
+)
 """Public, but they change nothing, so they are not written down."""
 
-OPTIONAL = frozenset({"on", "qos", "deadline"})
-"""Parameters that are left out of a line when they are None."""
+OPTIONAL = frozenset({"on", "qos", "deadline", "tenant", "without", "at", "moved_at", "joules"})
+"""Parameters that are left out of a line when they are None, or not given."""
 
-ENTRIES = frozenset({"entry", "on"})
+ENTRIES = frozenset({"entry", "on", "without"})
 """Parameters that are entries; a line has their numbers."""
 
-NUMBERS = frozenset({"now", "seconds", "seconds_left", "deadline", "predicted_seconds_left"})
-"""Parameters that are seconds; "inf" and the like are written as strings, as JSON has no number for them."""
+NUMBERS = frozenset(
+    {"now", "seconds", "seconds_left", "deadline", "predicted_seconds_left", "moved_at", "joules"}
+)
+"""Parameters that are numbers; "inf" and the like are written as strings, as JSON has no number for them."""
+
+WORK, AMONG = "work", "among"
+"""The parameter that is a `Work`, an object in a line; and the one that is a list of devices."""
 
 COUNTS = frozenset({"batch", "rows"})
 """Parameters that are whole numbers from 1 on."""
+
+POWER = "state"
+"""The parameter that is a `PowerState`; a line has an object of its fields."""
 
 BATCH = "batch"
 """The parameter that is a batch; a line has its number. So has `submit`, if the entry comes with one."""
@@ -132,6 +147,8 @@ def written(value: Any) -> Any:
         return {"raises": type(value).__name__}
     if isinstance(value, list | tuple):
         return [written(part) for part in value]
+    if isinstance(value, Mapping):
+        return {key: written(part) for key, part in value.items()}
     assert is_dataclass(value), f"a trace has no way to write {value!r}"
     return {part.name: written(getattr(value, part.name)) for part in fields(value)}
 

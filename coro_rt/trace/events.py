@@ -23,6 +23,8 @@ from coro_rt.instruments import Instrument
 from coro_rt.traps import local
 
 if TYPE_CHECKING:
+    from coro_rt.devices.base import Device
+    from coro_rt.errors import DeviceLost
     from coro_rt.job import Job
     from coro_rt.kernel import Launch
     from coro_rt.runtime import Runtime
@@ -35,8 +37,9 @@ MOST_EVENTS = 2_000_000
 _PID, _HOST = 1, 0
 
 _SUBMITTED, _WOKEN, _RUNS, _GIVES_WAY, _WAITS, _ENDED, _LAUNCH, _LAUNCH_LEFT, _MEMORY, _RIDES = range(10)
+_FENCED, _READMITTED = 10, 11
 
-Note = tuple[int, float, int, Any]  # what, when, the job's number, more
+Note = tuple[int, float, int, Any]  # what, when, the job's number (0: a device's), more
 
 
 class TraceEvents(Instrument):
@@ -82,6 +85,12 @@ class TraceEvents(Instrument):
     def job_ended(self, job: Job[Any], now: float) -> None:
         self._note(_ENDED, now, job, None if job.error is None else type(job.error).__name__)
         self._look_at_memory(job, now)
+
+    def device_fenced(self, device: Device, error: DeviceLost, now: float) -> None:
+        self._notes.append((_FENCED, now, 0, (device.name, error.reason)))
+
+    def device_readmitted(self, device: Device, now: float) -> None:
+        self._notes.append((_READMITTED, now, 0, (device.name, "")))
 
     def _look_at_memory(self, job: Job[Any], now: float) -> None:
         assert self._runtime is not None
@@ -141,6 +150,11 @@ def _events(notes: list[Note], devices: list[str], began: float) -> Iterator[dic
     arrows = 0
     for what, now, number, more in notes:
         ts = round((now - began) * 1e6, 3)
+        if what in (_FENCED, _READMITTED):
+            device, reason = more
+            name = f"fenced: {reason}" if what == _FENCED else "readmitted"
+            yield _event("i", ts, tracks[device], name, cat="device", s="t")
+            continue
         if what == _SUBMITTED:
             *described, on = more
             job = jobs[number] = _Seen(*described)

@@ -14,8 +14,13 @@ from math import inf, isfinite
 from typing import Any
 
 from coro_rt.errors import TraceFileError
+from coro_rt.schedulers.choice import Work
+from coro_rt.schedulers.errors import SchedulerError
+from coro_rt.schedulers.placement import Placement
+from coro_rt.schedulers.power import PowerState
 from coro_rt.schedulers.qos import QoS
 from coro_rt.trace.calls import (
+    AMONG,
     BATCH,
     CALLS,
     COUNTS,
@@ -24,7 +29,9 @@ from coro_rt.trace.calls import (
     FORMAT,
     NUMBERS,
     OPTIONAL,
+    POWER,
     VERSION,
+    WORK,
     WORKER,
     Call,
     Members,
@@ -45,6 +52,7 @@ class Header:
     background_share: float
     max_wait_s: float
     now: float  # when the recording began
+    placement: Any = None  # for `Placement.from_data`: what was known about devices then
 
 
 class Trace:
@@ -112,7 +120,13 @@ class Trace:
             if isinstance(weight, bool) or not isinstance(weight, int | float):
                 raise self.error(1, f"the header's 'shares' has the weight {weight!r}, which is no number")
         values["devices"] = tuple(values["devices"])
-        return Header(**values)
+        placement = read.get("placement")
+        if placement is not None:
+            try:
+                Placement.from_data(placement)
+            except SchedulerError as error:
+                raise self.error(1, f"the header's 'placement' cannot be: {error}") from None
+        return Header(**values, placement=placement)
 
     def _object(self, number: int, line: bytes) -> dict[str, Any]:
         try:
@@ -212,6 +226,22 @@ class Trace:
             if _is_count(value):
                 return value
             raise self.error(number, f"{parameter!r} is a whole number from 1 on, not {value!r}")
+        if parameter == POWER:
+            try:
+                return PowerState(**value)
+            except (TypeError, SchedulerError):
+                raise self.error(
+                    number, f"{parameter!r} has 'battery', 'charging' and 'thermal', not {value!r}"
+                ) from None
+        if parameter == WORK:
+            try:
+                return Work(**value)
+            except (TypeError, AttributeError, SchedulerError) as error:
+                raise self.error(number, f"'work' cannot be: {error}") from None
+        if parameter == AMONG:
+            if isinstance(value, list) and all(isinstance(device, str) for device in value):
+                return tuple(value)
+            raise self.error(number, f"'among' is a list of devices, not {value!r}")
         if parameter == "qos":
             if isinstance(value, str) and value in QoS.__members__:
                 return QoS[value]

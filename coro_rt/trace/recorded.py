@@ -18,6 +18,7 @@ from coro_rt.schedulers.workload import (
     Change,
     DeviceTiming,
     Milestone,
+    PowerChange,
     Predict,
     Rows,
     Run,
@@ -26,7 +27,7 @@ from coro_rt.schedulers.workload import (
     Workload,
     WorkloadJob,
 )
-from coro_rt.trace.calls import BATCH, WORKER, Call
+from coro_rt.trace.calls import BATCH, POWER, WORKER, Call
 from coro_rt.trace.reader import Trace
 from coro_rt.trace.shared import RecordedBatch, RecordedLaunch
 
@@ -124,6 +125,7 @@ class Recorded:
         self._jobs: dict[int, RecordedJob] = {}
         self._devices = {name: _Device() for name in header.devices}
         self._batches: list[RecordedBatch] = []
+        self._power: list[PowerChange] = []
         self._spans: list[Span] | None = [] if spans else None
         self._switches = self._preemptions = self._decisions = self._calls = 0
         self._end = header.now
@@ -141,6 +143,7 @@ class Recorded:
             background_share=header.background_share,
             max_wait_s=header.max_wait_s,
             batches=tuple(batch.timing() for batch in self._batches),
+            power=tuple(self._power),
         )
         self.outcome = self._outcome(header.policy)
 
@@ -160,8 +163,10 @@ class Recorded:
                 self._granted(call, self._device(call, arguments["device"]), now)
             case "learn":
                 self._batches[arguments[BATCH] - 1].learn(arguments["rows"], arguments["seconds"])
-            case "set_policy":
-                pass
+            case "set_policy" | "place" | "measured" | "fence" | "readmit":
+                pass  # where a job went, `submit` and `move` say
+            case "set_power":
+                self._power.append(PowerChange(max(0.0, now - self._start), arguments[POWER]))
             case _:
                 self._about(call, self._jobs[arguments["entry"]], arguments, now)
 

@@ -74,6 +74,9 @@ class Recorder:
     def open(self, now: float) -> None:
         """Begin the trace. Raises OSError."""
         settings = dict(self._settings, max_wait_s=written(self._settings["max_wait_s"]))
+        placement = self._scheduler.placement.as_data()
+        if any(placement.values()):
+            settings["placement"] = placement
         self._writer.open(
             {
                 "format": FORMAT,

@@ -13,6 +13,7 @@ from typing import Any
 from coro_rt.schedulers.batch import Batch
 from coro_rt.schedulers.entry import Entry
 from coro_rt.schedulers.errors import SchedulerError
+from coro_rt.schedulers.placement import Placement
 from coro_rt.schedulers.registry import PolicyLike
 from coro_rt.schedulers.scheduler import Scheduler
 from coro_rt.trace.calls import BATCH, ENTRIES, LAUNCHING, Call, Members, aboard, make_batch, written
@@ -71,6 +72,7 @@ def replay(
         background_share=header.background_share,
         max_wait_s=header.max_wait_s,
         timer=timer,
+        placement=None if header.placement is None else Placement.from_data(header.placement),
     )
     entries: dict[int, Entry] = {}
     batches: dict[int, Batch] = {}

@@ -1,4 +1,4 @@
-"""Workloads that people write: TOML or JSON, groups of similar jobs with times and distributions.
+"""Workloads that people write: TOML or JSON, groups of similar jobs with times, or tokens, and distributions.
 
 The format is in docs/traces.md. The same file gives the same jobs: each group has random numbers of its own,
 from the file's seed and the group's place, so that changing one group leaves the others as they are.
@@ -10,22 +10,48 @@ import json
 import os
 import tomllib
 from collections.abc import Callable, Iterator
+from importlib.resources import files
 from math import inf
 from random import Random
 from typing import Any
 
 from coro_rt.errors import SchedulerError, TraceFileError
+from coro_rt.schedulers.batch import Batch
+from coro_rt.schedulers.pace import CHUNK
+from coro_rt.schedulers.power import PowerState
 from coro_rt.schedulers.qos import QoS
-from coro_rt.schedulers.workload import DeviceTiming, Run, Step, Wait, Workload, WorkloadJob
+from coro_rt.schedulers.soc.language_model import LanguageModel
+from coro_rt.schedulers.soc.registry import get_model
+from coro_rt.schedulers.workload import (
+    DeviceTiming,
+    PowerChange,
+    Rows,
+    Run,
+    Step,
+    Wait,
+    Workload,
+    WorkloadJob,
+)
 
 MOST_JOBS = 1_000_000
-_FILE_KEYS = ("seed", "duration_s", "background_share", "max_wait_s", "shares", "devices", "jobs")
+BUILT_IN = ("day", "reading", "writing")  # those that come with the package, in tokens
+_FILE_KEYS = (
+    "seed", "duration_s", "background_share", "max_wait_s", "shares", "devices", "power", "jobs",
+    "model", "weights", "members",
+)  # fmt: skip
 _GROUP_KEYS = (
     "name", "qos", "tenant", "device", "at_s", "every_s", "from_s", "until_s", "count", "service_s", "pauses",
-    "pause_s", "within_s", "predicted_s",
+    "pause_s", "within_s", "predicted_s", "reads", "writes",
 )  # fmt: skip
 
 Draw = Callable[[], float]
+
+
+def built_in(name: str) -> Workload:
+    """One of those in BUILT_IN."""
+    return make_workload(
+        tomllib.loads((files(__package__) / "workloads" / f"{name}.toml").read_text("utf-8"))
+    )
 
 
 def read_workload(path: str | os.PathLike[str]) -> Workload:
@@ -51,10 +77,12 @@ def make_workload(read: object) -> Workload:
     groups = top.get("jobs")
     if not isinstance(groups, list) or not groups:
         raise TraceFileError(f"'jobs' is a list of at least one group of jobs, not {groups!r}")
+    model = _model(top)
     jobs: list[WorkloadJob] = []
     for number, group in enumerate(groups):
         where = f"group {number + 1} of 'jobs'"
-        for job in _group(_table(group, where, _GROUP_KEYS), where, Random(f"{seed}/{number}"), duration_s):
+        table = _table(group, where, _GROUP_KEYS)
+        for job in _group(table, where, Random(f"{seed}/{number}"), duration_s, in_tokens=model is not None):
             jobs.append(job)
             if len(jobs) > MOST_JOBS:
                 raise TraceFileError(f"{where} comes to more than {MOST_JOBS:,} jobs: give it a 'count'")
@@ -64,6 +92,8 @@ def make_workload(read: object) -> Workload:
         )
         for name, device in _table(top.get("devices", {"cpu": {}}), "'devices'").items()
     }
+    if model is not None:  # a chip has devices of its own, of which jobs may name one
+        devices |= {job.device: DeviceTiming() for job in jobs}
     shares = _table(top.get("shares", {}), "'shares'")
     try:
         return Workload(
@@ -72,7 +102,26 @@ def make_workload(read: object) -> Workload:
             shares={tenant: _number(shares, tenant, "'shares'", 1.0) for tenant in shares},
             background_share=_number(top, "background_share", "the file", 0.05),
             max_wait_s=_number(top, "max_wait_s", "the file", 10.0),
+            batches=() if model is None else (model,),
+            members=_whole(top, "members", "the file", Batch.members),
+            power=tuple(_power_changes(top.get("power", []))),
         )
+    except SchedulerError as error:
+        raise TraceFileError(str(error)) from None
+
+
+def _model(top: dict[str, Any]) -> LanguageModel | None:
+    """The language model whose tokens the jobs are in; None: they are in seconds."""
+    if "model" not in top:
+        for key in ("weights", "members"):
+            if key in top:
+                raise TraceFileError(f"the file has {key!r}, which is of a 'model'; it has none")
+        return None
+    name, weights = (
+        _text(top, key, "the file", default) for key, default in (("model", ""), ("weights", "int4"))
+    )
+    try:
+        return get_model(name).quantized(weights)
     except SchedulerError as error:
         raise TraceFileError(str(error)) from None
 
@@ -86,7 +135,20 @@ def _timing(read: object, where: str) -> DeviceTiming:
     )
 
 
-def _group(group: dict[str, Any], where: str, random: Random, duration_s: float) -> Iterator[WorkloadJob]:
+def _power_changes(read: object) -> Iterator[PowerChange]:
+    """Raises SchedulerError for a state that cannot be."""
+    if not isinstance(read, list):
+        raise TraceFileError(f"'power' is a list of states, each with its 'at_s', not {read!r}")
+    for number, change in enumerate(read):
+        where = f"state {number + 1} of 'power'"
+        state = dict(_table(change, where, ("at_s", "battery", "charging", "thermal")))
+        at_s = _seconds(state.pop("at_s", None), f"'at_s' of {where}")
+        yield PowerChange(at_s, PowerState(**state))
+
+
+def _group(
+    group: dict[str, Any], where: str, random: Random, duration_s: float, *, in_tokens: bool
+) -> Iterator[WorkloadJob]:
     name, tenant, device = (
         _text(group, key, where, default)
         for key, default in (("name", where), ("tenant", "default"), ("device", "cpu"))
@@ -94,19 +156,18 @@ def _group(group: dict[str, Any], where: str, random: Random, duration_s: float)
     level = _text(group, "qos", where, "DEFAULT")
     if level not in QoS.__members__:
         raise TraceFileError(f"'qos' of {where} is one of {', '.join(QoS.__members__)}, not {level!r}")
-    if "service_s" not in group:
-        raise TraceFileError(f"{where} has no 'service_s': the device seconds that each of its jobs takes")
-    service = _distribution(group["service_s"], f"'service_s' of {where}", random)
+    amount = _tokens(group, where, random) if in_tokens else _service(group, where, random)
     pauses = _whole(group, "pauses", where, 0)
     pause = _distribution(group.get("pause_s", 0.0), f"'pause_s' of {where}", random)
     predicted = group.get("predicted_s")
     predict = None if predicted is None else _distribution(predicted, f"'predicted_s' of {where}", random)
     within_s = _number(group, "within_s", where, inf)
     for arrives_s in _arrivals(group, where, random, duration_s):
-        service_s = service()
-        steps: list[Step] = [Run(service_s / (pauses + 1))]
+        each = amount(pauses + 1)
+        steps = list(each)
         for _ in range(pauses):
-            steps += [Wait(pause()), Run(service_s / (pauses + 1))]
+            steps += [Wait(pause()), *each]
+        service_s = sum(step.seconds for step in steps if isinstance(step, Run))
         yield WorkloadJob(
             name=name,
             arrives_s=arrives_s,
@@ -116,7 +177,37 @@ def _group(group: dict[str, Any], where: str, random: Random, duration_s: float)
             device=device,
             deadline_s=arrives_s + within_s,
             predicted_s=service_s if predict is None else predict(),
+            batch=0 if in_tokens else None,
         )
+
+
+def _service(group: dict[str, Any], where: str, random: Random) -> Callable[[int], list[Step]]:
+    """Draws a job's device time: one part of so many."""
+    for key in ("reads", "writes"):
+        if key in group:
+            raise TraceFileError(f"{where} has {key!r}, tokens: of which 'model'? The file names none")
+    if "service_s" not in group:
+        raise TraceFileError(f"{where} has no 'service_s': the device seconds that each of its jobs takes")
+    service = _distribution(group["service_s"], f"'service_s' of {where}", random)
+    return lambda parts: [Run(service() / parts)]
+
+
+def _tokens(group: dict[str, Any], where: str, random: Random) -> Callable[[int], list[Step]]:
+    """Draws a job's tokens: one part of so many, read in chunks and then written one by one."""
+    if "service_s" in group:
+        raise TraceFileError(f"{where} has 'service_s', but the file has a 'model': say 'reads' and 'writes'")
+    if "reads" not in group and "writes" not in group:
+        raise TraceFileError(f"{where} has neither 'reads' nor 'writes': the tokens of each of its jobs")
+    reads, writes = (
+        _distribution(group.get(key, 0), f"{key!r} of {where}", random) for key in ("reads", "writes")
+    )
+
+    def draw(parts: int) -> list[Step]:
+        read, write = round(reads() / parts), round(writes() / parts)
+        steps: list[Step] = [Rows(0, read, CHUNK)] if read else []
+        return [*steps, Rows(0, max(1, write), 1)]
+
+    return draw
 
 
 def _arrivals(group: dict[str, Any], where: str, random: Random, duration_s: float) -> Iterator[float]:

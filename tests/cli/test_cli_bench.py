@@ -76,6 +76,23 @@ def test_decode_has_a_row_for_each_setting(coro_rt_cli, tiny_file):
     assert "a batch of 3 makes" in ended.err
 
 
+def test_placement_holds_what_it_predicted_against_what_was_seen(coro_rt_cli, tiny_file, monkeypatch):
+    monkeypatch.setattr("coro_rt.bench.placement.TRAINING", 3)
+    ended = coro_rt_cli(
+        "bench", "placement", "--model", str(tiny_file), "--length", "5,30", "--rounds", "4", "--threads=1",
+        "--every", "600", "--json", "-",
+    )  # fmt: skip
+    assert ended.code == 0, ended.err
+    found = json.loads(ended.out)
+    rows = [row for row in found["rows"] if row["unit"] == "ms"]
+    assert {row["what"].partition(",")[0] for row in rows} == {"reading a prompt", "writing tokens"}
+    assert all(len(row["samples"]["ours"]) == len(row["samples"]["peer"]) >= 1 for row in rows)
+    claims = {claim["what"].partition(":")[0].partition(" in ")[0]: claim for claim in found["claims"]}
+    assert claims.keys() == {"a choice", "reading a prompt", "writing tokens", "urgent jobs"}
+    assert claims["reading a prompt"]["bound"] == 15
+    assert claims["urgent jobs"]["held"]
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="pins a process to a core")
 def test_beside_a_busy_loop(coro_rt_cli, tiny_file):
     ended = coro_rt_cli(

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from coro_rt.devices import DeviceInfo
+from coro_rt.energy import Battery
 from coro_rt.schedulers.registry import POLICIES
 
 COMMANDS = ["demo", "chat", "complete", "pull", "models", "quantize", "devices", "top"]
@@ -30,7 +32,17 @@ def test_the_help_lists_the_commands(coro_rt_cli, arguments):
 @pytest.mark.parametrize("command", ["demo", "chat", "complete"])
 @pytest.mark.parametrize(
     "option",
-    ["--model", "--policy", "--threads", "--backend", "--max-tokens", "--temperature", "--seed", "--monitor"],
+    [
+        "--model",
+        "--device",
+        "--policy",
+        "--threads",
+        "--backend",
+        "--max-tokens",
+        "--temperature",
+        "--seed",
+        "--monitor",
+    ],
 )
 def test_the_commands_that_run_a_model_share_their_options(coro_rt_cli, command, option):
     assert f"{option} " in coro_rt_cli(command, "--help").out
@@ -123,7 +135,9 @@ def test_devices_as_json_alone_on_standard_output(coro_rt_cli):
     assert ended.code == 0
     devices = json.loads(ended.out)["devices"]
     assert {"cpu", "sim"} <= {device["kind"] for device in devices}
-    assert all(set(device) == {"name", "kind", "available", "detail", "missing"} for device in devices)
+    assert all(
+        set(device) == {"name", "kind", "available", "detail", "missing", "energy"} for device in devices
+    )
     assert "cpu" in ended.err
 
 
@@ -167,3 +181,25 @@ def test_a_full_disk_is_one_line():
     assert ended.returncode == 1
     assert ended.stderr.startswith("error: ")
     assert ended.stderr.count("\n") == 1
+
+
+def test_devices_say_where_their_joules_come_from_and_how_the_battery_is(coro_rt_cli, tmp_path, monkeypatch):
+    for name, value in {"type": "Battery", "capacity": "64", "status": "Discharging"}.items():
+        (tmp_path / "BAT0").mkdir(exist_ok=True)
+        (tmp_path / "BAT0" / name).write_text(value)
+    monkeypatch.setattr("coro_rt.energy.meter.Battery", lambda: Battery(tmp_path))
+    ended = coro_rt_cli("devices", "--json", str(tmp_path / "devices.json"))
+    assert "battery: 64%, discharging\n" in ended.out
+    read = json.loads((tmp_path / "devices.json").read_text())
+    assert read["power"]["battery"] == 0.64
+    energy = {device["kind"]: device["energy"] for device in read["devices"]}
+    assert energy["cpu"].startswith(("measured by RAPL", "modelled, "))
+    assert energy["sim"] == "not known"
+
+
+def test_devices_show_the_extras_that_are_written_in_brackets(coro_rt_cli, monkeypatch):
+    info = DeviceInfo("gpu", "gpu", True, "pip install 'coro-rt[gpu]'", (), "pip install 'coro-rt[nvml]'")
+    monkeypatch.setattr("coro_rt.devices.available", lambda: [info])
+    shown = coro_rt_cli("devices").out
+    assert "'coro-rt[gpu]'" in shown
+    assert "'coro-rt[nvml]'" in shown

@@ -10,7 +10,7 @@ import pytest
 pytestmark = [pytest.mark.model, pytest.mark.usefixtures("default_model")]
 
 ANSWER = {"text", "finish_reason", "usage", "ttft_s", "tokens_per_s"}
-CIRCUMSTANCES = {"model", "backend", "policy", "threads"}
+CIRCUMSTANCES = {"model", "backend", "devices", "policy", "threads"}
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio", "uvloop"])

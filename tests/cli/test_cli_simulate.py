@@ -1,6 +1,7 @@
 """`coro-rt simulate`: traces and written workloads, tables, JSON, pictures."""
 
 import json
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -8,8 +9,8 @@ import anyio
 import pytest
 
 import coro_rt
-from coro_rt import QoS
-from coro_rt.schedulers import Run, Wait
+from coro_rt import QoS, TraceFileError
+from coro_rt.schedulers import PowerChange, PowerState, Run, Wait
 from coro_rt.testing import VirtualClock, sim_work
 from coro_rt.trace.workload_file import make_workload, read_workload
 
@@ -233,3 +234,29 @@ def test_the_example_is_a_day():
     workload = read_workload(EXAMPLE)
     assert max(job.arrives_s for job in workload.jobs) > 80_000
     assert len(workload.jobs) > 2000
+
+
+def test_a_workload_says_what_the_machine_runs_on(coro_rt_cli, tmp_path):
+    (tmp_path / "day.toml").write_text(
+        SMALL + "\n[[power]]\nat_s = 0\nbattery = 0.4\ncharging = false\n[[power]]\nat_s = 60\n"
+    )
+    workload = read_workload(tmp_path / "day.toml")
+    assert workload.power == (
+        PowerChange(0.0, PowerState(battery=0.4, charging=False)),
+        PowerChange(60.0, PowerState()),
+    )
+    assert coro_rt_cli("simulate", str(tmp_path / "day.toml"), "--policy", "powersave").code == 0
+
+
+@pytest.mark.parametrize(
+    ("power", "said"),
+    [
+        ({}, "'power' is a list of states, each with its 'at_s', not {}"),
+        ([{"at": 1}], "state 1 of 'power' has 'at'; it takes at_s, battery, charging, thermal"),
+        ([{"battery": 0.5}], "'at_s' of state 1 of 'power' is a number from 0 on, not None"),
+        ([{"at_s": 1, "battery": 50}], "battery is a number from 0 to 1, or None, not 50"),
+    ],
+)
+def test_a_state_that_cannot_be_is_named(power, said):
+    with pytest.raises(TraceFileError, match=re.escape(said)):
+        make_workload({"jobs": [{"at_s": 0, "service_s": 1}], "power": power})

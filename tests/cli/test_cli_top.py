@@ -255,6 +255,32 @@ def test_memory_is_shown_by_what_it_is_held_for() -> None:
     assert f"memory held: {held_for}\n" in text
 
 
+@pytest.mark.parametrize(
+    ("energy", "said"),
+    [
+        ((12.34, 0.0), "12.3 J"),
+        ((12.34, 12.34), "12.3 J (modelled)"),
+        ((12.34, 2.04), "12.3 J (2.0 modelled)"),
+    ],
+)
+def test_joules_that_are_modelled_are_marked_and_the_battery_is_shown(
+    energy: tuple[float, float], said: str
+) -> None:
+    async def one() -> dict[str, Any]:
+        async with coro_rt.open_runtime(devices=["sim"]) as runtime:
+            runtime.set_power(coro_rt.PowerState(battery=0.4, charging=False, thermal=0.9))
+            return runtime.snapshot().as_json()
+
+    snapshot = anyio.run(one)
+    for figures in (snapshot["ended"], snapshot["devices"][0]["energy"]):
+        figures["joules"], figures["modelled_joules"] = energy
+    console = Console(width=160, record=True, file=sys.stderr)
+    console.print(view({"pid": 1, "program": "p", "snapshot": snapshot}, None))
+    text = console.export_text()
+    assert [line.rstrip().endswith(said) for line in text.splitlines()].count(True) == 2
+    assert "on battery, battery 40%, 90% of full speed (heat)" in text
+
+
 def test_rows_beyond_the_screen_are_counted() -> None:
     async def many() -> dict[str, Any]:
         async with coro_rt.open_runtime(devices=["sim"]) as runtime, anyio.create_task_group() as group:

@@ -13,7 +13,7 @@ import pytest
 from coro_rt import open_runtime
 from coro_rt.devices import available
 from coro_rt.devices.gpu import GpuDevice, adapter
-from coro_rt.errors import DeviceError, KernelError, MemoryBudgetExceeded
+from coro_rt.errors import DeviceError, DeviceLost, KernelError
 from coro_rt.kernel import Kernel, kernel
 
 
@@ -109,7 +109,7 @@ def test_a_device_without_room_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         raise wgpu.GPUOutOfMemoryError("no")
 
     monkeypatch.setattr(device.device, "create_buffer", full)
-    with pytest.raises(MemoryBudgetExceeded, match="the device 'gpu' has no 1 MiB left"):
+    with pytest.raises(DeviceLost, match="'gpu' has run out of its own memory: it has no 1 MiB left"):
         device.buffer(2**20)
     device.close()
 

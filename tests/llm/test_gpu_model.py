@@ -40,7 +40,10 @@ def gpu_of(runtime: Runtime) -> GpuDevice:
 async def test_it_generates_chats_and_scores_as_on_the_cpu(tmp_path: Path) -> None:
     path = Tiny(form="F16").write(tmp_path / "m.gguf")  # no rounding to int8 that could go the other way
     async with open_runtime(devices=["cpu", "gpu"]) as runtime:
-        async with await runtime.load_model(path) as cpu, await runtime.load_model(path, device="gpu") as gpu:
+        async with (
+            await runtime.load_model(path, device="cpu") as cpu,
+            await runtime.load_model(path, device="gpu") as gpu,
+        ):
             before = runtime.memory.used
             for options in ({}, {"temperature": 0.8, "top_p": 0.9, "seed": 3}, {"repetition_penalty": 1.3}):
                 assert await ids(gpu, **options) == await ids(cpu, **options)
@@ -60,8 +63,7 @@ async def test_it_generates_chats_and_scores_as_on_the_cpu(tmp_path: Path) -> No
 @pytest.mark.anyio
 async def test_no_step_of_a_model_on_it_runs_elsewhere(tiny_path: Path) -> None:
     async with open_runtime(devices=["gpu"]) as runtime, await runtime.load_model(tiny_path) as llm:
-        counts, model = gpu_of(runtime).counts, llm._model
-        assert isinstance(model, Model)
+        counts, model = gpu_of(runtime).counts, llm._open()
         await ids(llm, [1, 2, 3], max_tokens=5)
         assert counts.dispatches == 5 * dispatches(model)
         assert counts.submissions >= 5
@@ -165,8 +167,7 @@ async def agreement(path: Path, cases: list[dict[str, Any]]) -> dict[float, list
     """Whether our best token is llama.cpp's, at positions whose margin is at least the key."""
     agree: dict[float, list[bool]] = {0.3: [], 1.0: []}
     async with open_runtime(devices=["gpu"]) as runtime, await runtime.load_model(path, context=512) as llm:
-        model = llm._model
-        assert isinstance(model, Model)
+        model = llm._open()
         for case in cases:
             best = await runtime.run(best_of, model, case)
             for token, wanted, margin in zip(best, case["tokens"], case["margins"], strict=True):

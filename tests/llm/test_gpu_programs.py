@@ -16,7 +16,7 @@ from coro_rt.devices.gpu.pages import ALWAYS, GpuPages
 from coro_rt.devices.gpu.pipelines import Pipelines
 from coro_rt.devices.gpu.program import GpuProgram, When
 from coro_rt.devices.gpu.workspace import FEW, SPLIT, GpuWorkspace
-from coro_rt.errors import DeviceError, MemoryBudgetExceeded
+from coro_rt.errors import DeviceLost, MemoryBudgetExceeded
 from coro_rt.kernels.formats import Format
 from coro_rt.kernels.kv import PAGE_POSITIONS, KVShape
 from coro_rt.llm.architecture import Hyperparameters
@@ -238,7 +238,7 @@ def test_a_step_that_fails_is_a_device_error_and_can_be_begun_again(
 
     monkeypatch.setattr(run.device, "quantum_s", 0.0)
     monkeypatch.setattr(run.program, "encode", broken)
-    with pytest.raises(DeviceError, match="'gpu' has failed in a step: lost"):
+    with pytest.raises(DeviceLost, match="'gpu' is lost: a step failed: lost"):
         run.logits(TOKENS[:5])
     monkeypatch.undo()
     assert np.array_equal(run.logits(TOKENS[:5]), want)

@@ -16,10 +16,20 @@ import onnx
 from onnx import TensorProto, helper
 from tiny import TINIES, Tiny
 
-from coro_rt import DeviceError, JobCancelled, MemoryBudgetExceeded, QoS, UnsupportedModel, open_runtime, qos
+from coro_rt import (
+    DeviceError,
+    DeviceLost,
+    JobCancelled,
+    MemoryBudgetExceeded,
+    QoS,
+    UnsupportedModel,
+    open_runtime,
+    qos,
+)
 from coro_rt.devices.npu import NpuDevice
 from coro_rt.kernels.program import Workspace
 from coro_rt.llm import npu as npu_module
+from coro_rt.llm.chooser import Chooser
 
 pytestmark = pytest.mark.npu
 
@@ -196,7 +206,7 @@ async def cancelled(path: Path, device: Watched, nth: int) -> tuple[int, list[in
             _ = [token async for token in warm]
         before = runtime.stats().memory_used
         stream = llm.generate(TOKENS, max_tokens=5, ignore_eos=True)
-        device.at_run = (nth, lambda: [job.cancel() for job in llm._model.jobs])  # type: ignore[union-attr]
+        device.at_run = (nth, lambda: [job.cancel() for job in llm._open().jobs])
         with pytest.raises(JobCancelled):
             async with stream:
                 _ = [token async for token in stream]
@@ -403,3 +413,94 @@ def test_the_default_model_read_on_an_npu_agrees_with_llama_cpp_wherever_the_mar
     prompts = [len(c["prompt_tokens"]) + at for c in cases for at in range(0, len(c["tokens"]), EVERY)]
     assert device.counts.tokens == sum(prompts) - len(prompts)
     assert cpu_rows == [1] * len(prompts)
+
+
+# An NPU that is lost, or chosen.
+
+
+async def read_and_lost(path: Path, device: Watched, nth: int) -> tuple[list[int], int]:
+    async with (
+        open_runtime(devices=["cpu", device], threads=1) as runtime,
+        await runtime.load_model(path, prefill_on="npu") as llm,
+    ):
+
+        def lost() -> None:
+            raise DeviceLost("npu", "lost")
+
+        device.at_run = (nth, lost)
+        async with llm.generate(TOKENS, max_tokens=5, ignore_eos=True) as stream:
+            tokens = [token.id async for token in stream]
+        assert stream.usage.prompt_tokens == len(TOKENS)
+        use = runtime.stats().memory
+        assert (use.pages, use.workspaces) == (0, 0)
+        return tokens, device.counts.tokens
+
+
+@pytest.mark.parametrize(("nth", "read"), [(1, 0), (2, 0), (3, 64), (5, 128)])
+def test_what_an_npu_has_not_read_when_it_is_lost_the_cpu_reads(
+    nth: int, read: int, npu_cache: Path, tmp_path: Path, cpu_rows: list[int]
+) -> None:
+    options: dict[str, Any] = {"provider": "cpu", "cache": npu_cache, "buckets": (64,), "threads": 1}
+    options |= {"weights": "float32", "activations": "float32", "quantum_s": 1e-9}  # one layer to a group
+    path = Tiny().write(tmp_path / "tiny.gguf")
+    alone = anyio.run(lambda: first_token(path, NpuDevice(**options), TOKENS, count=5))
+    cpu_rows.clear()
+    tokens, on_npu = anyio.run(read_and_lost, path, Watched(**options), nth)
+    assert tokens == [token.id for token in alone]
+    assert on_npu == read
+    rest = len(TOKENS) - read
+    assert rest < sum(cpu_rows) <= rest + 4  # and bursts of the other tokens
+
+
+class Reading(Chooser):
+    """Has prompts read on the NPU."""
+
+    def begin(self, wanted: Any, places: Any, readers: Any) -> tuple[str, str | None]:
+        return places[0].name, readers[0]
+
+
+def test_an_npu_reads_where_the_chooser_says_so_and_its_pages_are_not_shared(
+    tmp_path: Path, make_npu: Make
+) -> None:
+    device = make_npu(weights="float32", activations="float32")
+    path = Tiny().write(tmp_path / "tiny.gguf")
+
+    async def main() -> list[list[int]]:
+        async with (
+            open_runtime(devices=["cpu", device], threads=1) as runtime,
+            await runtime.load_model(path) as llm,
+        ):
+            answers = []
+            for chooser in (Reading(), Chooser(), Reading()):
+                llm.places.chooser = chooser
+                async with llm.generate(TOKENS, max_tokens=5, ignore_eos=True) as stream:
+                    answers.append([token.id async for token in stream])
+                assert stream.usage.reused_tokens == 0
+            return answers
+
+    answers = anyio.run(main)
+    assert answers[0] == answers[1] == answers[2]
+    assert device.counts.tokens == 2 * (len(TOKENS) - 1)
+
+
+def test_an_npu_that_cannot_read_a_model_is_done_without(
+    tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: NpuDevice, model: bytes, path: Path) -> None:
+        raise DeviceError("the driver is out of sorts")
+
+    monkeypatch.setattr(NpuDevice, "compile", fail)
+    device = NpuDevice(provider="cpu", cache=tmp_path, buckets=(16,))
+
+    async def main() -> int:
+        async with (
+            open_runtime(devices=["cpu", device], threads=1) as runtime,
+            await runtime.load_model(tiny_path) as llm,
+        ):
+            llm.places.chooser = Reading()
+            for _ in range(2):
+                async with llm.generate(TOKENS, max_tokens=5, ignore_eos=True) as stream:
+                    assert len([token async for token in stream]) == 5
+            return runtime.stats().memory.other
+
+    assert anyio.run(main) > 0

@@ -133,6 +133,22 @@ def test_equals_share_a_launch_as_long_as_their_patience() -> None:
     assert [entry.aboard for entry in entries] == [1, 90]
 
 
+def test_equals_share_launches_also_where_a_single_row_takes_longer_than_they_have_patience_for() -> None:
+    class Slow(Steps):
+        def seconds(self, rows: int) -> float:
+            return 5 * READ_S + rows * ROW_S
+
+    desk = Desk()
+    desk.batch = Slow()
+    assert desk.batch.seconds(1) > PATIENCE_S[I]
+    _, entries = together(desk, (I, 90), (I, 90))
+    assert sum(entry.aboard for entry in entries) == int((2 * (5 * READ_S + ROW_S) - 5 * READ_S) / ROW_S)
+    desk = Desk()
+    desk.batch = Slow()
+    leader, _ = together(desk, (I, 1), (I, 1), (I, 1))
+    assert len(leader.riders) == 2
+
+
 def test_nobody_less_urgent_rides_with_a_prompt() -> None:
     leader, entries = together(Desk(), (I, 90), (B, 1), (B, 1))
     assert leader is entries[0]

@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from coro_rt.schedulers import POLICIES, DeadlockError, Entry, QoS, Scheduler, State
+from coro_rt.schedulers import POLICIES, DeadlockError, Entry, PowerState, QoS, Scheduler, State
 
 DEVICES = ("cpu", "sim")
 times = st.floats(0, 0.01)
@@ -130,6 +130,10 @@ class Calls(RuleBasedStateMachine):
     def set_policy(self, policy: str) -> None:
         self.scheduler.set_policy(policy, self.now)
         self.policy = policy
+
+    @rule(battery=st.one_of(st.none(), st.floats(0, 1)), charging=st.booleans(), thermal=st.floats(0, 1))
+    def set_power(self, battery: float | None, charging: bool, thermal: float) -> None:
+        self.scheduler.set_power(PowerState(battery, charging, thermal), self.now)
 
     @rule(entry=entries)
     def explain(self, entry: Entry) -> None:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from coro_rt.devices.base import Device
-from coro_rt.errors import DeviceError, MemoryBudgetExceeded
+from coro_rt.devices.base import Device, checked_watchdog
+from coro_rt.errors import DeviceError, DeviceLost
 from coro_rt.memory import format_bytes
 
 from . import adapter as adapters
@@ -41,10 +41,12 @@ class Counts:
 
 class GpuDevice(Device):
     """`adapter`: a part of the name of the one to use; None: the best. `max_binding`: bytes of a binding, to
-    make matrices come in pieces sooner than the adapter asks for. `quantum_s`: what a submission aims at.
+    make matrices come in pieces sooner than the adapter asks for. `quantum_s`: what a submission aims at;
+    one that takes `watchdog_s` hangs.
     """
 
     kind = "gpu"
+    times_quanta = True
 
     def __init__(
         self,
@@ -53,8 +55,10 @@ class GpuDevice(Device):
         adapter: str | None = None,
         max_binding: int | None = None,
         quantum_s: float = 0.003,
+        watchdog_s: float = 30.0,
     ) -> None:
         self.name, self.quantum_s = name, quantum_s
+        self.watchdog_s = checked_watchdog(watchdog_s)
         self.counts = Counts()
         self._adapter_name, self._max_binding = adapter, max_binding
         self._adapter: Any = None
@@ -78,6 +82,10 @@ class GpuDevice(Device):
         binding = format_bytes(limits["max-storage-buffer-binding-size"])
         extras = ", ".join(has) or "no extra features"
         return f"{adapters.describe(self.adapter)}; bindings up to {binding}; {extras}"
+
+    @property
+    def hardware(self) -> str:
+        return str(self.adapter.info["device"])
 
     @property
     def device(self) -> Any:
@@ -117,6 +125,17 @@ class GpuDevice(Device):
         if device is not None:
             device.destroy()
 
+    def reopen(self) -> None:
+        self._adapter = None  # the driver may have been restarted
+        super().reopen()
+
+    def sound(self) -> bool:
+        from coro_rt.devices.known_answer import answers_rightly
+
+        from .single import OnGpu
+
+        return answers_rightly(OnGpu(self))
+
     def preempt(self) -> None:
         self._preempt = True
 
@@ -129,8 +148,10 @@ class GpuDevice(Device):
     # Memory
 
     def buffer(self, nbytes: int) -> Any:
-        """A buffer of zeros on the device, a whole number of 16 bytes. Raises MemoryBudgetExceeded when the
-        device has no room for it.
+        """A buffer of zeros on the device, a whole number of 16 bytes.
+
+        Raises DeviceLost. Its reason is "memory" when the device has no room for it: who asked may need less,
+        so the device is not fenced yet.
         """
         import wgpu
 
@@ -141,9 +162,10 @@ class GpuDevice(Device):
                 usage=usage.STORAGE | usage.UNIFORM | usage.COPY_DST | usage.COPY_SRC,
             )
         except wgpu.GPUOutOfMemoryError as error:
-            raise MemoryBudgetExceeded(
-                f"the device {self.name!r} has no {format_bytes(nbytes)} left: close what is not needed there"
-            ) from error
+            detail = f"it has no {format_bytes(nbytes)} left; close what is not needed there"
+            raise DeviceLost(self.name, "memory", detail) from error
+        except wgpu.GPUError as error:
+            raise self.lose("lost", f"a buffer could not be made: {error}") from error
 
     def upload(self, array: np.ndarray[Any, Any]) -> Any:
         """A buffer with what an array holds; it is on the device before anything that is submitted later."""
@@ -152,11 +174,24 @@ class GpuDevice(Device):
         return buffer
 
     def write(self, buffer: Any, array: np.ndarray[Any, Any], offset: int = 0) -> None:
+        """Raises DeviceLost."""
         if array.nbytes:
-            self.device.queue.write_buffer(buffer, offset, np.ascontiguousarray(array))
+            queue = self.device.queue
+            try:
+                queue.write_buffer(buffer, offset, np.ascontiguousarray(array))
+            except Exception as error:
+                raise self._failure("writing failed", error) from error
 
     def read(self, buffer: Any, nbytes: int) -> np.ndarray[Any, Any]:
-        """uint8 [nbytes]: what a buffer holds when everything submitted is done. Waits."""
+        """uint8 [nbytes]: what a buffer holds when everything submitted is done. Waits. Raises DeviceLost."""
+        if self._device is None:
+            raise DeviceError(f"the device {self.name!r} is not started, or was closed")
+        try:
+            return self._read(buffer, nbytes)
+        except Exception as error:
+            raise self._failure("reading failed", error) from error
+
+    def _read(self, buffer: Any, nbytes: int) -> np.ndarray[Any, Any]:
         import wgpu
 
         size = -(-nbytes // 16) * 16
@@ -165,7 +200,8 @@ class GpuDevice(Device):
         encoder = self.device.create_command_encoder()
         encoder.copy_buffer_to_buffer(buffer, 0, staging, 0, size)
         self.device.queue.submit([encoder.finish()])
-        staging.map_sync(wgpu.MapMode.READ)
+        with self.waiting():
+            staging.map_sync(wgpu.MapMode.READ)
         data = np.frombuffer(staging.read_mapped(), np.uint8)[:nbytes].copy()
         staging.unmap()
         staging.destroy()
@@ -177,16 +213,25 @@ class GpuDevice(Device):
         """Go on with the step that `workspace.begin` set up; True when it is done, False if it gave way.
 
         It stops submitting when it is asked to give way or `slice_s` is over, and waits for what it has
-        submitted. Raises DeviceError if the device fails; the step can be begun again then, not gone on with.
+        submitted. Raises DeviceLost if the device fails; the step can be begun again then, not gone on with.
         """
         in_flight: deque[_Submission] = deque()
         try:
             return self._run(program, workspace, time.perf_counter() + slice_s, in_flight)
         except Exception as error:
             for submission in in_flight:
-                with suppress(Exception):
+                with suppress(Exception), self.waiting():
                     submission.promise.sync_wait()
-            raise DeviceError(f"the device {self.name!r} has failed in a step: {error}") from error
+            raise self._failure("a step failed", error) from error
+
+    def _failure(self, what: str, error: Exception) -> DeviceLost:
+        """The device has raised something: it is fenced. Gives what is to be raised."""
+        import wgpu
+
+        if isinstance(error, DeviceLost):  # it knows
+            return error
+        full = isinstance(error, wgpu.GPUOutOfMemoryError)
+        return self.lose("memory" if full else "lost", f"{what}: {error}")
 
     def _run(
         self, program: GpuProgram, workspace: GpuWorkspace, end: float, in_flight: deque[_Submission]
@@ -222,7 +267,8 @@ class GpuDevice(Device):
 
     def _finish(self, program: GpuProgram, submission: _Submission, idle_since: float) -> float:
         """Wait for a submission, and learn from what it took. Gives when it was done."""
-        submission.promise.sync_wait()
+        with self.waiting():
+            submission.promise.sync_wait()
         now = time.perf_counter()
         seconds = now - max(submission.since, idle_since)
         if self._timer is not None:

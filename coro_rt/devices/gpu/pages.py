@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from coro_rt.errors import MemoryBudgetExceeded
+from coro_rt.errors import DeviceLost, MemoryBudgetExceeded
 from coro_rt.kernels.kv import PAGE_POSITIONS, KVShape
 from coro_rt.memory import MemoryBudget, Reservation, format_bytes
 
@@ -41,7 +41,8 @@ class GpuPages:
         self._groups: list[Any] = []
 
     def take(self) -> int:
-        """The number of a page that nobody has. Raises MemoryBudgetExceeded if there is no room for more."""
+        """The number of a page that nobody has. Raises MemoryBudgetExceeded if there is no room for more, and
+        what `GpuDevice.buffer` does."""
         with self._lock:
             if not self._free:
                 self._grow()
@@ -63,13 +64,18 @@ class GpuPages:
         with self._lock:
             self._drop()
 
+    def abandon(self) -> None:
+        """The device is lost: forget them, without touching it."""
+        with self._lock:
+            self._forget()
+
     def _grow(self) -> None:
         if not self._capacity:
             self._move(min(ALWAYS, self._most))
         elif self._capacity < self._most:
             try:
                 self._reserve_and_move(min(2 * self._capacity, self._most))
-            except MemoryBudgetExceeded:
+            except (MemoryBudgetExceeded, DeviceLost):
                 self._reserve_and_move(min(self._capacity + _SLOW, self._most))
         if not self._free:
             raise MemoryBudgetExceeded(
@@ -109,6 +115,9 @@ class GpuPages:
     def _drop(self) -> None:
         for buffer in self._buffers:
             buffer.destroy()
+        self._forget()
+
+    def _forget(self) -> None:
         self._buffers, self._groups, self._free, self._capacity = [], [], [], 0
         if self._reservation is not None:
             self._reservation.release()

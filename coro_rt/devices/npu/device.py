@@ -16,9 +16,9 @@ from time import perf_counter
 from typing import Any
 from weakref import WeakSet
 
-from coro_rt.devices.base import Device
+from coro_rt.devices.base import Device, checked_watchdog
 from coro_rt.devices.cpu import usable_cpus
-from coro_rt.errors import DeviceError
+from coro_rt.errors import DeviceError, DeviceLost
 
 from . import providers
 from .providers import Libraries, Provider
@@ -47,6 +47,15 @@ class Session:
         self.outputs = [output.name for output in loaded.get_outputs()]
 
 
+@dataclass(eq=False, slots=True)
+class _Run:
+    """A run under way, as others may want it to end."""
+
+    options: Any
+    abandoned: Callable[[], bool]
+    overdue: bool = False  # the watchdog wants it
+
+
 class NpuDevice(Device):
     """An NPU behind an execution provider of ONNX Runtime.
 
@@ -61,12 +70,14 @@ class NpuDevice(Device):
       loaded
     - `buckets`: tokens of a chunk, for which graphs are compiled
     - `quantum_s`: what the run of a layer group aims at
+    - `watchdog_s`: a run that takes so long is ended, and hangs if it does not end then
     - `cache`: the folder for compiled graphs; None: in the user's cache folder
 
     Raises DeviceError for settings that cannot be; `start` does if there is no such provider.
     """
 
     kind = "npu"
+    times_quanta = True
 
     def __init__(
         self,
@@ -80,6 +91,7 @@ class NpuDevice(Device):
         buckets: Sequence[int] = BUCKETS,
         threads: int | None = None,
         quantum_s: float = 0.005,
+        watchdog_s: float = 30.0,
         cache: str | os.PathLike[str] | None = None,
     ) -> None:
         _one_of("weights", weights, WEIGHTS)
@@ -93,6 +105,7 @@ class NpuDevice(Device):
         if not quantum_s > 0:
             raise DeviceError(f"quantum_s is a positive number of seconds, not {quantum_s!r}")
         self.name, self.quantum_s = name, quantum_s
+        self.watchdog_s = checked_watchdog(watchdog_s)
         self.weights, self.activations = weights, activations
         self.buckets = tuple(sorted(set(buckets)))
         self.cache = None if cache is None else Path(cache)
@@ -104,7 +117,7 @@ class NpuDevice(Device):
         self._sessions: WeakSet[Session] = WeakSet()
         self._preempt = False
         self._lock = threading.Lock()  # around what `preempt` may look at
-        self._run: tuple[Any, Callable[[], bool]] | None = None
+        self._run: _Run | None = None
 
     @property
     def provider(self) -> Provider:
@@ -148,8 +161,29 @@ class NpuDevice(Device):
     def preempt(self) -> None:
         self._preempt = True
         with self._lock:
-            if self._run is not None and self._run[1]():
-                self._run[0].terminate = True
+            if self._run is not None and self._run.abandoned():
+                self._run.options.terminate = True
+
+    def interrupt(self) -> bool:
+        with self._lock:
+            if self._run is None:
+                return False
+            self._run.overdue = True
+            self._run.options.terminate = True
+            return True
+
+    def reopen(self) -> None:
+        """Sessions begin anew; the provider and its library stay, as something may still be inside."""
+        for session in list(self._sessions):
+            session.loaded = None
+        self.epoch += 1
+
+    def sound(self) -> bool:
+        from coro_rt.devices.known_answer import answers_rightly
+
+        from .single import OnNpu
+
+        return answers_rightly(OnNpu(self))
 
     def preempt_requested(self) -> bool:
         return self._preempt
@@ -211,26 +245,38 @@ class NpuDevice(Device):
         self, session: Session, inputs: Mapping[str, Any], abandoned: Callable[[], bool] = lambda: False
     ) -> dict[str, Any] | None:
         """One quantum: the session's outputs by name. None: it was ended because `abandoned()`; that is asked
-        whenever the device is preempted. Raises DeviceError.
+        whenever the device is preempted. Raises DeviceLost; DeviceError for inputs that do not fit.
         """
         ort = providers.runtime()
-        options = ort.RunOptions()
+        run = _Run(ort.RunOptions(), abandoned)
         fed = {each.name: inputs[each.name] for each in session.inputs}
-        with self._lock:
-            self._run = options, abandoned
+        if self.in_worker or self._thread is None:  # those that load graphs try them out, too
+            with self._lock:
+                self._run = run
         began = perf_counter()
         try:
             if abandoned():  # before `preempt` could know of this run
                 return None
-            return dict(zip(session.outputs, session.loaded.run(session.outputs, fed, options), strict=True))
+            with self.waiting():
+                outputs = session.loaded.run(session.outputs, fed, run.options)
+            return dict(zip(session.outputs, outputs, strict=True))
+        except DeviceLost:
+            raise
         except Exception as error:
-            if options.terminate:
+            if run.overdue:
+                detail = f"a layer group did not end within {self.watchdog_s:g} s"
+                raise self.lose("hung", detail) from error
+            if run.options.terminate:
                 self.counts.ended_early += 1
                 return None
-            raise DeviceError(f"{self.provider.name} failed in a layer group: {error}") from error
+            what = f"{self.provider.name} failed in a layer group: {error}"
+            if type(error).__name__ == "InvalidArgument":
+                raise DeviceError(what) from error
+            raise self.lose("memory" if "allocate memory" in str(error) else "lost", what) from error
         finally:
             with self._lock:
-                self._run = None
+                if self._run is run:  # else another thread has taken over
+                    self._run = None
             self.counts.runs += 1
             self.counts.busy_s += perf_counter() - began
 

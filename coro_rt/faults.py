@@ -58,13 +58,15 @@ class FaultInjection:
     """Makes `device` fail. Made before the runtime is opened; `add` may be called at any time.
 
     Quanta and launches are counted as long as the device is not fenced. For the CPU, for `sim` and for
-    devices that do not time their quanta, a call of a kernel is one. `happened`: what came, in order.
+    devices that do not time their quanta, a call of a kernel is one. `happened`: what came, in order. With
+    `hurry` it is noticed at once that a quantum hangs, and not after the device's `watchdog_s`.
 
     Raises ValueError for a fault "hung" of a device that has no watchdog.
     """
 
-    def __init__(self, device: Device, *faults: Fault) -> None:
+    def __init__(self, device: Device, *faults: Fault, hurry: bool = False) -> None:
         self.device = device
+        self.hurry = hurry
         self.happened: list[Fault] = []
         self._lock = threading.Lock()
         self._plans: list[Fault] = []
@@ -171,6 +173,8 @@ class FaultInjection:
         self._failed = True
         if fault.reason != "hung":
             raise self.device.lose(fault.reason, "injected")
+        if self.hurry:
+            watch.expire()
         if fault.stuck:
             self._released.wait()
         while not watch.given_up:

@@ -49,7 +49,7 @@ def article(judge: Judge) -> None:
         )
     for name in soc.WORKLOADS:
         together = of.median(soc.WHAT, f"{soc.TOGETHER}, {name}")
-        rates = {device: of.median(soc.WHAT, f"{device}, {name}") for device in soc.ASSUMED}
+        rates = {device: of.median(soc.WHAT, f"{device}, {name}") for device in soc.PROCESSORS}
         known = [rate for rate in rates.values() if rate is not None]
         for against, rate in (
             ("the CPU alone", rates["cpu"]),
@@ -64,7 +64,7 @@ def article(judge: Judge) -> None:
                 "soc",
                 least=60,
                 kind="modelled",
-                note="a simulated phone; its speeds are assumptions",
+                note="a model of a phone's chip: docs/soc.md",
             )
     _formats(judge)
     for billions in (1, 3, 7, 10):

@@ -71,8 +71,8 @@ def quick(**options: Any) -> GpuDevice:
 @pytest.mark.anyio
 @pytest.mark.parametrize("reason", REASONS)
 async def test_each_fault_fences_it_and_opened_anew_it_works_again(reason: str) -> None:
-    device = quick(watchdog_s=1.0 if reason == "hung" else 30.0)
-    faults = FaultInjection(device, Fault(reason, tries=1))
+    device = quick()
+    faults = FaultInjection(device, Fault(reason, tries=1), hurry=True)
     async with opened(devices=["cpu", device]) as runtime:
         with pytest.raises(DeviceLost) as caught:
             await runtime.run(multiply, device="gpu")
@@ -87,8 +87,8 @@ async def test_each_fault_fences_it_and_opened_anew_it_works_again(reason: str) 
 @pytest.mark.anyio
 @pytest.mark.parametrize("reason", REASONS)
 async def test_a_cancel_in_the_middle_of_it_leaves_nothing_behind(reason: str) -> None:
-    device = quick(watchdog_s=1.0 if reason == "hung" else 30.0)
-    faults = FaultInjection(device, Fault(reason))
+    device = quick()
+    faults = FaultInjection(device, Fault(reason), hurry=True)
     async with opened(devices=["cpu", device]) as runtime:
         async with runtime.start(again_and_again, device="gpu") as handle:
             await until(lambda: faults.happened)

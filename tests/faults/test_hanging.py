@@ -151,6 +151,17 @@ async def test_one_that_does_not_end_when_it_is_told_to_is_given_up_after_all() 
     assert log == ["hung"]
 
 
+async def test_in_a_hurry_it_is_noticed_at_once() -> None:
+    device = SimDevice("near", watchdog_s=1e6)
+    device.pauses_s = ()
+    FaultInjection(device, Fault("hung"), hurry=True)
+    log: list[str] = []
+    async with simulated(devices=[device, SimDevice("far")]) as (runtime, clock):
+        assert await runtime.run(elsewhere, log, 0.1) == "far"
+        assert clock() == pytest.approx(0.1)
+    assert log == ["hung"]
+
+
 async def test_others_on_that_device_are_urgent_again_at_once() -> None:
     """The most urgent goes first when the new thread takes over."""
     device = SimDevice("near", watchdog_s=LIMIT_S)

@@ -53,8 +53,8 @@ def quick(**options: Any) -> NpuDevice:
 @pytest.mark.anyio
 @pytest.mark.parametrize("reason", REASONS)
 async def test_each_fault_fences_it_and_its_sessions_begin_anew(reason: str) -> None:
-    device = quick(watchdog_s=1.0 if reason == "hung" else 30.0)
-    FaultInjection(device, Fault(reason, tries=1))
+    device = quick(watchdog_s=4.0)
+    FaultInjection(device, Fault(reason, tries=1), hurry=True)
     async with opened(devices=["cpu", device]) as runtime:
         with pytest.raises(DeviceLost) as caught:
             await runtime.run(ask, device="npu")

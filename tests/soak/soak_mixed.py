@@ -133,14 +133,14 @@ def all_kinds(rng: random.Random, rounds: int, every: float) -> Iterable[Fault]:
 
 def devices_here(npu_options: dict[str, Any]) -> list[Device]:
     """The CPU, a GPU and an NPU where there are, else a second CPU; and the simulated one."""
-    found: list[Device] = [CpuDevice(threads=1, watchdog_s=4.0)]
+    found: list[Device] = [CpuDevice(threads=1, watchdog_s=600.0)]
     with suppress(DeviceError, ImportError):
         found.append(_started_once(_gpu()))
     with suppress(DeviceError, ImportError):
         found.append(_started_once(_npu(npu_options)))
     if len(found) < 2:
-        found.append(CpuDevice(name="cpu2", threads=1, watchdog_s=4.0))
-    found.append(SimDevice(watchdog_s=0.5))
+        found.append(CpuDevice(name="cpu2", threads=1, watchdog_s=600.0))
+    found.append(SimDevice(watchdog_s=60.0))
     for device in found:
         device.pauses_s = (0.01,) * 1000
     return found
@@ -149,13 +149,13 @@ def devices_here(npu_options: dict[str, Any]) -> list[Device]:
 def _gpu() -> Device:
     from coro_rt.devices.gpu import GpuDevice
 
-    return GpuDevice(watchdog_s=2.0)
+    return GpuDevice(watchdog_s=60.0)
 
 
 def _npu(options: dict[str, Any]) -> Device:
     from coro_rt.devices.npu import NpuDevice
 
-    return NpuDevice(provider="cpu", threads=1, watchdog_s=2.0, **options)
+    return NpuDevice(provider="cpu", threads=1, watchdog_s=8.0, **options)
 
 
 def _started_once(device: Device) -> Device:
@@ -278,7 +278,9 @@ async def mixed_run(
     before = threads_now()
     devices = devices_here(npu_options or {})
     injected = {
-        device.name: FaultInjection(device, *all_kinds(random.Random(f"{seed} {device.name}"), rounds, every))
+        device.name: FaultInjection(
+            device, *all_kinds(random.Random(f"{seed} {device.name}"), rounds, every), hurry=True
+        )
         for device in devices
     }
     if spare:
@@ -340,7 +342,7 @@ async def judge(
                 return token
 
         for prompt, got in texts:
-            best, margins = await runtime.run(forced, llm.places.first, prompt + got)
+            best, margins = await runtime.run(forced, llm.places.first, prompt + got, device="cpu")
             at = slice(len(prompt) - 1, None)
             for nth, (token, wanted, margin) in enumerate(zip(got, best[at], margins[at], strict=True)):
                 if margin >= MARGIN:

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from .model import Model
 
 PLANNED = 0.8
-"""The part of a slice that a burst is planned for: one that takes a little longer than its slice comes back, and
-waits for the GIL, twice."""
+"""The part of a slice that a burst is planned for: one that takes a little longer than its slice comes back,
+and waits for the GIL, twice."""
 
 step: Kernel[[Any, Steps], None] = Kernel("llm.step")
 """One step in a workspace of the job's own: a program and a workspace, both of the device's kind."""

@@ -28,7 +28,7 @@ from coro_rt.hosts import Host, Waiter, protected
 from coro_rt.instruments import Instruments, watched
 from coro_rt.job import CancelReason, Job, JobEntry
 from coro_rt.kernel import BatchLaunch
-from coro_rt.ledger import Ledger
+from coro_rt.ledger import NOTHING, Ledger, sum_up
 from coro_rt.memory.usage import MemoryUse
 from coro_rt.parker import Clock
 from coro_rt.placing import Placing
@@ -62,8 +62,9 @@ class Deciding:
         self._engine.lock.acquire()
 
     def __exit__(self, *_: object) -> None:
-        effects = self._engine.take_effects()
-        self._engine.lock.release()
+        engine = self._engine
+        effects = engine.take_effects() if engine.effects else ()
+        engine.lock.release()
         for effect in effects:
             effect()
 
@@ -129,7 +130,7 @@ class Engine:
         self._raise_when_full = raise_when_full
         self.jobs: dict[Job[Any], None] = {}  # submitted and not done
         self.jobs_done = 0
-        self.ended = Ledger()  # what the jobs that have ended used
+        self._ended = NOTHING  # what the jobs that have ended used
         self.opened_at = clock()
         self.closing = False
         self._empty: Waiter | None = None  # waits for the last job, while closing
@@ -162,6 +163,11 @@ class Engine:
         elif (gives_way or worker.alone) and not worker.deciding:
             worker.alone = False
             self.after(worker.device.preempt)
+
+    @property
+    def ended(self) -> Ledger:
+        """Under the lock: what the jobs that have ended used."""
+        return Ledger(*self._ended)
 
     # A job's life.
 
@@ -304,9 +310,9 @@ class Engine:
         job.waiters = None
         parent = job.parent
         if parent is None:
-            self.ended += job.spent  # its children have ended
+            self._ended = sum_up(self._ended, job.used)  # its children have ended
         else:
-            parent.past += job.spent
+            parent.past = sum_up(parent.past, job.used)
             if job.error is None or isinstance(job.error, Cancelled):
                 parent.forget_child(job)  # a failed one stays, until somebody gets its error
         for joiner in job.joiners or ():

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
 from math import inf
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 import anyio
 
@@ -121,9 +121,15 @@ class Host(ABC):
     def task_name(self) -> str:
         """What the running task is called, for people."""
 
-    @abstractmethod
     def close(self) -> None:
-        """The runtime is closed: nobody is woken any more."""
+        """The runtime is closed, its workers have ended. What they posted last is done here: nobody listens
+        any more."""
+        self._unplug()
+        self._drain()
+
+    @abstractmethod
+    def _unplug(self) -> None:
+        """Stop listening to the bell."""
 
     @abstractmethod
     def _is_current(self) -> bool: ...
@@ -155,7 +161,7 @@ class AsyncioHost(Host):
         bell.silence()
         self._drain()
 
-    def close(self) -> None:
+    def _unplug(self) -> None:
         if self._bell is not None:
             self._loop.remove_reader(self._bell.fileno())
 
@@ -210,6 +216,21 @@ class AsyncioHost(Host):
         return interrupt
 
 
+class _Ear:
+    """An instrument of trio's: looks into the box whenever the loop has looked for events, before its tasks.
+
+    So who waits for a job runs in the turn of the loop that the bell has woken, not in the one after it, as
+    if the task that listens had to tell it.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def after_io_wait(self, timeout: float) -> None:
+        if self._host._box:
+            self._host._drain()
+
+
 class TrioHost(Host):
     """trio."""
 
@@ -222,6 +243,8 @@ class TrioHost(Host):
         self._trio = trio
         self._token = trio.lowlevel.current_trio_token()
         self._bell = Bell()
+        self._ear = cast(Any, _Ear(self))  # trio need not be there for its class
+        trio.lowlevel.add_instrument(self._ear)
         self._listening = trio.CancelScope()
         trio.lowlevel.spawn_system_task(self._listen, name="coro_rt: what workers have ready")
         for fn in _protected:
@@ -237,8 +260,10 @@ class TrioHost(Host):
                 self._bell.silence()
                 self._drain()
 
-    def close(self) -> None:
+    def _unplug(self) -> None:
         self._listening.cancel()
+        with suppress(KeyError):  # taken out by trio: a callback had raised
+            self._trio.lowlevel.remove_instrument(self._ear)
 
     def _wake(self) -> None:
         self._bell.ring(keep_lock=self.goes_on)

@@ -15,7 +15,7 @@ from sys import intern
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from coro_rt.errors import HostObjectError
-from coro_rt.ledger import Ledger
+from coro_rt.ledger import NOTHING, Ledger, Used, sum_up
 from coro_rt.qos import Urgency, current_urgency
 from coro_rt.schedulers.entry import Entry, State
 from coro_rt.schedulers.qos import QoS
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _ids = count(1)
-_NOTHING = Ledger()
 
 
 class CancelReason(Enum):
@@ -149,7 +148,7 @@ class Job(Generic[T]):
         self.measured_joules = 0.0
         self.modelled_joules = 0.0
         self.kernel_s = 0.0
-        self.past = _NOTHING  # what the children that have ended used
+        self.past = NOTHING  # what the children that have ended used
 
     @property
     def name(self) -> str:
@@ -173,12 +172,17 @@ class Job(Generic[T]):
     @property
     def spent(self) -> Ledger:
         """Like `ledger`, without the children that have not ended."""
+        return Ledger(*self.used)
+
+    @property
+    def used(self) -> Used:
+        """Like `spent`, in a hurry."""
         entry = self.entry
-        own = Ledger(
+        own = (
             entry.served_s, self.host_s, entry.waited_s, entry.switches, self.quanta,
             self.measured_joules + self.modelled_joules, self.modelled_joules, self.kernel_s,
         )  # fmt: skip
-        return own if self.past is _NOTHING else self.past + own
+        return own if self.past is NOTHING else sum_up(self.past, own)
 
     def forget_child(self, child: Job[Any]) -> None:
         """A child has ended, or its error is somebody else's."""

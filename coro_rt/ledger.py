@@ -1,7 +1,11 @@
 """What a job has used. A job's own counters are plain attributes; this is the frozen sum that people get to
 see."""
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from operator import add
+from typing import Any
+
+Used = tuple[Any, ...]  # what a ledger says, in the order of its fields; made in a sixth of the time
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +32,11 @@ class Ledger:
             self.modelled_joules + other.modelled_joules,
             self.kernel_s + other.kernel_s,
         )
+
+
+NOTHING: Used = astuple(Ledger())
+
+
+def sum_up(one: Used, other: Used) -> Used:
+    """What two have used together."""
+    return tuple(map(add, one, other))

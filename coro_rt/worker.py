@@ -79,6 +79,7 @@ class Worker:
         self._tally = Tally()
         self._look_at = math.inf  # when there is something to see to besides jobs
         self._since = 0.0  # when the running job was taken up, or its time was last booked
+        self._stepped_at = 0.0  # when it last began to run Python of its own
         self._lost: DeviceLost | None = None  # the device said so in this thread, and is not fenced yet
         self.guard = Guard(self)
         self._run_launch: Run = self.guard.over(self._launch)
@@ -145,13 +146,20 @@ class Worker:
         self._finished.set()
 
     def _take(self) -> Job[Any] | None:
-        """After a sleep: the next job; None if nobody is ready after all."""
-        engine = self.engine
-        with engine.deciding():
+        """After a sleep, or when a job has left and all who wait for it know: the next job; None if nobody is
+        ready after all."""
+        engine, lock = self.engine, self._lock
+        lock.acquire()  # as in `_serve`
+        try:
             self.idle = self.expecting = False
             self.deciding = True
-            job = self._next(engine.clock())
+            job = self._next(self._clock())
             self.deciding = False
+            effects = engine.take_effects() if engine.effects else ()
+        finally:
+            lock.release()
+        for effect in effects:
+            effect()
         return job
 
     def _next(self, now: float) -> Job[Any] | None:
@@ -159,7 +167,7 @@ class Worker:
         if self.sleepers.until <= now:
             self._wake_sleepers(now)
         self.device.clear_preempt()  # under the lock: what it was raised for is seen by the decision below
-        grant = self.engine.scheduler.next(self.name, now)
+        grant = self._scheduler.next(self.name, now)
         if grant is None:
             self.granted.append((now, None))
             self.job = None
@@ -171,7 +179,7 @@ class Worker:
             return None
         self._granted_s = grant.slice_s
         self._measure_out()
-        self._since = now
+        self._since = self._stepped_at = now
         entry: Any = grant.entry
         job: Job[Any] = entry.job
         self.job = job
@@ -225,8 +233,12 @@ class Worker:
 
     def _measure_out(self) -> None:
         """Under the lock: how long the job may run. While nobody waits, long: coming back takes the GIL."""
-        self.alone = alone = not self.engine.scheduler.ready(self.name)
-        self._slice_s = max(self._granted_s, ALONE_S) if alone else self._granted_s
+        self.alone = alone = not self._scheduler.ready(self.name)
+        self._slice_s = ALONE_S if alone and self._granted_s < ALONE_S else self._granted_s
+
+    def _hurry(self, now: float) -> None:
+        """Under the lock: somebody more urgent may be waiting for the end of a launch, and not for long."""
+        self._slice_s = min(self._slice_s, self._scheduler.lets_go_on_s(self.name, now))
 
     def _wake_sleepers(self, now: float) -> None:
         for sleep in self.sleepers.due(now):
@@ -260,7 +272,9 @@ class Worker:
         joint: Joint | None = None
         if launch is not None:
             joint = launch.joint
-            job.launch = self._run_launch(job, launch)
+            job.launch = left = self._run_launch(job, launch)
+            if left is None and joint is None and job.inbox_error is None and self._undisturbed():
+                return job
 
         scheduler = self._scheduler
         following: Job[Any] | None = job
@@ -268,8 +282,8 @@ class Worker:
         lock.acquire()  # `with` takes twice as long
         try:
             now = self._clock()
-            seconds = took = now - self._since
-            self._since = now
+            seconds, stepped = now - self._since, now - self._stepped_at
+            self._since = self._stepped_at = now
             self.busy_s += seconds
             self.deciding = True
             if self._lost is not None:
@@ -297,17 +311,21 @@ class Worker:
                 grant = scheduler.turn(job.entry, seconds, now)
                 if grant is None:
                     self._measure_out()
+                    if job.entry.aboard and not self.alone:
+                        self._hurry(now)
                 else:
                     entry: Any = grant.entry
                     self.suspensions += job.launch is not None
                     self.job = following = entry.job
-                    if entry.aboard:
-                        self._lead(entry.job, now)
                     self._slice_s = self._granted_s = grant.slice_s
                     self.alone = False
+                    if entry.aboard:
+                        self._lead(entry.job, now)
                     self.granted.append((now, entry))
                     if self._account is not None:
                         self._account.runs(entry)
+            elif engine.effects:
+                self.job = following = None
             else:
                 following = self._next(now)
             self.deciding = False
@@ -321,16 +339,29 @@ class Worker:
             effects = engine.take_effects() if engine.effects else ()
         finally:
             lock.release()
-        if took > LONG_STEP_S and launch is None:
-            _note_long_step(job, took)
+        if stepped > LONG_STEP_S and launch is None:
+            _note_long_step(job, stepped)
         if effects:
-            engine.host.goes_on = following is not None
+            # If the job has left, before anybody else is chosen: who waited for it may run at once.
+            engine.host.goes_on = following is not None or self._scheduler.ready(self.name) > 0
             for effect in effects:
                 effect()
             engine.host.goes_on = False
+            if following is None:
+                following = self._take()
+                self._ended = False  # only after a sleep: how soon it is to end is not in its decisions
         if following is None:
             self.read_energy()  # before the pause, which is nobody's
         return following
+
+    def _undisturbed(self) -> bool:
+        """After a launch: nothing is to be decided, and no time to be booked yet. Nobody else was ready, has
+        come, or is due to wake, and the slice is not over.
+
+        Without the lock: whoever comes clears `alone` under it, and raises the preempt flag.
+        """
+        now = self._stepped_at
+        return self.alone and now < self.sleepers.until and now - self._since < self._granted_s
 
     def _step(self, job: Job[Any]) -> Any:
         """Run the coroutine to its next trap, or to its end."""
@@ -361,9 +392,10 @@ class Worker:
         """Run quanta of a launch. Returns it if it is not done yet."""
         device, clock = self.device, self._clock
         began = clock()
-        if began - self._since > LONG_STEP_S:
-            _note_long_step(job, began - self._since)
-        slice_s = max(0.0, min(self._slice_s, self.sleepers.until - began))
+        if began - self._stepped_at > LONG_STEP_S:
+            _note_long_step(job, began - self._stepped_at)
+        left_s = self.sleepers.until - began
+        slice_s = self._slice_s if self._slice_s < left_s else max(0.0, left_s)
         joint = launch.joint
         try:
             if self.guard.around is not None:
@@ -382,7 +414,8 @@ class Worker:
         else:
             if done:
                 job.inbox = launch.result
-        seconds = clock() - began if launch.measured_s is None else launch.measured_s
+        self._stepped_at = ended = clock()
+        seconds = ended - began if launch.measured_s is None else launch.measured_s
         if joint is None:
             launch.spent_s += seconds
             job.quanta += 1
@@ -464,6 +497,7 @@ class Worker:
         assert isinstance(launch, BatchLaunch)
         job.trap = None  # it may have ridden in this launch before it came to lead it
         if launch.joint is not None:
+            self._hurry(now)
             return
         members: list[BatchLaunch[Any]] = []
         for entry in (job.entry, *job.entry.riders):
@@ -495,6 +529,7 @@ class Worker:
         """Under the lock: a job's launch goes no further, before the job's own code runs again: it was
         cancelled, or the device is fenced."""
         launch, job.launch = job.launch, None
+        self.alone = False  # whoever rode in it may lead it now
         if isinstance(launch, BatchLaunch):
             joint = launch.joint
             if joint is not None and self.fence is None:

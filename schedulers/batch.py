@@ -96,19 +96,24 @@ def patience_s(entry: Entry, now: float) -> float:
     return PATIENCE_S[entry.effective_qos]
 
 
-def waits_for(candidate: Entry, running: Entry, now: float) -> bool:
-    """Whether an entry had better let a launch under way end, and ride in the next one.
+def lets_go_on_s(candidate: Entry, running: Entry, now: float) -> float:
+    """For how long an entry had better let a launch under way go on, to ride in the next one; 0: not at all.
 
     It does if the rest is shorter than it has patience for. Once a launch has taken longer than was expected
     by as much, nobody knows how long it will take.
     """
     batch = candidate.batch
     if batch is None or not running.aboard or running.batch is not batch or candidate.aboard:
-        return False
+        return 0.0
     patience = patience_s(candidate, now)
     if patience <= PATIENCE_S[QoS.USER_INTERACTIVE] < patience_s(running, now):
         patience = URGENT_S
-    return -patience <= running.expected_s - running.spent_s <= patience
+    return patience if -patience <= running.expected_s - running.spent_s <= patience else 0.0
+
+
+def waits_for(candidate: Entry, running: Entry, now: float) -> bool:
+    """Whether an entry lets a launch under way go on."""
+    return lets_go_on_s(candidate, running, now) > 0.0
 
 
 def seats(leader: Entry, rider: Entry, now: float) -> int:

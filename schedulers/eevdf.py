@@ -1,6 +1,7 @@
 """Earliest eligible virtual deadline first: equal shares, and the level decides only how soon."""
 
 from coro_rt.schedulers.entry import Entry, Turn
+from coro_rt.schedulers.fair import catch_up
 from coro_rt.schedulers.policy import Policy
 
 REQUESTS_S = (0.064, 0.032, 0.016, 0.008, 0.004)  # by QoS, BACKGROUND first
@@ -31,10 +32,7 @@ class Eevdf(Policy):
         return job.vtime + REQUESTS_S[job.qos]
 
     def on_ready(self, job: Entry, now: float) -> None:
-        assert job.lane is not None
-        clock = job.lane.clock
-        if job.vtime < clock:
-            job.vtime = clock
+        catch_up(job)
 
     def on_ran(self, job: Entry, seconds: float, now: float) -> None:
         if job.turn is not _IN_TURN:

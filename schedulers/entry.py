@@ -40,6 +40,10 @@ class Turn(Enum):
     RIDER = "it rides in another one's launch"
 
 
+# Looking up a member of an Enum takes as long as a call, so these are named once.
+_NEW, _POLICY, _BACKGROUND = State.NEW, Turn.POLICY, QoS.BACKGROUND
+
+
 class Entry:
     """One job as the scheduler sees it; equal only to itself.
 
@@ -109,7 +113,7 @@ class Entry:
         self.predicted_seconds_left = predicted_seconds_left
         self.predicted_at_s = 0.0  # what it had been served when that was said
 
-        self.state = State.NEW
+        self.state = _NEW
         self.started = False  # has been granted the device at least once
         self.submitted_at = 0.0
         self.started_at = inf
@@ -118,7 +122,7 @@ class Entry:
         self.waited_s = 0.0
         self.switches = 0
         self.vtime = 0.0
-        self.turn = Turn.POLICY  # why it was last granted the device
+        self.turn = _POLICY  # why it was last granted the device
 
         self.waits_on: Entry | None = None
         # () or a dict: a set that keeps its order, so that decisions are reproducible. Made with the first.
@@ -127,7 +131,7 @@ class Entry:
         self.own_key: Any = 0.0  # what the policy said
         self.key: Any = 0.0  # the smallest of that and of the waiters' keys
         self.effective_qos = qos  # the highest of its own and of its waiters' levels
-        self.background = qos is QoS.BACKGROUND  # by the effective level
+        self.background = qos is _BACKGROUND  # by the effective level
 
         # Launches that may run as one: see batch.py. `rows` without `aboard`: a launch that has not begun.
         self.batch: Batch | None = None  # of its last launch; the next is likely to be of the same

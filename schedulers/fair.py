@@ -7,6 +7,13 @@ WEIGHTS = (1.0, 2.0, 4.0, 8.0, 16.0)  # by QoS, BACKGROUND first
 _IN_TURN = Turn.POLICY
 
 
+def catch_up(job: Entry) -> None:
+    """For a job that becomes ready: its virtual time is the clock's at least, as sleeping earns nothing."""
+    assert job.lane is not None
+    if job.vtime < job.lane.clock:
+        job.vtime = job.lane.clock
+
+
 class Fair(Policy):
     """key = vtime + slice_s / weight[qos], where vtime = served_s / weight, at least the clock when it comes.
 
@@ -29,10 +36,7 @@ class Fair(Policy):
         return job.vtime + self.slice_s / WEIGHTS[job.qos]
 
     def on_ready(self, job: Entry, now: float) -> None:
-        assert job.lane is not None
-        clock = job.lane.clock
-        if job.vtime < clock:
-            job.vtime = clock
+        catch_up(job)
 
     def on_ran(self, job: Entry, seconds: float, now: float) -> None:
         job.vtime += seconds / WEIGHTS[job.qos]

@@ -18,7 +18,7 @@ from math import inf
 from typing import Any
 
 from coro_rt.schedulers.backlog import Backlog, backlog
-from coro_rt.schedulers.batch import Batch, fill, patience_s, seats, waits_for
+from coro_rt.schedulers.batch import Batch, fill, lets_go_on_s, patience_s, seats, waits_for
 from coro_rt.schedulers.choice import Choice, Work
 from coro_rt.schedulers.dynamic import Dynamic
 from coro_rt.schedulers.ejection import Ejection, Stopwatch, TooSlow, key_kind
@@ -35,7 +35,8 @@ from coro_rt.schedulers.registry import POLICIES, PolicyLike, get_policy
 from coro_rt.schedulers.upcoming import upcoming
 
 # Looking up a member of an Enum takes as long as a call, so these are named once.
-_READY, _RUNNING = State.READY, State.RUNNING
+_NEW, _READY, _RUNNING = State.NEW, State.READY, State.RUNNING
+_WAITING, _DONE = State.WAITING, State.DONE
 _POLICY, _EXPEDITED, _OVERDUE, _SHARE = Turn.POLICY, Turn.EXPEDITED, Turn.OVERDUE, Turn.SHARE
 _COMPANION = Turn.COMPANION
 
@@ -134,12 +135,21 @@ class Scheduler:
         """When to ask `next` again after it said None: somebody is put off until then; `inf`: nobody is."""
         return self._queue(device).resumes_at()
 
+    def lets_go_on_s(self, device: str, now: float) -> float:
+        """For how long whoever is next lets the launch under way go on, to ride in the one after it, before
+        the worker is to ask `turn` again; `inf`: nobody waits for its end."""
+        queue = self._queue(device)
+        head, running = queue.head(), queue.running
+        if head is None or running is None:
+            return inf
+        return lets_go_on_s(head, running, now) or inf
+
     # What the host and the workers call.
 
     def submit(self, entry: Entry, now: float) -> bool:
         """NEW to READY. True: the entry that runs on its device should give way to it."""
         queue = self._queue(entry.device)
-        assert entry.state is State.NEW, f"{entry!r} is submitted already"
+        assert entry.state is _NEW, f"{entry!r} is submitted already"
         entry.state = _READY
         entry.submitted_at = now
         self._entries[entry] = None
@@ -227,18 +237,18 @@ class Scheduler:
             on = None
         if on is not None:
             check_circle(entry, on)
-        if entry.state is State.WAITING:
+        if entry.state is _WAITING:
             unlink(entry)
         else:
             self._leave_device(entry)
-            entry.state = State.WAITING
-        if on is not None and on.state is not State.DONE:
+            entry.state = _WAITING
+        if on is not None and on.state is not _DONE:
             link(entry, on)
 
     def wake(self, entry: Entry, now: float) -> bool:
         """WAITING to READY, on the device that it names now; the inheriting ends. Returns like `submit`."""
         queue = self._queue(entry.device)
-        assert entry.state is State.WAITING, f"{entry!r} does not wait"
+        assert entry.state is _WAITING, f"{entry!r} does not wait"
         entry.state = _READY
         if entry.aboard:
             _get_off(entry)
@@ -253,7 +263,7 @@ class Scheduler:
     def move(self, entry: Entry, device: str, now: float) -> None:
         """A WAITING entry will wake on another device. SchedulerError if there is none of that name."""
         self._queue(device)
-        assert entry.state is State.WAITING, f"{entry!r} does not wait"
+        assert entry.state is _WAITING, f"{entry!r} does not wait"
         entry.device = device
 
     def offer(self, entry: Entry, batch: Batch, rows: int, now: float) -> bool:
@@ -310,8 +320,8 @@ class Scheduler:
         elif entry.state is _READY:
             assert entry.lane is not None
             entry.lane.queue.take(entry)
-        known = entry.state is not State.NEW
-        entry.state = State.DONE
+        known = entry.state is not _NEW
+        entry.state = _DONE
         release(entry)
         entry.grant = entry.batch = None
         if known:
@@ -331,7 +341,7 @@ class Scheduler:
         """
         if entry.state is _RUNNING:
             return False
-        if entry.state is State.WAITING:
+        if entry.state is _WAITING:
             self.wake(entry, now)
         assert entry.state is _READY, f"{entry!r} cannot be expedited"
         assert entry.lane is not None
@@ -352,7 +362,7 @@ class Scheduler:
             entry.qos = qos
         if deadline is not None:
             entry.deadline = deadline
-        if entry.lane is None or entry.state is State.DONE:
+        if entry.lane is None or entry.state is _DONE:
             return False
         entry.own_key = self._key_of(entry, now)
         inherit(entry)
@@ -599,7 +609,7 @@ class Scheduler:
             if rider.state is _READY:
                 queue.take(rider)
                 rider.waited_s += now - rider.ready_since
-                rider.state = State.WAITING
+                rider.state = _WAITING
                 self._hand_over(rider, now)
             else:
                 _get_off(rider)

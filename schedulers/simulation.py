@@ -476,6 +476,8 @@ class Simulation:
         device.piece_s = left_s / device.speed
         device.alone = not self._scheduler.ready(device.name)
         if not device.alone:
+            if live.entry.aboard:
+                slice_s = min(slice_s, self._scheduler.lets_go_on_s(device.name, now))
             device.limit_s = slice_s + next(device.overrun_s)
             device.piece_s = min(device.piece_s, device.limit_s)
         self._plan(device, live)

@@ -29,7 +29,7 @@ from .turns import Side, in_turns
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked for. `tokens`: decoded in one sample; 0: prompts are read."""
+    """What is asked for. `tokens`: decoded in one sample; 0: prompts are read. `trace`: a file for one."""
 
     path: Path
     threads: tuple[int, ...]
@@ -39,6 +39,7 @@ class Wanted:
     batch: int = 0
     beside_busy: bool = False
     monitor: bool | None = None
+    trace: str | None = None
 
 
 async def measure(wanted: Wanted, peers: Peers) -> Report:
@@ -71,6 +72,8 @@ async def measure(wanted: Wanted, peers: Peers) -> Report:
             report.notes.append(f"context {context}: 2 threads make {times:.2f} times the rate of 1")
     if wanted.beside_busy:
         await _disturbed(wanted, peers, report, weights)
+    if wanted.trace is not None:
+        await _traced(wanted, wanted.trace)
     return report
 
 
@@ -174,6 +177,19 @@ async def _disturbed(wanted: Wanted, peers: Peers, report: Report, weights: Weig
             f"{threads_of(threads)} beside a busy loop: {median(ours) / median(quiet):.2f} times the "
             "undisturbed rate of 1 thread"
         )
+
+
+async def _traced(wanted: Wanted, path: str) -> None:
+    """A sample of each more, with the last number of threads: no figure is of a runtime that was watched."""
+    opening = coro_rt.open_runtime(
+        threads=wanted.threads[-1], monitor=wanted.monitor, instruments=[coro_rt.TraceEvents(path)]
+    )
+    async with opening as runtime, await runtime.load_model(wanted.path, prefix_reuse=False) as llm:
+        for context in wanted.contexts:
+            ids = text_ids(llm, context, context)
+            await asked(Ours(llm), ids, wanted.tokens)
+            if wanted.batch:
+                await batch.decode(llm, wanted.batch, ids, wanted.tokens)
 
 
 def threads_of(count: int) -> str:

@@ -61,6 +61,7 @@ class Wanted:
     seed: int = 0
     monitor: bool | None = None
     record: str | None = None
+    trace: str | None = None
 
 
 async def measure(
@@ -77,7 +78,11 @@ async def measure(
     async with AsyncExitStack() as stack:
         runtime = await stack.enter_async_context(
             coro_rt.open_runtime(
-                policy=wanted.policy, threads=wanted.threads, monitor=wanted.monitor, record=wanted.record
+                policy=wanted.policy,
+                threads=wanted.threads,
+                monitor=wanted.monitor,
+                record=wanted.record,
+                instruments=[] if wanted.trace is None else [coro_rt.TraceEvents(wanted.trace)],
             )
         )
         llm = await stack.enter_async_context(

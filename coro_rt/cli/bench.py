@@ -13,7 +13,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from coro_rt import CoroRtError
 from coro_rt.cli.loop import run_async
 from coro_rt.cli.opened import fetch
-from coro_rt.cli.options import DEFAULT_MODEL, Command, with_json, with_monitor, with_policy, with_record
+from coro_rt.cli.options import (
+    DEFAULT_MODEL,
+    Command,
+    with_json,
+    with_monitor,
+    with_policy,
+    with_record,
+    with_trace,
+)
 from coro_rt.cli.output import Output
 from coro_rt.llm.catalog import CATALOG, resolve
 
@@ -73,6 +81,7 @@ def _model(command: Command) -> Command:
             help="The Python that has the compiled one.",
         ),
         with_monitor,
+        with_trace,
     ]  # fmt: skip
     for option in reversed(options):
         command = option(command)
@@ -133,11 +142,14 @@ def kernels(
 @_common
 def decode(
     model: str, peer: str | None, peer_python: Path, contexts: tuple[int, ...], tokens: int,
-    batch: int | None, beside_busy: bool, monitor: bool | None, threads: tuple[int, ...], repeat: int,
-    output: Output,
+    batch: int | None, beside_busy: bool, monitor: bool | None, trace: str | None, threads: tuple[int, ...],
+    repeat: int, output: Output,
 ) -> None:  # fmt: skip
-    """Tokens per second that a model writes, after prompts of some lengths."""
-    more = {"batch": batch or 0, "beside_busy": beside_busy, "monitor": monitor}
+    """Tokens per second that a model writes, after prompts of some lengths.
+
+    A trace shows a sample of each that is made after the figures, with the last number of threads.
+    """
+    more = {"batch": batch or 0, "beside_busy": beside_busy, "monitor": monitor, "trace": trace}
     _measure(model, threads, contexts, tokens, repeat, peer, peer_python, output, more)
 
 
@@ -150,10 +162,14 @@ def decode(
 @_common
 def prefill(
     model: str, peer: str | None, peer_python: Path, contexts: tuple[int, ...], monitor: bool | None,
-    threads: tuple[int, ...], repeat: int, output: Output,
+    trace: str | None, threads: tuple[int, ...], repeat: int, output: Output,
 ) -> None:  # fmt: skip
-    """Tokens per second of a prompt that a model reads, until the first token of its answer."""
-    _measure(model, threads, contexts, 0, repeat, peer, peer_python, output, {"monitor": monitor})
+    """Tokens per second of a prompt that a model reads, until the first token of its answer.
+
+    A trace shows a sample of each that is made after the figures, with the last number of threads.
+    """
+    more = {"monitor": monitor, "trace": trace}
+    _measure(model, threads, contexts, 0, repeat, peer, peer_python, output, more)
 
 
 @bench.command()
@@ -180,10 +196,11 @@ def prefill(
 )  # fmt: skip
 @with_monitor
 @with_record
+@with_trace
 @with_json
 def respond(
     model: str, peer: str | None, policy: str, asks: int, threads: int | None, seed: int,
-    monitor: bool | None, record: str | None, output: Output,
+    monitor: bool | None, record: str | None, trace: str | None, output: Output,
 ) -> None:  # fmt: skip
     """How long a short question waits while three background jobs read and write.
 
@@ -205,7 +222,7 @@ def respond(
 
     async def all_of_it() -> Report:
         path = await _found(model, output)
-        wanted = Wanted(path, asks, policy, threads, peer is not None, seed, monitor, record)
+        wanted = Wanted(path, asks, policy, threads, peer is not None, seed, monitor, record, trace)
         with bar:
             return await measure(
                 wanted,

@@ -194,7 +194,7 @@ def _simulate(
         TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
         console=output.notes, auto_refresh=False, transient=True, disable=not output.notes.is_terminal,
     )  # fmt: skip
-    bar = progress.add_task(policy, total=max(last_s, *service_s.values()))
+    bar = progress.add_task(policy, total=max(last_s, *service_s.values()) or None)
     with progress:
         return simulator(
             workload,

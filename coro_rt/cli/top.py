@@ -19,7 +19,7 @@ from coro_rt.monitor.protocol import MAX_LIMIT
 
 HOW = "open one with open_runtime(monitor=True) or CORO_RT_MONITOR=1, or run a coro-rt command with --monitor"
 _WIDTH = 140  # where there is no terminal
-_LINES_BESIDE_JOBS = 10
+_LINES_BESIDE_JOBS = 11
 
 
 def _pause(context: click.Context, parameter: click.Parameter, value: float) -> float:

@@ -12,6 +12,17 @@ from rich.text import Text
 from coro_rt.cli.output import plain
 from coro_rt.memory import format_bytes
 
+_KINDS = {
+    "weights": "weights",
+    "pages": "pages in use",
+    "cached": "prefixes kept",
+    "workspaces": "workspaces",
+    "parking": "area for parked pages",
+    "other": "other",
+    "parked_in_area": "parked there",
+    "parked_on_file": "parked on file",
+}
+
 
 def view(answer: dict[str, Any], before: dict[str, Any] | None, *, rows: int = 1000) -> Group:
     """All of it, with at most so many rows of jobs.
@@ -30,14 +41,25 @@ def view(answer: dict[str, Any], before: dict[str, Any] | None, *, rows: int = 1
         f"policy {now['policy']}, memory {memory}{_power(now['power'])}",
         f"jobs: {stats['jobs_running']} running, {stats['jobs_ready']:,} ready, "
         f"{stats['jobs_waiting']:,} waiting, {stats['jobs_done']:,} ended",
-        f"the ended ones used {_seconds(ended['device_s'])} of devices, "
+        f"the ended ones used {_seconds(ended['device_s'])} of devices "
+        f"({_seconds(ended['kernel_s'])} in {ended['quanta']:,} quanta of kernels), "
         f"{_seconds(ended['host_s'])} of the host, and waited {_seconds(ended['waiting_s'])}{joules}",
         f"{stats['switches']:,} switches of {stats['switch_cost_s'] * 1e6:.1f} µs, "
-        f"{stats['preemptions']:,} within a slice, {stats['decisions']:,} decisions",
+        f"{stats['preemptions']:,} within a slice, {stats['decisions']:,} decisions, "
+        f"{stats['suspensions']:,} launches suspended, {stats['joint_launches']:,} shared",
+        _memory(stats["memory"]),
     ]
     return Group(
         *map(_text, lines), _devices(now, None if before is None else before["snapshot"]), _jobs(now, rows)
     )
+
+
+def _memory(use: dict[str, Any]) -> str:
+    """What memory is held for, and what is parked; what is nothing is left out."""
+    parts = [f"{name} {format_bytes(use[kind])}" for kind, name in _KINDS.items() if use[kind]]
+    if use["shared"]:
+        parts.append(f"saved by sharing {format_bytes(use['shared'])}")
+    return f"memory held: {', '.join(parts) or 'none'}"
 
 
 def _table(**columns: int) -> Table:

@@ -26,14 +26,16 @@ from coro_rt.bench.prompts import text_ids
 from coro_rt.compare.drivers import DRIVERS, LOWEST, NICE, Driven, Driver, driven
 from coro_rt.compare.hosts import run_on
 from coro_rt.compare.statistics import Figures, Noise
-from coro_rt.compare.usage import Meter, forget_freed_memory, network_sockets
+from coro_rt.compare.usage import Meter, ThreadTime, forget_freed_memory, network_sockets, thread_time
 from coro_rt.stream import Stream
 
 TTFT, TTFT_P99, GAP_P99 = "time to first token", "time to first token, P99", "between tokens, P99"
 WORKED, WRITTEN, BACKGROUND = "tokens read and written", "tokens written", "background's tokens written"
 CPU, JOULES, MEMORY = "CPU time per token", "energy per token", "peak memory"
 VOLUNTARY, INVOLUNTARY = "voluntary context switches", "involuntary context switches"
-LEDGER, SOCKETS = "ledger's device time by the worker's CPU time", "network sockets open"
+LEDGER = "ledger's device time by the worker's CPU time"
+LEDGER_READY = "ledger's device time by the worker's CPU time and its wait for a core"
+SOCKETS = "network sockets open"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,24 +71,18 @@ class Round:
     read: int = 0  # tokens of prompts, counted with the first token after them
     written: int = 0
     by_background: int = 0  # of these
-    streams: set[Stream[Any]] = field(default_factory=set)
-    ended_device_s: float = 0.0  # of streams that have ended
+    device_s: float = 0.0  # in the ledgers of jobs that have ended
 
     def __post_init__(self) -> None:
         self.seeds = count(10_000 * (1 + self.number))
-
-    @property
-    def device_s(self) -> float:
-        """What all ledgers say."""
-        return self.ended_device_s + sum(stream.ledger.device_s for stream in self.streams)
 
     async def answer(self, runs: Driven, prompt: int, length: int, *, urgent: bool) -> list[float]:
         """One answer, read to its end; when its tokens came."""
         moments: list[float] = []
         ids = text_ids(runs.llm, prompt, next(self.seeds))
-        async with runs.generate(ids, urgent=urgent, max_tokens=length) as stream:
-            self.streams.add(stream)
-            try:
+        stream: Stream[Any] | None = None
+        try:
+            async with runs.generate(ids, urgent=urgent, max_tokens=length) as stream:
                 async for _ in stream:
                     moments.append(time.perf_counter())
                     self.read += 0 if len(moments) > 1 else prompt
@@ -94,9 +90,9 @@ class Round:
                     if not urgent:
                         self.by_background += 1
                         self.begun.set()
-            finally:
-                self.streams.discard(stream)
-                self.ended_device_s += stream.ledger.device_s
+        finally:  # cancelled or not, its job has ended
+            if stream is not None:
+                self.device_s += stream.ledger.device_s
         return moments
 
     async def background(self, runs: Driven) -> None:
@@ -148,18 +144,19 @@ async def play(figures: Figures | None, one: Round, driver: Driver, **options: A
         async with runs.generate([1], urgent=True, max_tokens=4) as warm:
             async for _ in warm:
                 pass
+        # From here to where no job is left: none is booked halfway.
+        before = _workers_time(runs)
         async with anyio.create_task_group() as tasks:
             for _ in range(setting.jobs):
                 tasks.start_soon(one.background, runs)
             await one.begun.wait()
             one.read = one.written = one.by_background = 0
-            ledger_s, cpu_s = one.device_s, _workers_cpu_s(runs)
             meter = Meter()
             await one.ask(runs)
             usage = meter.stop()
-            ledger_s, cpu_s = one.device_s - ledger_s, _workers_cpu_s(runs) - cpu_s
             sockets = network_sockets()
             tasks.cancel_scope.cancel()
+        worked_s = _workers_time(runs) - before
     if figures is None:
         return
     key, worked = driver.key, max(1, one.read + one.written)
@@ -181,21 +178,18 @@ async def play(figures: Figures | None, one: Round, driver: Driver, **options: A
     figures.joules_counted = usage.counted
     if usage.peak_bytes is not None:
         figures.add(MEMORY, key, "MB", usage.peak_bytes / 1e6)
-    if cpu_s and driver.is_ours:
-        figures.add(LEDGER, key, "", ledger_s / cpu_s)
+    if worked_s.ran_s and driver.is_ours:
+        figures.add(LEDGER, key, "", one.device_s / worked_s.ran_s)
+        figures.add(LEDGER_READY, key, "", one.device_s / (worked_s.ran_s + worked_s.ready_s))
     if one.unanswered:
         figures.note(
             f"{driver.title}: an ask was given up after {setting.patience_s:g} s, and counts as that long"
         )
 
 
-def _workers_cpu_s(runs: Driven) -> float:
-    """CPU time of the workers' own threads, without the helpers of a gang; 0.0 where no clock says."""
-    if not hasattr(time, "pthread_getcpuclockid"):
-        return 0.0
+def _workers_time(runs: Driven) -> ThreadTime:
+    """Of the workers' own threads, without the helpers of a gang."""
     names = {f"coro_rt-{device.name}" for device in runs.runtime.devices}
     return sum(
-        time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
-        for thread in threading.enumerate()
-        if thread.name in names and thread.ident is not None
+        (thread_time(thread) for thread in threading.enumerate() if thread.name in names), ThreadTime()
     )

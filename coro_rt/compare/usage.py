@@ -11,6 +11,7 @@ import gc
 import os
 import resource
 import socket
+import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,6 +33,29 @@ class Usage:
     peak_bytes: int | None
     joules: float
     counted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadTime:
+    """Seconds that a thread ran, and that it could have run while the system ran others in its place."""
+
+    ran_s: float = 0.0
+    ready_s: float = 0.0
+
+    def __add__(self, other: ThreadTime) -> ThreadTime:
+        return ThreadTime(self.ran_s + other.ran_s, self.ready_s + other.ready_s)
+
+    def __sub__(self, other: ThreadTime) -> ThreadTime:
+        return ThreadTime(self.ran_s - other.ran_s, self.ready_s - other.ready_s)
+
+
+def thread_time(thread: threading.Thread) -> ThreadTime:
+    """What a thread that runs has taken so far; nothing where the system does not say (only Linux does)."""
+    try:
+        ran_ns, ready_ns, _ = Path(f"/proc/self/task/{thread.native_id}/schedstat").read_text().split()
+    except (OSError, ValueError):
+        return ThreadTime()
+    return ThreadTime(int(ran_ns) / 1e9, int(ready_ns) / 1e9)
 
 
 class Meter:

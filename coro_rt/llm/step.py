@@ -28,6 +28,10 @@ from .sequence import Sequence
 if TYPE_CHECKING:
     from .model import Model
 
+PLANNED = 0.8
+"""The part of a slice that a burst is planned for: one that takes a little longer than its slice comes back,
+and waits for the GIL, twice."""
+
 step: Kernel[[Any, Steps], None] = Kernel("llm.step")
 """One step in a workspace of the job's own: a program and a workspace, both of the device's kind."""
 
@@ -187,7 +191,7 @@ class ModelStep(Joint):
         if not self.bursts or more <= 0 or not all(place.ends and place.taken == 1 for place in places):
             return 1
         step_s = self._model.pace.seconds(len(places))
-        steps = min(more + 1, LONGEST_BURST, self._model.turnaround.steps(step_s, slice_s))
+        steps = min(more + 1, LONGEST_BURST, self._model.turnaround.steps(step_s, PLANNED * slice_s))
         if steps > 1:
             self._burst_s = step_s * steps
         return steps

@@ -50,7 +50,9 @@ CALLS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """Every public call that changes something, and its parameters in their order."""
 
-ASKING = frozenset({"ready", "running", "explain", "upcoming", "policy", "power", "resumes_at", "backlog"})
+ASKING = frozenset(
+    {"ready", "running", "explain", "upcoming", "policy", "power", "resumes_at", "lets_go_on_s", "backlog"}
+)
 """Public, but they change nothing, so they are not written down."""
 
 OPTIONAL = frozenset({"on", "qos", "deadline", "tenant", "without", "at", "moved_at", "joules"})

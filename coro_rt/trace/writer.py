@@ -71,8 +71,8 @@ class TraceWriter:
         closing = warned = False
         while not closing:
             self._some.wait()
+            self._some.clear()  # before looking: whatever is missed below, a note or the end, sets it again
             closing = self._closing.wait(GATHER_S)
-            self._some.clear()  # first: a note that comes now is either taken or sets it again
             self._write_notes()
             if self._lost and not self._broken and not warned:
                 warned = True

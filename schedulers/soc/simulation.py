@@ -56,7 +56,9 @@ class _ChipSimulation(Simulation):
         super().__init__(workload, policy, devices=timings, placement=board.placement(), spans=spans)
         self._board = board
         self._check_at = inf  # the governor looks next
-        self._part_s = [0.0] * len(workload.jobs)  # what the present part of each job takes at full speed
+        # Of the present part of each job: what it takes at full speed, and whether it writes.
+        self._part_s = [0.0] * len(workload.jobs)
+        self._writes = [False] * len(workload.jobs)
         for live in self._live:
             live.device = live.job.device if live.job.device in board.names else board.names[0]
 
@@ -70,6 +72,9 @@ class _ChipSimulation(Simulation):
         self._go(live, self._place(live, now), now)
 
     def _goes_elsewhere(self, live: Live, now: float) -> bool:
+        assert live.rows is not None
+        if live.rows.most == 1 and self._writes[live.number]:
+            return False  # the same part: in a recorded run each token is a step
         name = self._place(live, now)
         if name == live.device:
             return False
@@ -91,9 +96,9 @@ class _ChipSimulation(Simulation):
         if not coming:
             return live.device
         works = []
-        for rows in coming:
-            works.append(board.work(rows.batch, rows.rows, rows.most, behind))
-            behind += rows.rows
+        for batch, tokens, most in _parts(coming):
+            works.append(board.work(batch, tokens, most, behind))
+            behind += tokens
         among = (live.device,) if live.job.device in board.names else board.names
         predict = self._scheduler.placement.predict
         later_s = sum(min(predict(work, name) or 0.0 for name in among) for work in works[1:])
@@ -102,14 +107,15 @@ class _ChipSimulation(Simulation):
         choice = self._scheduler.place(
             works[0], among, now, qos=entry.qos, deadline=entry.deadline, tenant=entry.tenant, without=asks
         )
-        batch = board.batch(coming[0].batch, choice.device)
+        model = board.batch(coming[0].batch, choice.device)
         run_s = alone_s = choice.option.run_s
-        if coming[0].most == 1 and batch.members > 1:
-            run_s *= batch.seconds(2) / batch.seconds(1) - 1.0
+        self._writes[live.number] = coming[0].most == 1
+        if coming[0].most == 1 and model.members > 1:
+            run_s *= model.seconds(2) / model.seconds(1) - 1.0
         entry.deadline -= alone_s - run_s
         self._part_s[live.number] = alone_s
         self._scheduler.predict(entry, run_s, now)
-        entry.batch = batch
+        entry.batch = model
         return choice.device
 
     def _go(self, live: Live, name: str, now: float) -> None:
@@ -221,3 +227,14 @@ class _ChipSimulation(Simulation):
             throttled_s=silicon.throttled_s,
             hottest_c=silicon.hottest_c,
         )
+
+
+def _parts(coming: list[Rows]) -> list[tuple[int, int, int]]:
+    """Batch, tokens and how many of them a launch takes, of what is read or written in one go."""
+    parts: list[tuple[int, int, int]] = []
+    for rows in coming:
+        if parts and rows.most == 1 and parts[-1][::2] == (rows.batch, 1):
+            parts[-1] = rows.batch, parts[-1][1] + rows.rows, 1
+        else:
+            parts.append((rows.batch, rows.rows, rows.most))
+    return parts

@@ -116,6 +116,22 @@ def test_prefill_reads_prompts_of_the_context_asked_for(coro_rt_cli, tiny_file, 
     assert (row["what"], row["context"], row["unit"]) == ("prefill", 40, "tokens/s")
 
 
+@pytest.mark.parametrize("command", ["decode", "prefill"])
+def test_a_trace_shows_a_sample_of_each_context_with_the_last_number_of_threads(
+    coro_rt_cli, tiny_file, tmp_path, command
+):
+    path = tmp_path / "trace.json"
+    ended = coro_rt_cli(
+        "bench", command, "--model", str(tiny_file), "--context", "3,20", "--threads", "1,2",
+        "--repeat", "2", "--trace", str(path), "--json", "-",
+    )  # fmt: skip
+    assert {row["threads"] for row in rows_of(ended)} == {1, 2}
+    events = json.loads(path.read_text())["traceEvents"]
+    answers = [event for event in events if event["ph"] == "b" and event["name"] == "generate"]
+    assert len(answers) == 2
+    assert any(event["ph"] == "X" and event["name"] == "llm.advance" for event in events)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -129,6 +145,8 @@ def test_prefill_reads_prompts_of_the_context_asked_for(coro_rt_cli, tiny_file, 
         (["kernels", "--format", "Q3_K"], "--format"),
         (["kernels", "--repeat", "0"], "--repeat"),
         (["prefill", "--batch", "4"], "--batch"),
+        (["decode", "--trace", "no/such/folder/trace.json"], "--trace"),
+        (["kernels", "--trace", "trace.json"], "--trace"),
     ],
 )
 def test_what_cannot_be_right_is_said_in_one_line(coro_rt_cli, arguments, said):

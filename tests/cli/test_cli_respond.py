@@ -239,6 +239,18 @@ def test_alone_it_says_what_the_background_costs_and_what_it_keeps(coro_rt_cli, 
     assert len(found["claims"]) == 9
 
 
+@pytest.mark.usefixtures("_short")
+def test_a_trace_shows_the_asks_and_the_background(coro_rt_cli, tiny_file, tmp_path):
+    path = tmp_path / "trace.json"
+    ended = coro_rt_cli(
+        "bench", "respond", "--model", str(tiny_file), "--asks", "1", "--threads", "1", "--trace", str(path)
+    )
+    assert ended.code == 0, ended.err
+    events = json.loads(path.read_text())["traceEvents"]
+    levels = {event["args"]["qos"] for event in events if event["ph"] == "b"}
+    assert {"BACKGROUND", "USER_INTERACTIVE"} <= levels
+
+
 @pytest.mark.usefixtures("_short", "_stand_in")
 def test_beside_both_servers_there_are_rows_and_claims_for_each(coro_rt_cli, tiny_file):
     ended = coro_rt_cli(

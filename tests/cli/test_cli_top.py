@@ -19,6 +19,7 @@ from rich.console import Console
 import coro_rt
 from coro_rt import QoS, Runtime
 from coro_rt.cli.top_view import view
+from coro_rt.memory.budget import Kind
 from coro_rt.monitor import place
 
 Command = Callable[..., Any]
@@ -234,6 +235,24 @@ def test_what_a_terminal_would_obey_is_not_shown() -> None:
     assert "[red]index" in text
     assert not {"\x1b", "\x07"} & set(text)
     console.file.close()
+
+
+def test_memory_is_shown_by_what_it_is_held_for() -> None:
+    async def held() -> dict[str, Any]:
+        async with coro_rt.open_runtime(devices=["sim"], parking="2MiB", memory="1GiB") as runtime:
+            with (
+                runtime.memory.reserve("5MiB", "a model", Kind.WEIGHTS),
+                runtime.memory.reserve("3MiB", "pages", Kind.PAGES),
+                runtime.memory.reserve("1MiB", "buffers", Kind.WORKSPACES),
+            ):
+                return {"pid": 1, "program": "p", "snapshot": runtime.snapshot().as_json()}
+
+    console = Console(width=140, record=True, file=sys.stderr)
+    console.print(view(anyio.run(held), None))
+    text = console.export_text()
+    assert "memory 11 MiB of 1 GiB" in text
+    held_for = "weights 5 MiB, pages in use 3 MiB, workspaces 1 MiB, area for parked pages 2 MiB"
+    assert f"memory held: {held_for}\n" in text
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ for the piece, and lends its urgency to the other; if that one gives up, it make
 The steps of the background job are held up by a third job that goes before it, so that the order is certain.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,15 @@ import pytest
 from tiny import Tiny
 
 import coro_rt
-from coro_rt import QoS, Runtime, open_runtime, qos
+from coro_rt import JobHandle, QoS, Runtime, open_runtime, qos
 from coro_rt.llm.model import LLM, load_model
+from coro_rt.schedulers import Scheduler
 from coro_rt.schedulers.entry import State
 
 pytestmark = pytest.mark.anyio
 
 PAGE = 64
+SHARE = 0.01  # background's
 SYSTEM = [5 + nth * 7 % 200 for nth in range(6 * PAGE)]
 
 
@@ -34,9 +37,9 @@ class Crowd:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
 
-    async def __aenter__(self) -> None:
+    async def __aenter__(self) -> JobHandle[None]:
         self._handle = self._runtime.start(self._spin)
-        await self._handle.__aenter__()
+        return await self._handle.__aenter__()
 
     async def __aexit__(self, *_: object) -> None:
         self._handle.cancel()
@@ -64,7 +67,7 @@ async def test_a_prefix_that_is_being_read_is_waited_for_with_inheritance(
     anyio_backend: object, path: Path, ends: str
 ) -> None:
     prompt = [*SYSTEM, 3]
-    async with open_runtime(threads=1, background_share=0.01) as runtime:
+    async with open_runtime(threads=1, background_share=SHARE) as runtime:
         async with await load_model(runtime, path, prefix_reuse=False) as llm:
             alone, _ = await answer(llm, prompt)
         async with await load_model(runtime, path) as llm, Crowd(runtime):
@@ -98,6 +101,33 @@ async def test_a_prefix_that_is_being_read_is_waited_for_with_inheritance(
             else:  # what it had read by then is there; the rest the other has read itself
                 assert found[0][0] == alone
             await reader.aclose()
+
+
+async def test_without_inheritance_who_needs_a_prefix_that_is_being_read_waits_for_the_crowd(
+    anyio_backend: object, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader has background's share of the device and no more, however urgent the one is that waits."""
+    monkeypatch.setattr("coro_rt.engine.Scheduler", partial(Scheduler, inheritance=False))
+    async with (
+        open_runtime(threads=1, background_share=SHARE) as runtime,
+        await load_model(runtime, path) as llm,
+        Crowd(runtime) as crowd,
+    ):
+        with qos(QoS.BACKGROUND):
+            reader = llm.generate([*SYSTEM, 4], max_tokens=100, ignore_eos=True)
+            await reader.__aenter__()
+        tree = llm._open().prefixes
+        assert tree is not None
+        await until(lambda: tree.root.children)
+        before = reader.ledger.device_s, crowd.ledger.device_s
+        with qos(QoS.USER_INTERACTIVE):
+            _, reused = await answer(llm, [*SYSTEM, 3])
+        assert reused == 6 * PAGE
+        assert reader.job is not None
+        assert reader.job.entry.effective_qos is QoS.BACKGROUND
+        read_s, others_s = reader.ledger.device_s - before[0], crowd.ledger.device_s - before[1]
+        assert others_s > 0.5 * read_s / SHARE
+        await reader.aclose()
 
 
 async def test_models_that_do_not_fit_together_take_turns(anyio_backend: object, path: Path) -> None:

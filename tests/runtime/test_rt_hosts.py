@@ -13,9 +13,11 @@ from typing import Any
 
 import anyio
 import pytest
+import trio
 from rt_tools import Gate, add, opened, until
 
 import coro_rt
+from coro_rt.hosts import Waiter, current_host
 
 pytestmark = pytest.mark.anyio
 
@@ -48,6 +50,75 @@ async def test_many_jobs_that_are_done_together_wake_the_loop_once() -> None:
         while runtime.stats().jobs_done < 101:
             time.sleep(0.001)  # noqa: ASYNC251 (the loop must not run)
         assert wakes == 1
+
+
+async def test_who_waits_for_a_job_is_told_before_it_is_chosen_who_runs_next() -> None:
+    gate, order = Gate(), []
+    async with opened() as runtime, runtime.start(gate.job) as job:
+        engine = runtime._engine
+        post, choose = engine.host.post, engine.scheduler.next
+
+        def told(callback: Callable[[], None]) -> None:
+            order.append("told")
+            post(callback)
+
+        def chosen(device: str, now: float) -> Any:
+            order.append("chosen")
+            return choose(device, now)
+
+        await gate.closed()
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(job.result)
+            tg.start_soon(runtime.run, one)
+            await until(lambda: runtime.stats().jobs_ready == 1)
+            engine.host.post = told  # type: ignore[method-assign]
+            engine.scheduler.next = chosen  # type: ignore[method-assign]
+            gate.open()
+    assert order[:4] == ["told", "chosen", "told", "chosen"]
+
+
+def test_on_trio_a_task_goes_on_in_the_turn_of_the_loop_that_heard_of_its_job() -> None:
+    class Turns(trio.abc.Instrument):
+        count = 0
+
+        def after_io_wait(self, timeout: float) -> None:
+            self.count += 1
+
+    async def main() -> None:
+        turns, heard_in = Turns(), []
+        trio.lowlevel.add_instrument(turns)
+        async with opened() as runtime:
+            host = runtime._engine.host
+            drain = host._drain
+
+            def heard() -> None:
+                heard_in.append(turns.count)
+                drain()
+
+            host._drain = heard  # type: ignore[method-assign]
+            await runtime.run(one)
+            assert heard_in[0] == turns.count
+
+    trio.run(main)
+
+
+async def test_what_a_worker_posts_last_is_heard_although_the_host_is_closed_right_after() -> None:
+    host = current_host()
+    waiter, heard = Waiter(host), []
+
+    async def wait() -> None:
+        await host.wait(waiter, lambda: True)
+        heard.append(True)
+
+    with anyio.move_on_after(20):
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(wait)
+            await anyio.wait_all_tasks_blocked()
+            worker = threading.Thread(target=waiter.deliver)
+            worker.start()
+            worker.join()  # the loop has had no turn
+            host.close()
+    assert heard == [True]
 
 
 @pytest.mark.parametrize("use", ["run", "start", "stream", "anext"])

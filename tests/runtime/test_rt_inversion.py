@@ -15,7 +15,7 @@ from rt_tools import simulated, until
 
 import coro_rt
 from coro_rt import Event, Job, Lock, QoS
-from coro_rt.schedulers import Entry, Scheduler
+from coro_rt.schedulers import Scheduler
 from coro_rt.schedulers.entry import State
 from coro_rt.testing import SimDevice, VirtualClock, sim_work
 
@@ -26,13 +26,6 @@ PIECE_S = 0.1  # the background job's work before it lets go
 CROWD, CROWD_WORK_S = 3, 1.0  # busy jobs, and what each has to do
 CROWDED_AT_S = 0.0101
 ASKED_AT_S = 0.0313
-
-
-class WithoutInheritance(Scheduler):
-    """Nobody learns who waits for whom."""
-
-    def park(self, entry: Entry, now: float, *, on: Entry | None = None) -> None:
-        super().park(entry, now)
 
 
 @dataclass
@@ -127,7 +120,7 @@ async def test_without_inheritance_it_waits_for_the_crowd(
     get: Callable[[Scene], Awaitable[None]], policy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The holder has only background's share of the device, and under `strict` not even that."""
-    monkeypatch.setattr("coro_rt.engine.Scheduler", WithoutInheritance)
+    monkeypatch.setattr("coro_rt.engine.Scheduler", partial(Scheduler, inheritance=False))
     scene = await play(get, policy=policy)
     assert scene.waited_s > 10 * (QUANTUM_S + scene.left_s)
 

@@ -1,5 +1,6 @@
 """Kernels: whole and over a range, their implementations by device, and what a kernel that fails does."""
 
+import logging
 import sys
 from itertools import pairwise
 from typing import Any
@@ -123,6 +124,92 @@ async def test_an_urgent_job_gets_between_the_parts_of_a_kernel() -> None:
             await job.result()
     assert order[:2] == ["part", "urgent"]
     assert order[-1] == "end"
+
+
+async def chain(count: int, seconds: float) -> None:
+    for _ in range(count):
+        await sim_work(seconds)
+
+
+@pytest.mark.parametrize(("launches", "turns"), [(1, 0), (3, 0), (4, 1), (12, 3)])
+async def test_a_job_alone_goes_from_launch_to_launch_and_is_decided_about_once_a_slice(
+    launches: int, turns: int
+) -> None:
+    async with simulated() as (runtime, clock):
+        worker = runtime._engine.workers["sim"]
+        await until(lambda: worker.idle)
+        before = runtime.stats().decisions
+        async with runtime.start(chain, launches, 0.0005) as job:  # a slice is 2 ms
+            await job.result()
+        await until(lambda: worker.idle)
+        assert runtime.stats().decisions - before == 2 + turns  # it got the device, and nobody after it
+        assert job.ledger.device_s == pytest.approx(launches * 0.0005)
+        assert clock.now() == pytest.approx(launches * 0.0005)
+
+
+async def test_whoever_comes_between_the_launches_of_a_job_alone_is_served_after_the_next_one() -> None:
+    order: list[str] = []
+
+    async def urgent() -> None:
+        order.append("urgent")
+
+    async def background() -> None:
+        await sim_work(0.0005)
+        with coro_rt.qos(QoS.USER_INTERACTIVE):
+            coro_rt.spawn(urgent)
+        for _ in range(2):
+            await sim_work(0.0005)
+            order.append("background")
+
+    async with simulated() as (runtime, _):
+        with coro_rt.qos(QoS.BACKGROUND):
+            await runtime.run(background)
+    assert order == ["urgent", "background", "background"]
+
+
+async def test_whoever_is_due_to_wake_is_served_between_the_launches_of_a_job_alone() -> None:
+    woken: list[float] = []
+
+    async with simulated() as (runtime, clock):
+
+        async def sleeper() -> None:
+            await coro_rt.sleep(0.0007)  # begun when the first launch is over
+            woken.append(clock.now())
+
+        async def background() -> None:
+            with coro_rt.qos(QoS.USER_INTERACTIVE):
+                coro_rt.spawn(sleeper)
+            await chain(4, 0.0005)
+
+        with coro_rt.qos(QoS.BACKGROUND):
+            await runtime.run(background)
+    assert woken == [pytest.approx(0.0015)]
+
+
+async def test_a_job_alone_that_is_cancelled_between_two_launches_launches_no_more() -> None:
+    reached: list[str] = []
+
+    async def job() -> None:
+        await sim_work(0.0005)
+        coro_rt.current_job().cancel()
+        try:
+            await sim_work(0.0005)
+        finally:
+            reached.append("its own clean-up")
+            with pytest.raises(coro_rt.Cancelled):
+                await sim_work(0.0005)
+
+    async with simulated() as (runtime, _):
+        with pytest.raises(coro_rt.JobCancelled):
+            await runtime.run(job)
+    assert reached == ["its own clean-up"]
+
+
+async def test_launches_of_a_job_alone_are_no_long_python_step(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "coro_rt")
+    async with simulated() as (runtime, _):
+        await runtime.run(chain, 3, 0.0009)
+    assert not [record for record in caplog.records if "Python" in record.message]
 
 
 async def test_what_a_kernel_raises_is_raised_at_the_await() -> None:

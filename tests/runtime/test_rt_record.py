@@ -5,6 +5,7 @@ import inspect
 import json
 import logging
 import random
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -361,6 +362,29 @@ async def test_calls_that_cannot_be_kept_end_the_recording_with_what_was_kept(
     assert "100 calls could not be written in time" in caplog.text
     found = replay(Trace(path))
     assert (found.calls, found.complete, bool(found)) == (100, False, False)
+
+
+def test_a_recording_that_is_closed_as_its_writer_stops_gathering_ends(tmp_path: Path) -> None:
+    """The one moment when the writer could miss it: it has looked, and has not gone back to sleep."""
+
+    class Closing(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            seen = super().wait(timeout)
+            if not seen:
+                closer.start()
+                assert super().wait(20)
+                assert trace._some.wait(20)
+            return seen
+
+    trace = writer.TraceWriter(tmp_path / "trace.jsonl", lambda note: {"call": note[0]})
+    trace._closing = Closing()
+    closer = threading.Thread(target=trace.close, daemon=True)
+    trace.open({})
+    trace.note(("one",))
+    trace._thread.join(20)
+    assert not trace._thread.is_alive()
+    closer.join(20)
+    assert lines(tmp_path / "trace.jsonl") == [{}, {"call": "one"}, {"end": 1}]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import random
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from rt_tools import simulated
 import coro_rt
 from coro_rt import QoS
 from coro_rt.schedulers import POLICIES, Rows, simulate
+from coro_rt.schedulers.soc import get_chip, get_model
+from coro_rt.schedulers.soc.simulation import simulate_on
 from coro_rt.testing import SimDevice
 from coro_rt.trace.reader import Trace
 from coro_rt.trace.recorded import Recorded
@@ -58,6 +61,18 @@ async def test_a_replay_of_shared_launches_decides_exactly_as_recorded(tmp_path:
     found = replay(Trace(path))
     assert not found, (found.broke_off, [str(difference) for difference in found.first])
     assert found.complete
+
+
+async def test_a_recorded_run_is_tokens_of_a_model_on_a_chip(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    await record(path, 1, 60, 0.0)
+    found = Recorded(Trace(path)).workload
+    workload = replace(found, batches=(get_model("smollm2-135m"),) * len(found.batches))
+    outcome = simulate_on(get_chip("snapdragon-8-gen-3"), workload)
+    rows = sum(step.rows for job in found.jobs for step in job.steps if isinstance(step, Rows))
+    assert outcome.tokens == rows > 0
+    assert outcome.chip is not None
+    assert outcome.chip.joules > outcome.chip.idle_joules
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

@@ -1,5 +1,6 @@
 """Launches that run as one: who rides with whom, with how many rows, at whose expense."""
 
+import math
 from itertools import count
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
 from coro_rt.schedulers import POLICIES, Entry, QoS, Scheduler, State
-from coro_rt.schedulers.batch import PATIENCE_S, STRETCH, Batch
+from coro_rt.schedulers.batch import PATIENCE_S, STRETCH, URGENT_S, Batch
 from coro_rt.schedulers.pace import Pace
 
 B, U, D, I = QoS.BACKGROUND, QoS.UTILITY, QoS.DEFAULT, QoS.USER_INTERACTIVE  # noqa: E741
@@ -270,6 +271,30 @@ def test_an_urgent_one_interrupts_a_launch_unless_it_is_as_good_as_done() -> Non
         assert desk.run(leader, done_s) is leader
         assert desk.scheduler.submit(urgent, desk.now) is interrupts
         assert (desk.run(leader, 0.0) is urgent) is interrupts
+
+
+def test_a_launch_that_an_urgent_one_lets_end_is_asked_about_again_soon() -> None:
+    desk = Desk()
+    leader, _ = together(desk, (B, 1), (B, 1))
+    assert desk.run(leader, 0.0097) is leader
+    assert desk.scheduler.lets_go_on_s("cpu", desk.now) == math.inf, "nobody waits for it"
+    urgent = Entry(99, qos=I)
+    urgent.batch = desk.batch
+    desk.scheduler.submit(urgent, desk.now)
+    patience_s = desk.scheduler.lets_go_on_s("cpu", desk.now)
+    assert patience_s == URGENT_S
+    assert desk.run(leader, patience_s) is leader
+    assert desk.run(leader, patience_s) is urgent, "it takes longer than was expected: it may be a burst"
+
+
+def test_equals_let_each_others_launches_go_on_for_as_long_as_they_take() -> None:
+    desk = Desk()
+    leader, _ = together(desk, (B, 50), (B, 50), (B, 1))
+    rider = leader.riders[0]
+    desk.scheduler.expedite(rider, 0.0)
+    rider.expedited = False
+    assert desk.run(leader, 0.01) is leader
+    assert desk.scheduler.lets_go_on_s("cpu", desk.now) == math.inf
 
 
 def test_a_newcomer_lets_a_launch_end_first_that_it_interrupted_near_its_end() -> None:

@@ -48,6 +48,7 @@ class Ways(Enum):
     BREAK = "a break out of the loop"
     HAND = "job.cancel()"
     ACLOSE = "aclose() by another task"
+    CROWD = "a scope around many"
 
 
 def stage_of(stream: Any) -> Stage:
@@ -63,22 +64,32 @@ def stage_of(stream: Any) -> Stage:
     return Stage.DECODE if usage is not None and usage.completion_tokens else Stage.PREFILL
 
 
+ALONE = tuple(way for way in Ways if way is not Ways.CROWD)
+
+
 class Cancels:
-    """Cancels generations of one model until every stage has been met `each` times.
+    """Cancels generations of one model until every stage has been met `each` times, and `total` are counted.
 
     `counted` says where, `ways` how.
     """
 
-    def __init__(self, runtime: coro_rt.Runtime, llm: Any, rng: random.Random, each: int) -> None:
-        self.runtime, self.llm, self.rng, self.each = runtime, llm, rng, each
+    def __init__(
+        self, runtime: coro_rt.Runtime, llm: Any, rng: random.Random, *, each: int, total: int
+    ) -> None:
+        self.runtime, self.llm, self.rng, self.each, self.total = runtime, llm, rng, each, total
         self.counted: Counter[Stage] = Counter()
         self.ways: Counter[Ways] = Counter()
 
     def missing(self) -> list[Stage]:
-        return [stage for stage in STAGES if self.counted[stage] < self.each]
+        """The stages to go for: all of them, when it is only the sum that is missing."""
+        missing = [stage for stage in STAGES if self.counted[stage] < self.each]
+        if not missing and sum(self.counted[stage] for stage in STAGES) < self.total:
+            return list(STAGES)
+        return missing
 
     async def batch(self, lanes: int = 4, of: int = 10) -> None:
-        """Some cancels in each of several tasks at once, beside a generation that keeps the device busy."""
+        """Some cancels in each of several tasks at once, beside a generation that keeps the device busy; then
+        as many by one scope."""
         async with anyio.create_task_group() as tasks:
             scope = anyio.CancelScope()
             tasks.start_soon(self._keep_busy, scope)
@@ -86,6 +97,8 @@ class Cancels:
             async with anyio.create_task_group() as lane:
                 for _ in range(lanes):
                     lane.start_soon(self._lane, of)
+            if self.missing():
+                await self._crowd(lanes * of)
             scope.cancel()
 
     async def _keep_busy(self, scope: anyio.CancelScope) -> None:
@@ -102,13 +115,38 @@ class Cancels:
                 return
             await self.one(self.rng.choice(missing))
 
+    async def _crowd(self, size: int) -> None:
+        """Generations of all levels in one scope, which is cancelled wherever they are."""
+        rng = self.rng
+        streams: list[Any] = []
+
+        async def consume(stream: Any, level: QoS) -> None:
+            with coro_rt.qos(level):
+                async with stream:
+                    async for _ in stream:
+                        pass
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(size):
+                prompt = [rng.randrange(VOCABULARY) for _ in range(rng.choice((4, 30, 300)))]
+                streams.append(self.llm.generate(prompt, max_tokens=200, ignore_eos=True))
+                tasks.start_soon(consume, streams[-1], rng.choice(list(QoS)))
+            await anyio.sleep(rng.uniform(0, 0.2))
+            seen = [stage_of(stream) for stream in streams]
+            tasks.cancel_scope.cancel()
+        for stream, stage in zip(streams, seen, strict=True):
+            assert stream.job is None or stream.job.state is State.DONE, f"{stream.job} lives on"
+            if stage is not Stage.NEW:
+                self.counted[stage] += 1
+                self.ways[Ways.CROWD] += 1
+
     async def one(self, wanted: Stage) -> None:
         """Start a generation, cancel it when it is at the wanted stage or past it, and wait for its end."""
         rng = self.rng
         length = rng.randint(150, 400) if wanted is Stage.PREFILL else rng.randint(2, 40)
         prompt = [rng.randrange(VOCABULARY) for _ in range(length)]
         level = rng.choice((QoS.BACKGROUND, QoS.UTILITY)) if wanted is Stage.WAITING else QoS.USER_INTERACTIVE
-        way = rng.choice(list(Ways) if wanted is Stage.DECODE else [Ways.SCOPE, Ways.HAND, Ways.ACLOSE])
+        way = rng.choice(ALONE if wanted is Stage.DECODE else (Ways.SCOPE, Ways.HAND, Ways.ACLOSE))
         pause_s = rng.choice((0.0, 0.0, rng.uniform(0, 0.004), rng.uniform(0, 0.03)))
         after = rng.randint(1, 8)  # tokens, before a break
         seen = Stage.NEW
@@ -175,15 +213,15 @@ def threads_now() -> set[str]:
     return {one.name for one in threading.enumerate() if not one.name.startswith(HOST_THREADS)}
 
 
-async def cancel_many(model: Path, *, seed: int, each: int, check_every: int = 40) -> Cancels:
-    """`each` cancels at every stage on one runtime; checked again and again, and at the end."""
+async def cancel_many(model: Path, *, seed: int, each: int, total: int = 0, check_every: int = 40) -> Cancels:
+    """`each` cancels at every stage on one runtime, `total` in all; checked all along and at the end."""
     before = threads_now()
     async with coro_rt.open_runtime() as runtime:
         llm = await runtime.load_model(model)
         undisturbed = await answer(llm)
         weights = runtime.memory.used
         assert weights > 0
-        cancels = Cancels(runtime, llm, random.Random(seed), each)
+        cancels = Cancels(runtime, llm, random.Random(seed), each=each, total=total)
         while cancels.missing():
             await cancels.batch(of=max(1, check_every // 4))
             nothing_left(runtime, weights)

@@ -1,8 +1,8 @@
 """Generations cancelled at random moments leave no job, no thread and no memory behind, and change no later
 answer.
 
-The soak counts: at least 250 cancels at each stage on each loop. The small test runs the same code with the
-other tests.
+The soak counts: 10,000 cancels on each loop, one at a time and by whole scopes, at least 500 of them at each
+stage. The small test runs the same code with the other tests.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import anyio
 import pytest
-from soak_cancels import Stage, answer, cancel_at_close, cancel_many, nothing_left
+from soak_cancels import STAGES, Stage, answer, cancel_at_close, cancel_many, nothing_left
 
 import coro_rt
 
@@ -36,7 +36,7 @@ def table(counted: Counter[Any]) -> str:
 @pytest.mark.anyio
 async def test_a_few_cancels_at_every_stage_leave_nothing_behind(model_path: Path) -> None:
     cancels = await cancel_many(model_path, seed=SEED, each=14, check_every=20)
-    assert min(cancels.counted[stage] for stage in (Stage.WAITING, Stage.PREFILL, Stage.DECODE)) >= 14
+    assert min(cancels.counted[stage] for stage in STAGES) >= 14
 
 
 @pytest.mark.model
@@ -50,20 +50,22 @@ async def test_leaving_a_runtime_with_generations_under_way_leaves_nothing_behin
 
 @pytest.mark.soak
 @pytest.mark.anyio
-async def test_a_thousand_cancels_leave_nothing_behind(
+async def test_ten_thousand_cancels_leave_nothing_behind(
     model_path: Path, capsys: pytest.CaptureFixture[str], anyio_backend: Any
 ) -> None:
-    cancels = await cancel_many(model_path, seed=SEED, each=250)
-    counted = cancels.counted
     at_close = Counter[Stage]()
     seed, runtimes = SEED, 0
-    while at_close.total() < 250:
+    while at_close.total() < 500:
         at_close += await cancel_at_close(model_path, seed=seed)
         seed, runtimes = seed + 1, runtimes + 1
+    cancels = await cancel_many(model_path, seed=SEED, each=500, total=10_000 - at_close.total())
+    counted = cancels.counted
     counted[Stage.CLOSE] = at_close.total()
     report(capsys, f"{anyio_backend}: {table(counted)}; by {table(cancels.ways)}")
     report(capsys, f"at close of {runtimes} runtimes: {table(at_close)}")
-    assert all(counted[stage] >= 200 for stage in (Stage.WAITING, Stage.PREFILL, Stage.DECODE, Stage.CLOSE))
+    counts = [counted[stage] for stage in (*STAGES, Stage.CLOSE)]
+    assert min(counts) >= 500
+    assert sum(counts) >= 10_000
 
 
 @pytest.mark.soak

@@ -17,20 +17,21 @@ from heapq import heappop, heappush
 from itertools import cycle
 from math import inf
 
-from coro_rt.schedulers.batch import KnownCosts
+from coro_rt.schedulers.batch import Batch
 from coro_rt.schedulers.ejection import Ejection
 from coro_rt.schedulers.entry import Entry, Grant, State
 from coro_rt.schedulers.errors import SchedulerError
+from coro_rt.schedulers.launch_times import LaunchTimes
 from coro_rt.schedulers.outcome import JobOutcome, Outcome, Span
 from coro_rt.schedulers.registry import PolicyLike
 from coro_rt.schedulers.scheduler import Scheduler
 from coro_rt.schedulers.workload import (
-    BatchTiming,
     Change,
     DeviceTiming,
     Milestone,
     Rows,
     Run,
+    SeenLaunch,
     Wait,
     Workload,
     WorkloadJob,
@@ -59,14 +60,6 @@ def simulate(
     return _Simulation(workload, policy, spans=spans).run(progress)
 
 
-class _Batch(KnownCosts):
-    """A batch of the workload: what its launches should take, and how much longer or shorter they do."""
-
-    def __init__(self, timing: BatchTiming) -> None:
-        super().__init__(timing.costs, timing.members)
-        self.factor = cycle(timing.factors)
-
-
 class _Launch:
     """A launch under way, shared by all who are in it."""
 
@@ -81,11 +74,14 @@ class _Live:
 
     __slots__ = (
         "cancelled",
+        "carried",
         "ended_s",
         "entry",
         "followers",
         "job",
+        "later_s",
         "launch",
+        "most",
         "number",
         "passed",
         "rows",
@@ -111,6 +107,7 @@ class _Live:
             predicted_seconds_left=job.predicted_s,
         )
         self.started_s = self.ended_s = inf
+        self.later_s = 0.0  # than `arrives_s` says: its task was later
         self.served_s = 0.0  # up to the piece under way
         self.target_s = 0.0  # served so much, its present step is over
         self.step = 0  # the next one
@@ -121,6 +118,8 @@ class _Live:
         self.cancelled = False
         self.rows: Rows | None = None  # its present step, if that is one
         self.rows_left = 0  # of it
+        self.most = 0  # of them in a launch
+        self.carried = 0  # to its next one
         self.launch: _Launch | None = None  # that it is in
 
     def take_up(self) -> None:
@@ -136,12 +135,25 @@ class _Live:
                 self.target_s += step.seconds
                 return
             if isinstance(step, Rows):
-                self.rows, self.rows_left = step, step.rows
+                self.rows, self.rows_left = step, step.rows + self.carried
+                self.most = max(step.most, self.most) if self.carried else step.most
+                self.carried = 0
                 if not self.cancelled:
                     return
                 self.rows_over()  # it launches nothing any more
                 continue
             self.entry.predicted_seconds_left = step.seconds_left
+
+    def carry(self) -> None:
+        """Not all of its rows were granted. Where more such rows follow, it brings the rest with these."""
+        for step in self.job.steps[self.step :]:
+            if isinstance(step, Wait):
+                return
+            if isinstance(step, Rows):
+                if self.rows is not None and step.batch == self.rows.batch and step.most > 1:
+                    self.carried = self.rows_left
+                    self.rows_over()
+                return
 
     def rows_over(self) -> None:
         """Its rows are done, or given up."""
@@ -170,7 +182,7 @@ class _Live:
             arrived_s=entry.submitted_at,
             started_s=self.started_s,
             ended_s=self.ended_s,
-            deadline_s=job.deadline_s,
+            deadline_s=job.deadline_s + self.later_s,
             waited_s=entry.waited_s,
             served_s=entry.served_s,
         )
@@ -190,12 +202,14 @@ class _Device:
         "plan",
         "running",
         "since_s",
+        "wake_s",
     )
 
     def __init__(self, name: str, timing: DeviceTiming) -> None:
         self.name = name
         self.give_way_s = cycle(timing.give_way_s)
         self.overrun_s = cycle(timing.overrun_s)
+        self.wake_s = cycle(timing.wake_s)
         self.running: _Live | None = None
         self.since_s = 0.0  # it has been running
         self.began_s = 0.0  # the piece under way
@@ -218,11 +232,12 @@ class _Simulation:
         self._policy = self._scheduler.policy.name
         self._ejected: str | None = None
         self._devices = {name: _Device(name, timing) for name, timing in workload.devices.items()}
-        self._batches = [_Batch(timing) for timing in workload.batches]
+        self._timings = workload.batches
+        self._batches = [LaunchTimes(timing) for timing in self._timings]
         self._live = [_Live(number, job) for number, job in enumerate(workload.jobs)]
         for live in self._live:
             if live.job.batch is not None:
-                live.entry.batch = self._batches[live.job.batch]
+                live.entry.batch = self._batches[live.job.batch].batch
         self._now = 0.0
         self._order = 0
         self._events: list[_Event] = []
@@ -231,6 +246,9 @@ class _Simulation:
     def run(self, progress: Callable[[float], object] | None) -> Outcome:
         for live in self._live:
             self._expect(live)
+        for launches, timing in zip(self._batches, self._timings, strict=True):
+            for launch in timing.learned:
+                self._at(launch.at_s, partial(self._learn, launches.batch, launch))
         events, count = self._events, 0
         while events:
             self._now, _, happen = heappop(events)
@@ -281,11 +299,27 @@ class _Simulation:
 
     def _expect(self, live: _Live) -> None:
         job = live.job
-        arrive = partial(self._arrive, live, job.after is not None)
+        arrive = partial(self._arrive, live, job.after is not None and job.pause_s is None)
+        if job.pause_s is not None:
+            assert job.after is not None
+            asked = partial(self._asked, live, job.pause_s)
+            if not self._when(job.after, asked):
+                asked(self._now)
+            return
         if job.after is None or not self._when(job.after, arrive):
             self._at(job.arrives_s, arrive)
-        for change in job.changes:
-            self._at(change.at_s, partial(self._change, live, change))
+        self._expect_changes(live)
+
+    def _asked(self, live: _Live, pause_s: float, now: float) -> None:
+        """A task has what it waited for, and is going to ask for this job."""
+        live.later_s = now + pause_s - live.job.arrives_s
+        live.entry.deadline += live.later_s
+        self._at(now + pause_s, partial(self._arrive, live, False))
+        self._expect_changes(live)
+
+    def _expect_changes(self, live: _Live) -> None:
+        for change in live.job.changes:
+            self._at(change.at_s + live.later_s, partial(self._change, live, change))
 
     def _arrive(self, live: _Live, at_once: bool, now: float) -> None:
         self._made_ready(live, gives_way=self._scheduler.submit(live.entry, now), at_once=at_once)
@@ -295,7 +329,8 @@ class _Simulation:
         if entry.state is State.NEW or entry.state is State.DONE:
             return
         if change.qos is not None or change.deadline_s is not None:
-            gives_way = scheduler.set_qos(entry, now, qos=change.qos, deadline=change.deadline_s)
+            deadline_s = None if change.deadline_s is None else change.deadline_s + live.later_s
+            gives_way = scheduler.set_qos(entry, now, qos=change.qos, deadline=deadline_s)
             if gives_way:
                 device = self._devices[live.job.device]
                 self._give_way(device, next(device.give_way_s))
@@ -347,7 +382,8 @@ class _Simulation:
                 self._give_way(device, 0.0 if at_once else next(device.give_way_s))
         elif not device.asking:
             device.asking = True
-            self._at(self._now, partial(self._next, device))  # after all that comes at this moment
+            wake_s = 0.0 if at_once else next(device.wake_s)
+            self._at(self._now + wake_s, partial(self._next, device))  # after all that comes at this moment
 
     def _give_way(self, device: _Device, seconds: float) -> None:
         """Whoever runs is asked to stop, which takes it a while."""
@@ -380,7 +416,7 @@ class _Simulation:
         if live.cancelled and live.rows is not None:
             self._give_up(live, now)
         elif live.entry.aboard:
-            self._lead(live)
+            self._lead(live, now)
         if live.rows is None and live.served_s >= live.target_s:
             live.take_up()
         self._begin(device, live, grant.slice_s, now)
@@ -478,20 +514,23 @@ class _Simulation:
     def _offer(self, live: _Live, rows: Rows, now: float) -> bool:
         """A job brings its next rows. True: it goes on with them, alone. False: it has left the device."""
         batch = self._batches[rows.batch]
-        alone = self._scheduler.offer(live.entry, batch, min(live.rows_left, rows.most), now)
+        alone = self._scheduler.offer(live.entry, batch.batch, min(live.rows_left, live.most), now)
         if alone:
-            self._lead(live)
+            self._lead(live, now)
         return alone
 
-    def _lead(self, live: _Live) -> None:
+    def _lead(self, live: _Live, now: float) -> None:
         """A job leads a launch; if it begins now, its members are in no other one any more."""
         if live.launch is None:
+            assert live.rows is not None
             members = (live.entry, *live.entry.riders)
-            batch = live.entry.batch
-            assert isinstance(batch, _Batch)
-            launch = _Launch(batch.seconds(sum(entry.aboard for entry in members)) * next(batch.factor))
+            rows = sum(entry.aboard for entry in members)
+            launch = _Launch(self._batches[live.rows.batch].seconds(rows, now))
             for entry in members:
                 self._live[entry.id].launch = launch
+
+    def _learn(self, batch: Batch, launch: SeenLaunch, now: float) -> None:
+        self._scheduler.learn(batch, launch.rows, launch.seconds, now)
 
     def _alight(self, live: _Live, now: float) -> None:
         """The launch that a job leads is done."""
@@ -503,6 +542,9 @@ class _Simulation:
             member.rows_left -= done
             if member.rows_left <= 0:
                 member.rows_over()
+            else:
+                member.carry()
+            if member.rows is None:
                 self._passes(member, member.served_s, now)
 
     def _give_up(self, live: _Live, now: float) -> None:

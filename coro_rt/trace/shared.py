@@ -61,7 +61,7 @@ class RecordedBatch:
         """Such a launch is over. Returns how many steps it was: more than one if it was a burst of tokens."""
         steps, step_s = 1, self._step_s
         self._step_s = 0.0
-        if step_s > 0 and launch.rows == len(launch.members):
+        if step_s > 0 and all(job.offered is not None and job.offered[1] == 1 for job in launch.members):
             steps = max(1, round(launch.seconds / step_s))
         each_s = launch.seconds / steps
         if each_s > 0:

@@ -1,4 +1,4 @@
-"""How `scene.jsonl.gz` was made: a real run of the scene, on a machine that was busy with other things, too.
+"""How `scene.jsonl.gz` was made (in 15 s): a real run of the scene, on a machine that others used, too.
 
 Usage: record_scene.py FILE SECONDS. Three generations in the background, always renewed, beside short asks
 with pauses between them. To keep the file small, times are counted from the beginning, to a tenth of a
@@ -18,7 +18,7 @@ import anyio
 from coro_rt import QoS, open_runtime, qos
 from coro_rt.llm.catalog import resolve
 
-PAUSE_S = 0.3
+PAUSE_S = 0.4
 VOCABULARY = 40_000
 
 

@@ -9,9 +9,9 @@ Between two operations the ticket is *closed* (unit = CLOSED) and its epoch is n
 read an old ticket cannot claim anything: its compare-and-swap fails. Only then may the leader rewrite what
 the helpers read.
 
-After each of its own chunks (about 20 µs) the leader reads the preempt flag and the clock. If the step must
-give way it closes the ticket, waits for the chunks under way, and stores the resume point: all units before
-it are done, none after.
+After each of its own chunks (0.1 ms at most) the leader reads the preempt flag and the clock. If the step
+must give way it closes the ticket, waits for the chunks under way, and stores the resume point: all units
+before it are done, none after.
 
 A helper that loses its core in the middle of a chunk does cost: the leader has to wait until the OS runs it
 again, some milliseconds. So after a long wait the leader works alone for ten times as long: the gang shrinks
@@ -67,7 +67,7 @@ from .program import (
     units_address,
     units_of,
 )
-from .simd import load_i64, store_i64
+from .simd import inline, load_i64, store_i64
 
 
 class Outcome(IntEnum):
@@ -82,7 +82,9 @@ class Outcome(IntEnum):
 _TICKET, _FINISHED, _SLOT, _SLEEPERS, _GENERATION, _QUIT, _ALONE, _LEADER, _MUTEX, _CONDITION = (
     i * CACHE_LINE for i in range(10)
 )
-_SLOT_OP, _SLOT_WS, _SLOT_STATE, _SLOT_UNITS, _SLOT_CHUNK, _SLOT_CPU = (_SLOT + i * 8 for i in range(6))
+_SLOT_OP, _SLOT_WS, _SLOT_STATE, _SLOT_UNITS, _SLOT_CHUNK, _SLOT_THREADS, _SLOT_CPU = (
+    _SLOT + i * 8 for i in range(7)
+)
 _ALONE_UNTIL_NS = _ALONE  # until then the leader shares nothing
 _LEADER_THREAD = _LEADER  # the OS's number of the leader's thread
 _CORES = _CONDITION + CONDITION_BYTES  # each thread's room for a set of cores
@@ -90,7 +92,7 @@ assert MUTEX_BYTES <= CACHE_LINE
 
 _CLOSED = 0x7FFFFFFF
 _UNIT_MASK = 0xFFFFFFFF
-_CHUNK_NS = 15_000
+_CHUNK_NS = 100_000  # at most
 _HELP_NS = 2_000  # an operation shorter than this is not worth sharing
 _SPINS = 8_000  # some 0.2 ms of pauses, then a helper sleeps
 _PATIENCE = 2_000  # pauses that the leader waits for a chunk before it offers its core to whoever has it
@@ -112,8 +114,9 @@ def _run(control, code, preempt, ops, count, ws, state, end_ns, threads):  # typ
             chunk = max(_CHUNK_NS // cost, 1)
             worth_it = threads > 1 and units - unit > 1 and (units - unit) * cost > _HELP_NS
             if worth_it and now_ns() >= atomic_load(control + _ALONE_UNTIL_NS):
-                chunk = max(min(chunk, (units - unit) // (threads * 2)), 1)
-                unit, outcome = _share(control, code, preempt, op, ws, state, unit, units, chunk, end_ns)
+                unit, outcome = _share(
+                    control, code, preempt, op, ws, state, unit, units, chunk, threads, end_ns
+                )
             else:
                 while unit < units and outcome == 0:
                     last = min(unit + chunk, units)
@@ -143,14 +146,27 @@ def _must_stop(preempt, end_ns):  # type: ignore[no-untyped-def]
     return 0
 
 
+@inline
+def _end(claimed, units, longest, threads):  # type: ignore[no-untyped-def]
+    """Where a chunk ends that begins at unit `claimed`.
+
+    Nobody has asked the memory for a chunk's first rows, so chunks are long; but a thread's share of what is
+    left at most, so that all finish at about the same time, and not as short as to be nothing but beginnings.
+    """
+    return min(claimed + max(min(longest, (units - claimed) // threads), longest // 20, 1), units)
+
+
 @entry
-def _share(control, code, preempt, op, ws, state, unit, units, chunk, end_ns):  # type: ignore[no-untyped-def]
+def _share(  # type: ignore[no-untyped-def]
+    control, code, preempt, op, ws, state, unit, units, chunk, threads, end_ns
+):
     """Publish units unit … units-1 of an operation and work on them. Gives (next unit to do, outcome)."""
     store_i64(control + _SLOT_OP, op)
     store_i64(control + _SLOT_WS, ws)
     store_i64(control + _SLOT_STATE, state)
     store_i64(control + _SLOT_UNITS, units)
     store_i64(control + _SLOT_CHUNK, chunk)
+    store_i64(control + _SLOT_THREADS, threads)
     store_i64(control + _SLOT_CPU, current_cpu())
     atomic_store(control + _FINISHED, unit)
     epoch = (atomic_load(control + _TICKET) >> 32) + 1
@@ -169,7 +185,7 @@ def _share(control, code, preempt, op, ws, state, unit, units, chunk, end_ns):  
             if compare_and_swap(control + _TICKET, ticket, ((epoch + 1) << 32) | _CLOSED):
                 break
         else:
-            last = min(claimed + chunk, units)
+            last = _end(claimed, units, chunk, threads)
             if compare_and_swap(control + _TICKET, ticket, (epoch << 32) | last):
                 call_units(code, op, ws, state, claimed, last, 0)
                 atomic_add(control + _FINISHED, last - claimed)
@@ -214,7 +230,7 @@ def _help(control, code, thread):  # type: ignore[no-untyped-def]
                 load_i64(control + _SLOT_STATE),
             )
             units, chunk = load_i64(control + _SLOT_UNITS), load_i64(control + _SLOT_CHUNK)
-            last = min(claimed + chunk, units)
+            last = _end(claimed, units, chunk, load_i64(control + _SLOT_THREADS))
             # succeeds only if the ticket is as it was, and then the slot read above is this ticket's
             if claimed < units and compare_and_swap(control + _TICKET, ticket, ticket + (last - claimed)):
                 call_units(code, op, ws, state, claimed, last, thread)

@@ -18,7 +18,7 @@ from coro_rt.compare.hosts import BACKENDS
 
 
 def promises(judge: Judge) -> None:
-    """What this project wants of itjudge."""
+    """What this project wants of itself."""
     of = judge.of
     ours = of.median(switch.READY, switch.OURS, 1000)
     judge.say(OURS, "a switch with 1,000 ready jobs takes 2.5 µs at most", ours, "µs", "switch", most=2.5)
@@ -132,7 +132,6 @@ def promises(judge: Judge) -> None:
             "decisions",
             most=3,
         )
-
     slower = judge.times(of.median(tracing.WHAT, tracing.ON), of.median(tracing.WHAT, tracing.OFF))
     judge.say(
         OURS,

@@ -25,7 +25,7 @@ from coro_rt.compare.hosts import run_on
 from coro_rt.compare.statistics import Probe
 from coro_rt.compare.thread_switch import MOST_THREADS, small_stacks
 
-START, MEMORY, REACHED = "start and join, each", "memory of a waiting task", "tasks that waited at a time"
+START, MEMORY = "start and join, each", "memory of a waiting task"
 OURS, THREADS = "coro_rt", "threads"
 
 

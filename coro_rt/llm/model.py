@@ -144,7 +144,7 @@ class Model(Loaded):
             self.prefixes.clear()
 
     def idle(self) -> None:
-        self.workspaces.clear()
+        self.workspaces.trim(0)
 
     def spare_bytes(self, holder: Holder | None) -> int:
         return self.workspaces.spare_bytes(self._rows_for(holder))

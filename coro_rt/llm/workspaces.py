@@ -121,13 +121,6 @@ class Workspaces:
                 self._nowhere = np.full(count, page, np.int64), give_back
             return self._nowhere[0]
 
-    def clear(self) -> None:
-        """Give back what no step is using."""
-        with self._lock:
-            while self._idle:
-                self._drop(self._idle[-1])
-            self._drop_nowhere()
-
     def _add(self, rows: int, tail: int, paid: Reservation) -> Steps:
         workspace: Steps = self._model.new_workspace(rows, tail)
         self._reservations[workspace] = paid

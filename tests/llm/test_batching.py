@@ -37,15 +37,6 @@ async def runtime(anyio_backend: object, request: pytest.FixtureRequest) -> Asyn
         yield runtime
 
 
-@pytest.fixture
-async def llm(runtime: Runtime, tiny_path: Path) -> AsyncIterator[LLM]:
-    async with await runtime.load_model(tiny_path) as llm:
-        weights = runtime.memory.used
-        yield llm
-        assert runtime.memory.used == weights, "a job kept memory"
-    assert runtime.memory.used == 0
-
-
 async def answer(
     llm: LLM, level: QoS, prompt: list[int], options: dict[str, float]
 ) -> list[tuple[int, float]]:

@@ -1,7 +1,6 @@
 """Bursts: a few tokens at a time without Python in between, the same tokens as one by one."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import anyio
 import pytest
@@ -19,15 +18,6 @@ PROMPTS = [[3, 1, 4, 1, 5], list(range(40)), [9] * 70]
 async def runtime(anyio_backend: object, request: pytest.FixtureRequest) -> AsyncIterator[Runtime]:
     async with open_runtime(threads=request.param) as runtime:
         yield runtime
-
-
-@pytest.fixture
-async def llm(runtime: Runtime, tiny_path: Path) -> AsyncIterator[LLM]:
-    async with await runtime.load_model(tiny_path) as llm:
-        weights = runtime.memory.used
-        yield llm
-        assert runtime.memory.used == weights, "a job kept memory"
-    assert runtime.memory.used == 0
 
 
 async def answer(llm: LLM, prompt: list[int], **options: object) -> list[tuple[int, float]]:

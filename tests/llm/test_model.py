@@ -35,15 +35,6 @@ async def runtime(anyio_backend: object) -> AsyncIterator[Runtime]:
         yield runtime
 
 
-@pytest.fixture
-async def llm(runtime: Runtime, tiny_path: Path) -> AsyncIterator[LLM]:
-    async with await runtime.load_model(tiny_path) as llm:
-        weights = runtime.memory.used
-        yield llm
-        assert runtime.memory.used == weights, "a job kept memory"
-    assert runtime.memory.used == 0
-
-
 async def ids(llm: LLM, prompt: str | list[int] = "hello", **options: object) -> list[int]:
     async with llm.generate(prompt, **{"max_tokens": 20, "ignore_eos": True} | options) as stream:
         return [token.id async for token in stream]

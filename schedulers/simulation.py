@@ -146,14 +146,14 @@ class _Live:
 
     def carry(self) -> None:
         """Not all of its rows were granted. Where more such rows follow, it brings the rest with these."""
-        for step in self.job.steps[self.step :]:
-            if isinstance(step, Wait):
-                return
-            if isinstance(step, Rows):
-                if self.rows is not None and step.batch == self.rows.batch and step.most > 1:
-                    self.carried = self.rows_left
-                    self.rows_over()
-                return
+        assert self.rows is not None
+        at, steps = self.step, self.job.steps
+        while at < len(steps) and not isinstance(steps[at], Rows | Wait):  # its own code
+            at += 1
+        following = steps[at] if at < len(steps) else None
+        if isinstance(following, Rows) and following.batch == self.rows.batch and following.most > 1:
+            self.carried = self.rows_left
+            self.rows_over()
 
     def rows_over(self) -> None:
         """Its rows are done, or given up."""

@@ -99,8 +99,8 @@ class Recorder:
         return WORKER if worker.deciding or worker.job is None else worker.job.entry.id
 
     def _asked_before(self, entry: Entry) -> int | None:
-        """What the task that now asks for an entry asked for before, if it had that: it may not have asked
-        sooner. None if it did not wait for it, or runs beside a job that it has asked for."""
+        """The number of what the task that now asks for an entry had asked for before, if that has ended: the
+        task had been waiting for it, most likely, and could not have asked sooner."""
         task = self._engine.host.task()
         if task is None:
             return None

@@ -346,6 +346,8 @@ class Engine:
             gives_way = self.scheduler.set_qos(job.entry, now, qos=level, deadline=deadline)
             if gives_way and not job.worker.deciding:
                 self.after(job.worker.device.preempt)
+            elif job.worker.idle and job.state is State.READY:  # it was put off, and is not any more
+                self._made_ready(job.worker, gives_way=False)
 
     @protected
     def predict(self, job: Job[Any], seconds_left: float) -> None:

@@ -118,6 +118,10 @@ class Host(ABC):
         """Let other tasks run, and be cancelled."""
 
     @abstractmethod
+    def task(self) -> Any:
+        """The running task; None in a callback of the loop's."""
+
+    @abstractmethod
     def task_name(self) -> str:
         """What the running task is called, for people."""
 
@@ -178,6 +182,9 @@ class AsyncioHost(Host):
     def _resume(self, task: Any) -> None:
         if not task.done():
             task.set_result(None)
+
+    def task(self) -> Any:
+        return asyncio.current_task()
 
     def task_name(self) -> str:
         task = asyncio.current_task()
@@ -274,6 +281,9 @@ class TrioHost(Host):
     def within_s(self) -> float:  # anyio's takes three times as long: it looks for the loop's kind first
         deadline = self._trio.current_effective_deadline()
         return deadline if abs(deadline) == inf else deadline - self._trio.current_time()
+
+    def task(self) -> Any:
+        return self._trio.lowlevel.current_task()
 
     def task_name(self) -> str:
         name: str = self._trio.lowlevel.current_task().name

@@ -57,7 +57,7 @@ class Pace(Batch):
 
     def learn(self, rows: int, seconds: float) -> None:
         """A step of so many rows took so long."""
-        size = (rows - 1).bit_length()
+        size = size_of(rows)
         at = bisect_left(self._sizes, size)
         if at == len(self._sizes) or self._sizes[at] != size:
             self._sizes.insert(at, size)
@@ -71,6 +71,11 @@ class Pace(Batch):
             larger, larger_s = self._means[at + 1]
             larger_s += (_scaled(mean, mean_s, larger) - larger_s) * _DRIFT
             self._means[at + 1] = larger, larger_s
+
+
+def size_of(rows: int) -> int:
+    """Which of the sizes a step of so many rows has: 1, 2, 3-4, 5-8, …"""
+    return (rows - 1).bit_length()
 
 
 def _scaled(rows: float, seconds: float, to: float) -> float:

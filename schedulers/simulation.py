@@ -20,10 +20,11 @@ from heapq import heappop, heappush
 from itertools import cycle
 from math import inf
 
-from coro_rt.schedulers.batch import Batch, KnownCosts
+from coro_rt.schedulers.batch import Batch
 from coro_rt.schedulers.ejection import Ejection
 from coro_rt.schedulers.entry import Entry, Grant, State
 from coro_rt.schedulers.errors import SchedulerError
+from coro_rt.schedulers.launch_times import LaunchTimes
 from coro_rt.schedulers.outcome import ChipOutcome, JobOutcome, Outcome, Span
 from coro_rt.schedulers.placement import Placement
 from coro_rt.schedulers.power import PowerState
@@ -31,12 +32,12 @@ from coro_rt.schedulers.registry import PolicyLike
 from coro_rt.schedulers.scheduler import Scheduler
 from coro_rt.schedulers.soc.language_model import LanguageModel, Load
 from coro_rt.schedulers.workload import (
-    BatchTiming,
     Change,
     DeviceTiming,
     Milestone,
     Rows,
     Run,
+    SeenLaunch,
     Wait,
     Workload,
     WorkloadJob,
@@ -72,17 +73,9 @@ def simulate(
     for timing in workload.batches:
         if isinstance(timing, LanguageModel):
             raise SchedulerError(f"the workload is in tokens of {timing.name}: say on which chip (--soc)")
-        batches.append(_Batch(timing))
+        batches.append(LaunchTimes(timing))
     simulation = Simulation(workload, policy, batches=batches, spans=spans)
     return simulation.run(progress, looks)
-
-
-class _Batch(KnownCosts):
-    """A batch of the workload: what its launches should take, and how much longer or shorter they do."""
-
-    def __init__(self, timing: BatchTiming) -> None:
-        super().__init__(timing.costs, timing.members)
-        self.factor = cycle(timing.factors)
 
 
 class Launch:
@@ -100,13 +93,16 @@ class Live:
 
     __slots__ = (
         "cancelled",
+        "carried",
         "device",
         "ended_s",
         "entry",
         "followers",
         "job",
         "joules",
+        "later_s",
         "launch",
+        "most",
         "number",
         "passed",
         "rows",
@@ -133,6 +129,7 @@ class Live:
             predicted_seconds_left=job.predicted_s,
         )
         self.started_s = self.ended_s = inf
+        self.later_s = 0.0  # than `arrives_s` says: its task was later
         self.served_s = 0.0  # up to the piece under way
         self.target_s = 0.0  # served so much, its present step is over
         self.step = 0  # the next one
@@ -143,6 +140,8 @@ class Live:
         self.cancelled = False
         self.rows: Rows | None = None  # its present step, if that is one
         self.rows_left = 0  # of it
+        self.most = 0  # of them in a launch
+        self.carried = 0  # to its next one
         self.launch: Launch | None = None  # that it is in
         self.device = job.device
         self.tokens = 0  # behind it: rows that are done
@@ -161,7 +160,9 @@ class Live:
                 self.target_s += step.seconds
                 return
             if isinstance(step, Rows):
-                self.rows, self.rows_left = step, step.rows
+                self.rows, self.rows_left = step, step.rows + self.carried
+                self.most = max(step.most, self.most) if self.carried else step.most
+                self.carried = 0
                 if not self.cancelled:
                     return
                 self.rows_over()  # it launches nothing any more
@@ -177,6 +178,17 @@ class Live:
             if isinstance(step, Rows):
                 coming.append(step)
         return coming
+
+    def carry(self) -> None:
+        """Not all of its rows were granted. Where more such rows follow, it brings the rest with these."""
+        assert self.rows is not None
+        at, steps = self.step, self.job.steps
+        while at < len(steps) and not isinstance(steps[at], Rows | Wait):  # its own code
+            at += 1
+        following = steps[at] if at < len(steps) else None
+        if isinstance(following, Rows) and following.batch == self.rows.batch and following.most > 1:
+            self.carried = self.rows_left
+            self.rows_over()
 
     def rows_over(self) -> None:
         """Its rows are done, or given up."""
@@ -205,7 +217,7 @@ class Live:
             arrived_s=entry.submitted_at,
             started_s=self.started_s,
             ended_s=self.ended_s,
-            deadline_s=job.deadline_s,
+            deadline_s=job.deadline_s + self.later_s,
             waited_s=entry.waited_s,
             served_s=entry.served_s,
             tokens=self.tokens,
@@ -230,12 +242,14 @@ class Device:
         "since_s",
         "speed",
         "spent_s",
+        "wake_s",
     )
 
     def __init__(self, name: str, timing: DeviceTiming) -> None:
         self.name = name
         self.give_way_s = cycle(timing.give_way_s)
         self.overrun_s = cycle(timing.overrun_s)
+        self.wake_s = cycle(timing.wake_s)
         self.running: Live | None = None
         self.since_s = 0.0  # it has been running
         self.began_s = 0.0  # the piece under way
@@ -258,7 +272,7 @@ class Simulation:
         policy: PolicyLike,
         *,
         devices: Mapping[str, DeviceTiming] | None = None,
-        batches: Sequence[_Batch] = (),
+        batches: Sequence[LaunchTimes] = (),
         placement: Placement | None = None,
         spans: bool = False,
     ) -> None:
@@ -280,7 +294,7 @@ class Simulation:
         self._live = [Live(number, job) for number, job in enumerate(workload.jobs)]
         for live in self._live:
             if batches and live.job.batch is not None:
-                live.entry.batch = batches[live.job.batch]
+                live.entry.batch = batches[live.job.batch].batch
         self._to_end = len(self._live)
         self._now = 0.0
         self._order = 0
@@ -297,6 +311,9 @@ class Simulation:
             self._expect(live)
         for when, look in looks:
             self._at(when, partial(look, self._scheduler))
+        for launches in self._batches:
+            for launch in launches.learned:
+                self._at(launch.at_s, partial(self._learn, launches.batch, launch))
         events, count = self._events, 0
         while events:
             self._now, _, happen = heappop(events)
@@ -349,11 +366,27 @@ class Simulation:
 
     def _expect(self, live: Live) -> None:
         job = live.job
-        arrive = partial(self._arrive, live, job.after is not None)
+        arrive = partial(self._arrive, live, job.after is not None and job.pause_s is None)
+        if job.pause_s is not None:
+            assert job.after is not None
+            asked = partial(self._asked, live, job.pause_s)
+            if not self._when(job.after, asked):
+                asked(self._now)
+            return
         if job.after is None or not self._when(job.after, arrive):
             self._at(job.arrives_s, arrive)
-        for change in job.changes:
-            self._at(change.at_s, partial(self._change, live, change))
+        self._expect_changes(live)
+
+    def _asked(self, live: Live, pause_s: float, now: float) -> None:
+        """A task has what it waited for, and is going to ask for this job."""
+        live.later_s = now + pause_s - live.job.arrives_s
+        live.entry.deadline += live.later_s
+        self._at(now + pause_s, partial(self._arrive, live, False))
+        self._expect_changes(live)
+
+    def _expect_changes(self, live: Live) -> None:
+        for change in live.job.changes:
+            self._at(change.at_s + live.later_s, partial(self._change, live, change))
 
     def _arrive(self, live: Live, at_once: bool, now: float) -> None:
         self._comes(live, now)
@@ -364,7 +397,8 @@ class Simulation:
         if entry.state is State.NEW or entry.state is State.DONE:
             return
         if change.qos is not None or change.deadline_s is not None:
-            gives_way = scheduler.set_qos(entry, now, qos=change.qos, deadline=change.deadline_s)
+            deadline_s = None if change.deadline_s is None else change.deadline_s + live.later_s
+            gives_way = scheduler.set_qos(entry, now, qos=change.qos, deadline=deadline_s)
             if gives_way:
                 device = self._devices[live.device]
                 self._give_way(device, next(device.give_way_s))
@@ -425,7 +459,8 @@ class Simulation:
                 self._give_way(device, 0.0 if at_once else next(device.give_way_s))
         elif not device.asking:
             device.asking = True
-            self._at(self._now, partial(self._next, device))  # after all that comes at this moment
+            wake_s = 0.0 if at_once else next(device.wake_s)
+            self._at(self._now + wake_s, partial(self._next, device))  # after all that comes at this moment
 
     def _give_way(self, device: Device, seconds: float) -> None:
         """Whoever runs is asked to stop, which takes it a while."""
@@ -461,7 +496,7 @@ class Simulation:
         if live.cancelled and live.rows is not None:
             self._give_up(live, now)
         elif live.entry.aboard:
-            self._lead(live)
+            self._lead(live, now)
         if live.rows is None and live.served_s >= live.target_s:
             live.take_up()
         self._begin(device, live, grant.slice_s, now)
@@ -564,18 +599,22 @@ class Simulation:
     def _offer(self, live: Live, rows: Rows, now: float) -> bool:
         """A job brings its next rows. True: it goes on with them, alone. False: it has left the device."""
         batch = self._batch(live, rows)
-        alone = self._scheduler.offer(live.entry, batch, min(live.rows_left, rows.most), now)
+        alone = self._scheduler.offer(live.entry, batch, min(live.rows_left, live.most), now)
         if alone:
-            self._lead(live)
+            self._lead(live, now)
         return alone
 
-    def _lead(self, live: Live) -> None:
+    def _lead(self, live: Live, now: float) -> None:
         """A job leads a launch; if it begins now, its members are in no other one any more."""
         if live.launch is None:
+            assert live.rows is not None
             members = (live.entry, *live.entry.riders)
-            launch = self._launch(live, members)
+            launch = self._launch(live, members, now)
             for entry in members:
                 self._live[entry.id].launch = launch
+
+    def _learn(self, batch: Batch, launch: SeenLaunch, now: float) -> None:
+        self._scheduler.learn(batch, launch.rows, launch.seconds, now)
 
     def _alight(self, live: Live, now: float) -> None:
         """The launch that a job leads is done."""
@@ -588,6 +627,9 @@ class Simulation:
             member.tokens += done
             if member.rows_left <= 0:
                 member.rows_over()
+            else:
+                member.carry()
+            if member.rows is None:
                 self._passes(member, member.served_s, now)
 
     def _give_up(self, live: Live, now: float) -> None:
@@ -596,13 +638,13 @@ class Simulation:
         live.rows_over()
 
     def _batch(self, live: Live, rows: Rows) -> Batch:
-        return self._batches[rows.batch]
+        return self._batches[rows.batch].batch
 
-    def _launch(self, leader: Live, members: tuple[Entry, ...]) -> Launch:
+    def _launch(self, leader: Live, members: tuple[Entry, ...], now: float) -> Launch:
         """A launch that begins, of its leader and those who ride in it."""
-        batch = leader.entry.batch
-        assert isinstance(batch, _Batch)
-        return Launch(batch.seconds(sum(entry.aboard for entry in members)) * next(batch.factor))
+        assert leader.rows is not None
+        rows = sum(entry.aboard for entry in members)
+        return Launch(self._batches[leader.rows.batch].seconds(rows, now))
 
     def _credit(self, live: Live, seconds: float) -> None:
         """So much of its work is done."""

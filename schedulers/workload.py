@@ -44,8 +44,9 @@ class Run:
 @dataclass(frozen=True, slots=True)
 class Rows:
     """So many rows in launches of the workload's batch number `batch`, each of at most `most`, one after the
-    other until all are done, alone or with others. What that takes, the batch's timing says; or, where the
-    batch is a language model, the chip: rows are tokens then, read, or written if `most` is 1.
+    other until all are done, alone or with others; what a launch leaves over may go into the job's next one,
+    if that is of several rows, too. What that takes, the batch's timing says; or, where the batch is a
+    language model, the chip: rows are tokens then, read, or written if `most` is 1.
 
     `seconds` is how far it brings the job on its way to a milestone.
     """
@@ -105,7 +106,9 @@ class PowerChange:
 class WorkloadJob:
     """One job. Times are seconds since the workload's beginning, `deadline_s` too.
 
-    It comes at `arrives_s`, or, if it has one, at the milestone `after` of the job that starts it.
+    It comes at `arrives_s`, or, if it has one, at the milestone `after` of the job that starts it. With a
+    `pause_s` it is asked for from outside, so long after that milestone; how it then differs from
+    `arrives_s`, its deadline and its changes differ, too.
     """
 
     name: str
@@ -117,6 +120,7 @@ class WorkloadJob:
     deadline_s: float = inf
     predicted_s: float = 0.0
     after: Milestone | None = None
+    pause_s: float | None = None
     changes: tuple[Change, ...] = ()
     batch: int | None = None  # of the rows that it is going to bring
 
@@ -131,23 +135,37 @@ class DeviceTiming:
     """How late jobs stop on a device: as there are no interrupts within a quantum, and other processes.
 
     `give_way_s`: seconds that a job takes to give way when it is asked. `overrun_s`: by how much it runs
-    longer than a slice. Each has at least one value; they are used in turn, over and over.
+    longer than a slice. `wake_s`: how long an idle device takes to begin when somebody comes. Each has at
+    least one value; they are used in turn, over and over.
     """
 
     give_way_s: tuple[float, ...] = (0.0002,)
     overrun_s: tuple[float, ...] = (0.0,)
+    wake_s: tuple[float, ...] = (0.0,)
+
+
+@dataclass(frozen=True, slots=True)
+class SeenLaunch:
+    """A launch that there was: when it began, its rows, and what it took."""
+
+    at_s: float
+    rows: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class BatchTiming:
     """What launches of a batch take: `costs` for 1 row, 2, and so on up to the most that a launch holds.
 
-    That is what decisions go by; a launch takes one of the `factors` times as long, which are used in turn.
+    A launch takes as long as the last one of like size among those `seen` that had begun by then, so that it
+    is slow when they were; without any, as long as it costs. Decisions go by the costs or, where there are
+    `learned` ones, by what those have taught by then (pace.py): each counts from its `at_s` on.
     """
 
     costs: tuple[float, ...]
     members: int = Batch.members
-    factors: tuple[float, ...] = (1.0,)
+    seen: tuple[SeenLaunch, ...] = ()
+    learned: tuple[SeenLaunch, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,15 +186,19 @@ class Workload:
 
     def __post_init__(self) -> None:
         for device, timing in self.devices.items():
-            for values in (timing.give_way_s, timing.overrun_s):
+            for values in (timing.give_way_s, timing.overrun_s, timing.wake_s):
                 if not values or not all(0 <= seconds < inf for seconds in values):
                     raise SchedulerError(
                         f"the timing of device {device!r} has numbers of seconds from 0 on, not {values!r}"
                     )
         for batch in self.batches:
-            for values in () if isinstance(batch, LanguageModel) else (batch.costs, batch.factors):
-                if not values or not all(0 < value < inf for value in values):
-                    raise SchedulerError(f"the timing of a batch has positive numbers, not {values!r}")
+            if isinstance(batch, LanguageModel):
+                continue
+            if not batch.costs or not all(0 < cost < inf for cost in batch.costs):
+                raise SchedulerError(f"the costs of a batch are positive numbers, not {batch.costs!r}")
+            for launch in (*batch.seen, *batch.learned):
+                if launch.rows < 1 or not 0 <= launch.at_s < inf or not 0 < launch.seconds < inf:
+                    raise SchedulerError(f"there cannot have been {launch}")
         if self.members < 1:
             raise SchedulerError(f"a launch has at least one member, not {self.members!r}")
         for change in self.power:
@@ -194,6 +216,8 @@ class Workload:
             return f"is for device {job.device!r}; there are {sorted(self.devices)}"
         if not 0 <= job.arrives_s < inf:
             return f"arrives at {job.arrives_s!r}; it takes a number of seconds from 0 on"
+        if job.pause_s is not None and (job.after is None or not 0 <= job.pause_s < inf):
+            return f"pauses for {job.pause_s!r} after {job.after}; it takes a number of seconds from 0 on"
         numbers: list[int | None] = [job.after.job if job.after is not None else None]
         for step in job.steps:
             if isinstance(step, Predict):

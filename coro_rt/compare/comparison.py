@@ -192,10 +192,19 @@ class Comparison:
     def decisions(self, tick: Tick) -> None:
         of = self._extent
         self._take(
-            decisions.probes((*of.counts[1:], *of.crowds), min(of.switches, decisions.DECISIONS)),
+            decisions.probes(
+                (decisions.FEWEST, *of.counts[1:], *of.crowds), min(of.switches, decisions.DECISIONS)
+            ),
             of.rarely,
             tick,
         )
+        for kind in (decisions.TURN, decisions.ARRIVAL):
+            fitted = decisions.growth(self._figures, kind, "dynamic")
+            if fitted is not None:
+                once, each = fitted
+                self._figures.note(
+                    f"{kind}, dynamic: fitted {once:.2f} µs and {each:.2f} µs for each doubling"
+                )
 
     def formats(self, tick: Tick) -> None:
         tick("weights in 4, 8 and 32 bits")
@@ -260,7 +269,7 @@ TICKS: dict[str, Callable[[Extent], int]] = {
     "roundtrip": lambda of: 3,
     "starting": lambda of: 5 * of.repeat + len(of.waiting) * of.rarely,
     "kernels": lambda of: 1,
-    "decisions": lambda of: len(decisions.probes((*of.counts[1:], *of.crowds))) * of.rarely,
+    "decisions": lambda of: len(decisions.probes((decisions.FEWEST, *of.counts[1:], *of.crowds))) * of.rarely,
     "formats": lambda of: 1,
     "soc": lambda of: 1,
     "tracing": lambda of: 2 * of.repeat,

@@ -1,4 +1,4 @@
-"""What a decision of the scheduler alone costs, per policy, from 100 to 100,000 ready entries.
+"""What a decision of the scheduler alone costs, per policy, from 10 to 100,000 ready entries.
 
 No threads and no jobs: the scheduler is called as a worker would call it, in one thread. Two decisions, each
 in microseconds of the CPU (the thread's own time, so that neighbours on the machine count less):
@@ -15,12 +15,15 @@ import random
 import time
 from collections.abc import Sequence
 from itertools import count
+from math import log2
+from statistics import linear_regression
 
-from coro_rt.compare.statistics import Probe
+from coro_rt.compare.statistics import Figures, Probe
 from coro_rt.schedulers import POLICIES, Entry, Policy, QoS, Scheduler
 
 TURN, ARRIVAL = "a decision: turn", "a decision: arrival"
 DECISIONS = 4_000  # in one sample
+FEWEST = 10  # ready entries
 
 
 def probes(counts: Sequence[int], decisions: int = DECISIONS) -> list[Probe]:
@@ -32,6 +35,16 @@ def probes(counts: Sequence[int], decisions: int = DECISIONS) -> list[Probe]:
             found.append(Probe(TURN, name, "µs", crowd.turns, ready))
             found.append(Probe(ARRIVAL, name, "µs", crowd.arrivals, ready))
     return found
+
+
+def growth(figures: Figures, kind: str, policy: str) -> tuple[float, float] | None:
+    """The straight line through a decision's medians by log2 of how many are ready: what it costs with one,
+    and more with each doubling, in microseconds. None with fewer than three figures."""
+    found = [figure for figure in figures.of(kind) if figure.who == policy and figure.at]
+    if len(found) < 3:
+        return None
+    each, once = linear_regression([log2(figure.at or 1) for figure in found], [one.median for one in found])
+    return once, each
 
 
 class _Crowd:

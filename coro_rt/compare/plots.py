@@ -9,14 +9,14 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import floor, log10
+from math import floor, log2, log10
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from coro_rt.compare import kernel_length, roundtrip, scene, starting, switch, thread_switch
+from coro_rt.compare import decisions, kernel_length, roundtrip, scene, starting, switch, thread_switch
 from coro_rt.compare.drivers import DRIVERS
 from coro_rt.compare.hosts import BACKENDS
 from coro_rt.compare.statistics import Figure, Figures
@@ -52,7 +52,7 @@ class Plot:
 
 def all_plots(figures: Figures) -> Iterable[Plot]:
     """Those for which something was measured, in the report's order."""
-    for draw in (_scene_delays, _scene_rates, _switches, _roundtrips, _starting, _kernels):
+    for draw in (_scene_delays, _scene_rates, _switches, _decisions, _roundtrips, _starting, _kernels):
         with mpl.rc_context(STYLE):
             plot = draw(figures)
         if plot is not None:
@@ -137,6 +137,39 @@ def _switches(figures: Figures) -> Plot | None:
         "Both axes logarithmic. (time with the runtime - time inline) / N; bands are the middle half of the "
         "samples; dashed: all threads kept on one core. Event loops have no priorities and no ledger: the "
         "difference to them is what those cost.",
+        _svg(canvas),
+    )
+
+
+def _decisions(figures: Figures) -> Plot | None:
+    there = [kind for kind in (decisions.TURN, decisions.ARRIVAL) if figures.of(kind)]
+    if not there:
+        return None
+    canvas, axes = _canvas(len(there), 2.3)
+    for panel, kind in zip(axes, there, strict=True):
+        found = figures.of(kind)
+        for who in dict.fromkeys(figure.who for figure in found):
+            _line(panel, [figure for figure in found if figure.who == who], who)
+        fitted = decisions.growth(figures, kind, "dynamic")
+        if fitted is not None:
+            once, each = fitted
+            at = sorted(figure.at for figure in found if figure.who == "dynamic" and figure.at)
+            panel.plot(at, [once + each * log2(ready) for ready in at], color="#20242b", linestyle=":")
+            panel.annotate(
+                f"dynamic, fitted: {once:.2f} {'+-'[each < 0]} {abs(each):.2f} log₂ n", (0.02, 0.96),
+                xycoords="axes fraction", va="top", fontsize=8,
+            )  # fmt: skip
+        panel.set_xscale("log")
+        panel.set_ylim(bottom=0)
+        panel.set_title(kind, loc="left", fontsize=9)
+        panel.set_ylabel("µs")
+        _plain_numbers(panel.xaxis)
+    axes[-1].set_xlabel("ready jobs")
+    _legend(canvas, *(panel.get_legend_handles_labels() for panel in axes))
+    return Plot(
+        "What a decision costs",
+        "Of the scheduler alone, by policy; the lower axis is logarithmic, so log n is a straight line: the "
+        "dotted one is fitted to `dynamic`, beyond what fits into the caches it is somewhat more.",
         _svg(canvas),
     )
 

@@ -55,14 +55,15 @@ class Workspaces:
                 self._idle.append(self._add(_rounded(rows), 1, paid))
 
     def spare_bytes(self, rows: int) -> int:
-        """What `trim` would free, less what has to be provided then."""
+        """What `trim` would free, less what has to be provided only then."""
         with self._lock:
+            provides = self.lacking(rows) > 0  # anyway
             spare = self._spare(rows)
             kept = any(one.rows >= rows for one in self._reservations if one not in spare)
             freed = sum(self._reservations[one].nbytes for one in spare)
             if self._nowhere is not None and not self._in_use():
                 freed += self._model.sizes.kv.page_bytes
-            return max(0, freed - (0 if kept else self.bytes_for(rows)))
+            return max(0, freed - (0 if kept or provides else self.bytes_for(rows)))
 
     def trim(self, rows: int) -> None:
         """Give back the idle ones that a step of `rows` tokens does not need (0: all)."""

@@ -104,6 +104,7 @@ class Call:
     slow: int | None = None  # the policy was ejected, as this one of its calls had taken too long
     kind: Mapping[str, Any] | None = None  # of a batch, where it is first named: see `describe`
     aboard: Members | None = None  # of the launch that the device goes on with: a decision, too
+    after: int | None = None  # of a submit: the entry that the same task asked for before, which had ended
 
 
 def aboard(arguments: Mapping[str, Any], answer: Any) -> Members | None:

@@ -160,7 +160,9 @@ class Trace:
                 raise self.error(number, f"entry {arguments['entry']} is submitted a second time")
             known.add(arguments["entry"])
         by = read.get("by")
-        for reference in [None if by == WORKER else by, *(arguments.get(parameter) for parameter in ENTRIES)]:
+        after = read.get("after")
+        named = [None if by == WORKER else by, after, *(arguments.get(parameter) for parameter in ENTRIES)]
+        for reference in named:
             if reference is not None and reference not in known:
                 raise self.error(number, f"{name} is about entry {reference!r}, which was never submitted")
         slow = read.get("slow")
@@ -171,7 +173,7 @@ class Trace:
             kind = self._kind(number, batch, read.get("kind"), len(batches) + 1)
             batches.add(batch)
         aboard = self._aboard(number, read.get("aboard"), known)
-        return Call(number, name, arguments, read.get("answer"), by, entry, slow, kind, aboard)
+        return Call(number, name, arguments, read.get("answer"), by, entry, slow, kind, aboard, after)
 
     def _kind(self, number: int, batch: int, kind: Any, expected: int) -> dict[str, Any]:
         """What is said about a batch where it is first named."""

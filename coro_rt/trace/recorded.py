@@ -3,8 +3,8 @@
 Of each job: when it came; its device time between waits; its waits. A wait that a job's own step ended (it
 released a lock, set an event, ended) is a wait for that job's milestone, so that under another policy it ends
 when that job gets there; any other took its time outside (a sleep, something on the host), and takes as long
-again. A job that another one started comes at that one's milestone. What the host submits comes when it came:
-a task that asks again as soon as it has its answer asks at the recorded times, whatever the policy.
+again. A job that another one started comes at that one's milestone. What a task asks for when it has what it
+asked for before comes so long after that job's end as it did; anything else from the host when it came.
 """
 
 from __future__ import annotations
@@ -35,17 +35,27 @@ from coro_rt.trace.shared import RecordedBatch, RecordedLaunch
 class RecordedJob:
     """One entry of the trace, as far as it has been read."""
 
-    def __init__(self, number: int, call: Call, now: float, after: Milestone | None) -> None:
+    def __init__(
+        self,
+        number: int,
+        call: Call,
+        now: float,
+        device: _Device,
+        *,
+        after: Milestone | None,
+        before: RecordedJob | None,
+    ) -> None:
         entry = call.entry
         self.number = number
         self.name: str = entry["name"]
         self.qos: QoS = entry["qos"]
         self.tenant: str = entry["tenant"]
         self.device: str = entry["device"]
-        self.at = self.device  # where it is, if it has moved
+        self.at = device  # where it is, if it has moved
         self.deadline: float = entry["deadline"]
         self.predicted_s: float = entry["predicted_seconds_left"]
         self.after = after
+        self.before = before  # what its task had asked for before, and had
         self.arrived = now
         self.started = self.ended = inf
         self.steps: list[Step] = []
@@ -54,7 +64,8 @@ class RecordedJob:
         self.stepped_s = 0.0  # of that, in steps already
         self.booked = 0.0  # when it was granted the device, or last booked
         self.running = False
-        self.ready_since: float | None = now  # None: it is not ready
+        self._ready_since: float | None = None
+        self.ready_since = now
         self.waited_s = 0.0
         self.waits = 0  # of its steps
         self.waits_since: float | None = None  # None: it does not wait
@@ -62,16 +73,32 @@ class RecordedJob:
         self.batch: int | None = entry.get(BATCH)  # as it came, from 1
         self.offered: tuple[int, int] | None = None  # batch and rows of its launch
         self.launch: RecordedLaunch | None = None  # that it is in
+        self.burst = 1  # of its last steps, those that were launched as one
         self.rest_of: int | None = None  # the step whose rows were not all granted: the rest comes
+
+    @property
+    def ready_since(self) -> float | None:
+        """None: it is not ready."""
+        return self._ready_since
+
+    @ready_since.setter
+    def ready_since(self, since: float | None) -> None:
+        self.at.ready += (since is not None) - (self._ready_since is not None)
+        self._ready_since = since
 
     def progress(self, now: float) -> float:
         """Its service at a time, that not yet booked included."""
         return self.served_s + max(0.0, now - self.booked) if self.running else self.served_s
 
     def run(self, served_s: float) -> None:
-        """A piece of device time ends here."""
-        self.steps.append(Run(max(0.0, served_s - self.stepped_s)))
-        self.stepped_s = max(self.stepped_s, served_s)
+        """A piece of device time ends here. If a burst came before it, a part of it belongs to each token."""
+        each_s = max(0.0, served_s - self.stepped_s) / self.burst
+        written = self.steps[len(self.steps) - self.burst :] if self.burst > 1 else []
+        del self.steps[len(self.steps) - len(written) :]
+        for step in written[:-1]:
+            self.steps += [step, Run(each_s)]
+        self.steps += [*written[-1:], Run(each_s)]
+        self.stepped_s, self.burst = max(self.stepped_s, served_s), 1
 
     def rows(self, granted: int, times: int = 1) -> None:
         """A launch of it is done, or given up; of a burst, `times` as many. If fewer rows were granted,
@@ -82,6 +109,7 @@ class RecordedJob:
         self.stepped_s, self.offered = self.served_s, None
         if self.rest_of is None:
             self.steps += [Rows(batch - 1, granted, wanted, seconds / times)] * times
+            self.burst = times
             at = len(self.steps) - 1
         else:
             at = self.rest_of
@@ -95,8 +123,11 @@ class RecordedJob:
 class _Device:
     """What is happening on one device."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.ready = 0  # jobs
         self.running: RecordedJob | None = None
+        self.alone = False  # nobody was ready when the slice began, which is long then
         self.last: RecordedJob | None = None
         self.since = 0.0
         self.slice_s = 0.0
@@ -104,12 +135,18 @@ class _Device:
         self.broken = False  # somebody was woken within the slice, as will be when it is simulated
         self.asked_at: float | None = None  # whoever runs should give way, since then
         self.delays: list[float] = []  # how long that took
+        self.woken_at: float | None = None  # it was idle, and somebody has come
+        self.wakes: list[float] = []  # how long it took to begin then
         self.overruns: list[float] = []  # by how much slices were too long where another job's turn came
 
     def timing(self) -> DeviceTiming:
         """What a trace does not show is left as it is by default."""
         usual = DeviceTiming()
-        return DeviceTiming(tuple(self.delays) or usual.give_way_s, tuple(self.overruns) or usual.overrun_s)
+        return DeviceTiming(
+            tuple(self.delays) or usual.give_way_s,
+            tuple(self.overruns) or usual.overrun_s,
+            tuple(self.wakes) or usual.wake_s,
+        )
 
 
 class Recorded:
@@ -123,7 +160,7 @@ class Recorded:
         self._trace = trace
         self._start = header.now
         self._jobs: dict[int, RecordedJob] = {}
-        self._devices = {name: _Device() for name in header.devices}
+        self._devices = {name: _Device(name) for name in header.devices}
         self._batches: list[RecordedBatch] = []
         self._power: list[PowerChange] = []
         self._spans: list[Span] | None = [] if spans else None
@@ -155,14 +192,15 @@ class Recorded:
             self._batches.append(RecordedBatch(call.kind))
         match call.name:
             case "add_device":
-                self._devices[arguments["device"]] = _Device()
+                self._devices[arguments["device"]] = _Device(arguments["device"])
             case "submit":
                 self._submit(call, now)
             case "next":
                 self._decisions += 1
                 self._granted(call, self._device(call, arguments["device"]), now)
             case "learn":
-                self._batches[arguments[BATCH] - 1].learn(arguments["rows"], arguments["seconds"])
+                at_s = now - self._start
+                self._batches[arguments[BATCH] - 1].learn(arguments["rows"], arguments["seconds"], at_s)
             case "set_policy" | "place" | "measured" | "fence" | "readmit":
                 pass  # where a job went, `submit` and `move` say
             case "set_power":
@@ -171,14 +209,16 @@ class Recorded:
                 self._about(call, self._jobs[arguments["entry"]], arguments, now)
 
     def _submit(self, call: Call, now: float) -> None:
+        device = self._device(call, call.entry["device"])
         after = self._milestone(call.by, now)
-        job = RecordedJob(len(self._jobs), call, now, after)
+        before = None if call.after is None else self._jobs[call.after]
+        job = RecordedJob(len(self._jobs), call, now, device, after=after, before=before)
         self._jobs[call.arguments["entry"]] = job
-        self._asks(self._device(call, job.device), call, now)
+        self._asks(device, call, now)
 
     def _about(self, call: Call, job: RecordedJob, arguments: Any, now: float) -> None:
         """A call about a job that was submitted."""
-        device = self._device(call, job.at)
+        device = job.at
         match call.name:
             case "ran":
                 self._ran(device, job, arguments["seconds"], now)
@@ -190,7 +230,7 @@ class Recorded:
                 self._wait_over(job, self._milestone(call.by, now), now, sleep=call.by == WORKER)
                 self._asks(device, call, now)
             case "move":
-                job.at = arguments["device"]
+                job.at = self._device(call, arguments["device"])
             case "expedite":
                 self._cancelled(job, now)
                 self._wait_over(job, None, now)
@@ -233,17 +273,22 @@ class Recorded:
         if call.answer is not None:
             if not slice_over:
                 self._preemptions += 1
-            elif not device.broken:
+            elif not device.broken and not device.alone:
                 device.overruns.append(device.used_s - device.slice_s)
             self._left(call, device, job, now)
             job.ready_since = now
             self._granted(call, device, now)
         elif slice_over:
             device.used_s, device.broken = 0.0, False
+        if call.answer is None:
+            device.alone = not device.ready
 
     def _granted(self, call: Call, device: _Device, now: float) -> None:
         if call.answer is None:
             return
+        if device.woken_at is not None:
+            device.wakes.append(max(0.0, now - device.woken_at))
+            device.woken_at = None
         answer: dict[str, Any] = call.answer if isinstance(call.answer, dict) else {}
         job, slice_s = self._jobs.get(answer.get("entry", -1)), answer.get("slice_s")
         ready_since = None if job is None else job.ready_since
@@ -261,6 +306,7 @@ class Recorded:
         self._switches += device.last is not job
         device.last = job
         self._leads(call, job, now)
+        device.alone = not device.ready
 
     # Launches that were shared.
 
@@ -269,7 +315,7 @@ class Recorded:
         if call.aboard is None or leader.launch is not None:
             return
         members = {self._jobs[entry]: rows for entry, rows in call.aboard}
-        launch = RecordedLaunch(leader, members)
+        launch = RecordedLaunch(leader, members, now - self._start)
         for member in members:
             if member.launch is not None:
                 member.launch.lose(member, now)
@@ -321,7 +367,7 @@ class Recorded:
             raise self._trace.error(call.line, f"{job.name} leaves a device that it does not have")
         if self._spans is not None:
             begin, end = device.since - self._start, now - self._start
-            self._spans.append(Span(job.at, job.number, begin, end))
+            self._spans.append(Span(device.name, job.number, begin, end))
         device.running = device.asked_at = None
         job.running = False
 
@@ -361,11 +407,14 @@ class Recorded:
             job.changes.append(Change(now - self._start, cancel=True))
 
     def _asks(self, device: _Device, call: Call, now: float) -> None:
-        """If the host asks the running job to give way, this is when. A job's own step, and a worker that
-        wakes a sleeper, are about to decide anyway."""
-        if call.by is not None:
+        """If the host asks the running job to give way, or it was alone and is not any more, this is when. A
+        job's own step, and a worker that wakes a sleeper, are about to decide anyway."""
+        if device.running is None:
+            if device.woken_at is None and call.by != WORKER:
+                device.woken_at = now
+        elif call.by is not None:
             device.broken = True
-        elif call.answer is True and device.asked_at is None:
+        elif (call.answer is True or device.alone) and device.asked_at is None:
             device.asked_at = now
 
     def _device(self, call: Call, name: str) -> _Device:
@@ -381,6 +430,9 @@ class Recorded:
         return Milestone(job.number, job.progress(now), job.waits)
 
     def _workload_job(self, job: RecordedJob) -> WorkloadJob:
+        after, pause_s = job.after, None
+        if job.before is not None and job.before.ended <= job.arrived:
+            after, pause_s = Milestone(job.before.number), job.arrived - job.before.ended
         return WorkloadJob(
             name=job.name,
             arrives_s=max(0.0, job.arrived - self._start),
@@ -390,7 +442,8 @@ class Recorded:
             device=job.device,
             deadline_s=job.deadline - self._start,
             predicted_s=job.predicted_s,
-            after=job.after,
+            after=after,
+            pause_s=pause_s,
             changes=tuple(job.changes),
             batch=None if job.batch is None else job.batch - 1,
         )

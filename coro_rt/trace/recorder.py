@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from coro_rt._version import __version__
 from coro_rt.schedulers.batch import Batch
 from coro_rt.schedulers.ejection import Ejection
-from coro_rt.schedulers.entry import Entry
+from coro_rt.schedulers.entry import Entry, State
 from coro_rt.schedulers.errors import SchedulerError
 from coro_rt.schedulers.scheduler import Scheduler
 from coro_rt.trace.calls import (
@@ -63,6 +64,7 @@ class Recorder:
         self._readings = 0  # of the timer, two for each call of a policy's method, since the call began
         self._slow: int | None = None  # the number of the policy's call that took too long
         self._batches: dict[Batch, int] = {}  # the numbers of those that were named
+        self._asked: WeakKeyDictionary[Any, Entry] = WeakKeyDictionary()  # of a task: what it asked for last
         self._scheduler = make(on_ejected=self._ejected, timer=self._read_timer)
 
     def __getattr__(self, name: str) -> Any:
@@ -99,6 +101,16 @@ class Recorder:
             return None
         return WORKER if worker.deciding or worker.job is None else worker.job.entry.id
 
+    def _asked_before(self, entry: Entry) -> int | None:
+        """The number of what the task that now asks for an entry had asked for before, if that has ended: the
+        task had been waiting for it, most likely, and could not have asked sooner."""
+        task = self._engine.host.task()
+        if task is None:
+            return None
+        before = self._asked.get(task)
+        self._asked[task] = entry
+        return before.id if before is not None and before.state is State.DONE else None
+
     def _number(self, arguments: dict[str, Any]) -> dict[str, Any] | None:
         """Puts a batch's number in its place. Returns what it is, where it is new."""
         batch = arguments[BATCH]
@@ -120,7 +132,7 @@ class Recorder:
 
 def as_line(note: tuple[Any, ...]) -> dict[str, Any]:
     """A note as it stands in a trace. By the writer, not under the lock."""
-    name, arguments, answer, by, entry, slow, kind, members = note
+    name, arguments, answer, by, entry, slow, kind, members, after = note
     line: dict[str, Any] = {"call": name}
     for parameter, value in arguments.items():
         if value is not None or parameter not in OPTIONAL:
@@ -129,6 +141,8 @@ def as_line(note: tuple[Any, ...]) -> dict[str, Any]:
         line |= {field: written(value) for field, value in zip(ENTRY_FIELDS, entry, strict=True)}
     if by is not None and by != line.get("entry") and (by != WORKER or name == "wake"):
         line["by"] = by
+    if after is not None:
+        line["after"] = after
     if slow is not None:
         line["slow"] = slow
     if kind is not None:
@@ -157,14 +171,15 @@ def _noting(name: str, parameters: tuple[str, ...]) -> Callable[..., Any]:
                 arguments[parameter] = value.id
         entry = tuple([getattr(args[0], field) for field in ENTRY_FIELDS]) if new else None
         by = self._caller()
+        after = self._asked_before(args[0]) if new and by is None else None
         self._readings, self._slow = 0, None
         try:
             answer = method(self._scheduler, *args, **named)
         except SchedulerError as error:
-            self._note((name, arguments, error, by, entry, self._slow, kind, None))
+            self._note((name, arguments, error, by, entry, self._slow, kind, None, after))
             raise
         members = aboard(given, answer) if launches else None
-        self._note((name, arguments, answer, by, entry, self._slow, kind, members))
+        self._note((name, arguments, answer, by, entry, self._slow, kind, members, after))
         return answer
 
     return call

@@ -102,7 +102,7 @@ class _ChipSimulation(Simulation):
         among = (live.device,) if live.job.device in board.names else board.names
         predict = self._scheduler.placement.predict
         later_s = sum(min(predict(work, name) or 0.0 for name in among) for work in works[1:])
-        entry.deadline = live.job.deadline_s - later_s
+        entry.deadline = live.job.deadline_s + live.later_s - later_s
         asks = None if entry.state is State.NEW else entry
         choice = self._scheduler.place(
             works[0], among, now, qos=entry.qos, deadline=entry.deadline, tenant=entry.tenant, without=asks
@@ -131,7 +131,7 @@ class _ChipSimulation(Simulation):
     def _batch(self, live: Live, rows: Rows) -> Batch:
         return self._board.batch(rows.batch, live.device)
 
-    def _launch(self, leader: Live, members: tuple[Entry, ...]) -> Launch:
+    def _launch(self, leader: Live, members: tuple[Entry, ...], now: float) -> Launch:
         assert leader.rows is not None
         rows = [(entry.aboard, self._live[entry.id].tokens) for entry in members]
         load = self._board.load(leader.rows.batch, rows)

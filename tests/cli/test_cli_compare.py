@@ -1,12 +1,13 @@
 """`coro-rt compare` measures, judges every claim, and writes it down. No figure is judged here."""
 
 import json
+import math
 import re
 from dataclasses import replace
 
 import pytest
 
-from coro_rt.compare import comparison
+from coro_rt.compare import comparison, decisions
 from coro_rt.compare.statistics import Figures, Noise, Probe
 
 CLAIM = {"source", "claim", "figure", "unit", "holds", "command", "kind", "note"}
@@ -106,6 +107,20 @@ def test_a_report_without_what_draws_it_says_what_to_install(coro_rt_cli, tmp_pa
     ended = coro_rt_cli("compare", "--quick", "--report", str(tmp_path / "report.html"))
     assert ended.code == 1
     assert "coro-rt[report]" in ended.err
+
+
+def test_what_a_decision_costs_is_fitted_to_the_logarithm_of_how_many_are_ready():
+    figures = Figures()
+    for ready in (16, 1_024, 65_536):
+        figures.add(decisions.TURN, "dynamic", "µs", 0.5 + 0.1 * math.log2(ready), ready)
+        figures.add(decisions.TURN, "fifo", "µs", 7.0, ready)
+    assert decisions.growth(figures, decisions.TURN, "dynamic") == pytest.approx((0.5, 0.1))
+    assert decisions.growth(figures, decisions.TURN, "edf") is None
+    pytest.importorskip("matplotlib")
+    from coro_rt.compare.plots import all_plots
+
+    (plot,) = all_plots(figures)
+    assert "dynamic, fitted: 0.50 + 0.10 log₂ n" in plot.svg
 
 
 def test_measurements_take_turns():

@@ -275,6 +275,22 @@ async def test_a_thousand_parkings_change_no_token_and_no_probability(
         print(f"\n  {parkings} pieces parked in {rounds} rounds of {len(asked)} generations", flush=True)
 
 
+async def test_workspaces_that_are_too_small_make_room_for_one_that_is_not(
+    anyio_backend: object, path: Path
+) -> None:
+    """Else a job that needs the larger one, when all others are parked, would be told that it never fits."""
+    async with open_runtime(threads=1) as runtime, await load_model(runtime, path) as llm:
+        workspaces = llm._open().workspaces
+        for workspace in [workspaces.lend(rows, 1) for rows in (32, 64)]:
+            workspaces.give_back(workspace)
+        held = runtime.stats().memory.workspaces
+        assert workspaces.lacking(128) == workspaces.bytes_for(128)
+        assert workspaces.spare_bytes(128) == held
+        assert workspaces.spare_bytes(64) == held - workspaces.bytes_for(64)
+        workspaces.trim(0)
+        assert runtime.stats().memory.workspaces == 0
+
+
 # Prefixes.
 
 

@@ -271,3 +271,33 @@ async def test_a_deadline_that_has_passed_is_urgent_and_cancels_nothing(within_s
     async with opened() as runtime:
         with coro_rt.qos(QoS.DEFAULT, within_s=within_s):
             assert (await runtime.run(this)).qos is QoS.DEFAULT
+
+
+class Later(Policy):
+    """Everybody has to wait for a quarter of an hour."""
+
+    def key(self, job: Entry, now: float) -> float:
+        return now
+
+    def defer_until(self, job: Entry, now: float) -> float:
+        return now + 900
+
+
+@pytest.mark.parametrize("ends", ["goes on", "is cancelled"])
+async def test_a_job_that_was_put_off_goes_on_at_once_on_an_idle_device_when_its_urgency_changes(
+    ends: str,
+) -> None:
+    async with (
+        opened(devices=["sim"], policy=Later(), max_wait_s=3600) as runtime,
+        runtime.start(this) as job,
+    ):
+        await until(lambda: runtime._engine.workers["sim"].idle)
+        assert job.state is State.READY
+        with anyio.fail_after(20):
+            if ends == "goes on":
+                job.set_qos(QoS.USER_INTERACTIVE)
+                await job.result()
+            else:
+                job.cancel()
+                with pytest.raises(coro_rt.JobCancelled):
+                    await job.result()

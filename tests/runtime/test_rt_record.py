@@ -239,6 +239,34 @@ async def test_simulated_waits_are_within_fifteen_percent_of_the_recorded_ones(
     assert outcome.service_s == pytest.approx(recorded.outcome.service_s)
 
 
+async def test_a_task_that_asks_again_when_it_has_its_answer_does_so_when_simulated(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+
+    async def asks(runtime: coro_rt.Runtime, times: int) -> None:
+        for _ in range(times):
+            await runtime.run(answer, 0.01, 0.05)
+
+    async with simulated(record=path, policy="fifo") as (runtime, clock), anyio.create_task_group() as group:
+        with clock.hold():
+            for times in (1, 5):
+                group.start_soon(asks, runtime, times)
+            await anyio.wait_all_tasks_blocked()
+    submits = [line for line in lines(path) if line.get("call") == "submit"]
+    chain = [line for line in submits if "after" in line]
+    assert len(chain) == 4
+    assert len({line["after"] for line in chain} | {chain[-1]["entry"]}) == 5
+
+    recorded = Recorded(Trace(path))
+    for policy in ("fifo", "dynamic"):
+        outcome = simulate(recorded.workload, policy)
+        for asked in recorded.workload.jobs:
+            if asked.after is not None:
+                number = recorded.workload.jobs.index(asked)
+                was, now = recorded.outcome.jobs, outcome.jobs
+                pause_s = was[number].arrived_s - was[asked.after.job].ended_s
+                assert now[number].arrived_s - now[asked.after.job].ended_s == pytest.approx(pause_s)
+
+
 async def test_what_became_of_the_jobs_is_what_the_ledgers_say(tmp_path: Path) -> None:
     path = tmp_path / "trace.jsonl"
     async with simulated(record=path) as (runtime, _), runtime.start(users, 5) as job:
@@ -399,6 +427,7 @@ def test_a_recording_that_is_closed_as_its_writer_stops_gathering_ends(tmp_path:
         (3, {"now": None}, "line 3: 'now' is a number of seconds, not None"),
         (3, {"deadline": "soon"}, "line 3: 'deadline' is a number of seconds, not 'soon'"),
         (3, {"by": 77}, "line 3: submit is about entry 77, which was never submitted"),
+        (3, {"after": 77}, "line 3: submit is about entry 77, which was never submitted"),
     ],
 )
 async def test_what_cannot_be_in_a_trace_is_an_error_with_its_line(

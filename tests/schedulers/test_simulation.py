@@ -10,14 +10,17 @@ from hypothesis import strategies as st
 
 from coro_rt.schedulers import (
     POLICIES,
+    BatchTiming,
     Change,
     DeviceTiming,
     Milestone,
     Policy,
     Predict,
     QoS,
+    Rows,
     Run,
     SchedulerError,
+    SeenLaunch,
     Wait,
     Workload,
     WorkloadJob,
@@ -60,6 +63,7 @@ def workloads(draw) -> Workload:
             for _ in range(draw(st.integers(0, 2)))
         ]
         after = Milestone(draw(earlier), draw(seconds)) if number and draw(st.booleans()) else None
+        pause_s = None if after is None else draw(st.one_of(st.none(), seconds))
         jobs.append(
             WorkloadJob(
                 f"job-{number}",
@@ -70,6 +74,7 @@ def workloads(draw) -> Workload:
                 draw(st.sampled_from(["cpu", "npu"])),
                 draw(st.one_of(st.just(inf), seconds)),
                 after=after,
+                pause_s=pause_s,
                 changes=tuple(changes),
             )
         )
@@ -159,6 +164,64 @@ def test_a_job_comes_at_the_milestone_of_the_one_that_starts_it():
     assert simulate(workload(*jobs)).jobs[1].arrived_s == pytest.approx(1.1)
 
 
+def test_a_job_that_is_asked_for_after_another_one_comes_when_that_is_done_with_its_deadline_and_changes():
+    cancel = (Change(0.95, cancel=True),)
+    steps = Run(0.01), Wait(50.0)
+    asked = job("b", *steps, at=0.7, after=Milestone(0), pause_s=0.2, deadline_s=1.7, changes=cancel)
+    _, outcome = simulate(workload(job("a", Run(3.0)), asked)).jobs
+    assert (outcome.arrived_s, outcome.deadline_s) == pytest.approx((3.2, 4.2))
+    assert outcome.ended_s == pytest.approx(3.45, abs=0.001)
+
+
+def test_a_launch_takes_as_long_as_the_last_one_of_like_size_by_then():
+    seen = [SeenLaunch(0.0, 1, 0.1), SeenLaunch(1.0, 1, 0.5), SeenLaunch(0.0, 3, 0.9)]
+    timing = BatchTiming((0.1, 0.2, 0.3, 0.4, 0.5), seen=tuple(seen))
+
+    def took(at: float, rows: int) -> float:
+        (outcome,) = simulate(workload(job("one", Rows(0, rows), at=at), batches=(timing,))).jobs
+        return outcome.ended_s - outcome.arrived_s
+
+    assert [took(at, 1) for at in (0.0, 0.99, 1.0, 7.0)] == pytest.approx([0.1, 0.1, 0.5, 0.5])
+    assert took(0.0, 4) == pytest.approx(0.9 * 4 / 3)
+    assert took(0.0, 5) == pytest.approx(0.5 * 1.5 / 0.5)  # none of its size: as slow as the others were
+
+
+def test_what_a_launch_leaves_over_goes_into_the_next_one_of_several_rows():
+    """Two prompts share launches of 6 rows: 4 and 2, then 3 and 3, as the second one brings 4 again; 1 and 2,
+    and 1."""
+    timing = BatchTiming((1.0,) * 6)
+    rows = Rows(0, 4, 4), Run(0.0), Rows(0, 3, 3), Run(0.0), Rows(0, 1, 1)
+    jobs = [job(name, *rows, qos=QoS.BACKGROUND, batch=0) for name in "ab"]
+    first, second = simulate(workload(*jobs, batches=(timing,))).jobs
+    assert (first.ended_s, second.ended_s) == pytest.approx((3.0, 4.0))
+
+
+def test_an_idle_device_takes_a_while_to_begin():
+    devices = {"cpu": DeviceTiming(wake_s=(0.1, 0.3))}
+    jobs = [job(name, Run(1.0), at=at) for name, at in (("a", 0.0), ("b", 0.05), ("c", 5.0))]
+    waited = [job.waited_s for job in simulate(Workload(tuple(jobs), devices), "fifo").jobs]
+    assert waited == pytest.approx([0.1, 1.05, 0.3])
+
+
+def test_decisions_go_by_what_had_been_learned_by_then():
+    """As long as two rows seem to cost twice as much as one, background does not ride with the urgent."""
+
+    def rides(pairs_s: float) -> bool:
+        learned = [SeenLaunch(0.0, 1, 0.001) for _ in range(50)]
+        learned += [SeenLaunch(0.0, 2, pairs_s) for _ in range(50)]
+        timing = BatchTiming((0.001, 0.001), learned=tuple(learned))
+        rows = [Rows(0)] * 100
+        jobs = [
+            job(name, *rows, qos=qos, batch=0)
+            for name, qos in (("a", QoS.BACKGROUND), ("b", QoS.USER_INTERACTIVE))
+        ]
+        background, _ = simulate(workload(*jobs, batches=(timing,), background_share=0.0)).jobs
+        return background.ended_s < 0.15
+
+    assert rides(0.001)
+    assert not rides(0.002)
+
+
 def test_a_cancelled_job_that_has_not_started_leaves_and_one_that_sleeps_is_served_next():
     cancel = (Change(0.5, cancel=True),)
     outcome = simulate(
@@ -204,11 +267,20 @@ def test_jobs_that_wait_for_each_other_are_an_error_that_names_them():
         (job("a", Wait(until=Milestone(7))), "waits for job 7"),
         (job("a", Wait(until=Milestone(0))), "waits for itself"),
         (job("a", at=inf), "arrives at inf"),
+        (job("a", pause_s=0.1), "pauses for 0.1 after None"),
     ],
 )
 def test_a_workload_that_cannot_be_is_refused_with_its_job(wrong, said):
     with pytest.raises(SchedulerError, match=f"job 0 .*{said}"):
         workload(wrong)
+
+
+@pytest.mark.parametrize(
+    "launch", [SeenLaunch(0.0, 0, 0.1), SeenLaunch(0.0, 1, 0.0), SeenLaunch(inf, 1, 0.1)]
+)
+def test_a_launch_that_cannot_have_been_is_refused(launch):
+    with pytest.raises(SchedulerError, match="there cannot have been SeenLaunch"):
+        workload(batches=(BatchTiming((0.1,), seen=(launch,)),))
 
 
 def test_a_policy_that_fails_is_reported_and_all_jobs_end():

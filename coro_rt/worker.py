@@ -273,7 +273,8 @@ class Worker:
         if launch is not None:
             joint = launch.joint
             job.launch = left = self._run_launch(job, launch)
-            if left is None and joint is None and job.inbox_error is None and self._undisturbed():
+            over = left is None and joint is None and job.inbox_error is None
+            if over and not self._places and self._undisturbed():  # where placement learns, it has to be told
                 return job
 
         scheduler = self._scheduler

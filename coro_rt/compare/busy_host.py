@@ -72,7 +72,8 @@ async def _write(runs: Driven, tokens: int, *, busy: bool) -> tuple[float, float
     tokens = min(tokens, runs.llm.context - len(prompt))
     device = runs.runtime.devices[0].name
     turns = 0.0
-    stream = runs.llm.generate(prompt, max_tokens=tokens, ignore_eos=True, buffer=tokens, device=device)
+    room = tokens + 1  # nobody reads them, and a job whose buffer is full waits until half of it is read
+    stream = runs.llm.generate(prompt, max_tokens=tokens, ignore_eos=True, buffer=room, device=device)
     with qos(QoS.USER_INTERACTIVE):
         await anext(stream)
     async with stream:

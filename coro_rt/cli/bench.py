@@ -14,12 +14,13 @@ from coro_rt import CoroRtError
 from coro_rt.cli.loop import run_async
 from coro_rt.cli.opened import fetch
 from coro_rt.cli.options import (
-    DEFAULT_MODEL,
     Command,
     with_json,
+    with_model_name,
     with_monitor,
     with_policy,
     with_record,
+    with_threads,
     with_trace,
 )
 from coro_rt.cli.output import Output
@@ -67,10 +68,7 @@ def _common(command: Command) -> Command:
 
 def _model(command: Command) -> Command:
     options = [
-        click.option(
-            "--model", default=DEFAULT_MODEL, show_default=True, metavar="NAME|FILE",
-            help="A name that `coro-rt models` lists, or a GGUF file.",
-        ),
+        with_model_name,
         click.option(
             "--peer", type=click.Choice(["llama.cpp"]),
             help="Measure it side by side: the xllamacpp wheel, and one compiled here by `make bench-peer`.",
@@ -173,10 +171,7 @@ def prefill(
 
 
 @bench.command()
-@click.option(
-    "--model", default=DEFAULT_MODEL, show_default=True, metavar="NAME|FILE",
-    help="A name that `coro-rt models` lists, or a GGUF file.",
-)  # fmt: skip
+@with_model_name
 @click.option(
     "--peer", type=click.Choice(["llama.cpp"]),
     help="Its server as well, twice: with its own batch and with one of 64 tokens.",
@@ -209,15 +204,7 @@ def respond(
     """
     from coro_rt.bench.respond import Wanted, measure  # here: it loads numba
 
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    # No thread of its own: it is drawn after an ask. Nothing where there is no terminal.
-    bar = Progress(
-        *columns,
-        console=output.notes,
-        auto_refresh=False,
-        transient=True,
-        disable=not output.notes.is_terminal,
-    )
+    bar = _counting(output)
     task = bar.add_task("asks", total=None)
 
     async def all_of_it() -> Report:
@@ -234,10 +221,7 @@ def respond(
 
 
 @bench.command()
-@click.option(
-    "--model", default=DEFAULT_MODEL, show_default=True, metavar="NAME|FILE",
-    help="A name that `coro-rt models` lists, or a GGUF file.",
-)  # fmt: skip
+@with_model_name
 @click.option(
     "--length", "lengths", type=Numbers(2, 2**24), default="16,48,100,200,400,800", show_default=True,
     metavar="N,…", help="Tokens of the prompts.",
@@ -250,10 +234,7 @@ def respond(
     "--every", type=click.IntRange(1), default=1, show_default=True, metavar="N",
     help="Of the simulated states, only each N-th.",
 )  # fmt: skip
-@click.option(
-    "--threads", type=click.IntRange(1, 1024), metavar="N",
-    help="Threads for the kernels.  [default: all that this process may use]",
-)  # fmt: skip
+@with_threads
 @click.option(
     "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, metavar="N",
     help="For the prompts, their order, and the noise in the simulator.",
@@ -271,14 +252,7 @@ def placement(
     """
     from coro_rt.bench.placement import Wanted, measure  # here: it loads numba
 
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    bar = Progress(
-        *columns,
-        console=output.notes,
-        auto_refresh=False,
-        transient=True,
-        disable=not output.notes.is_terminal,
-    )
+    bar = _counting(output)
     task = bar.add_task("samples", total=None)
 
     async def all_of_it() -> Report:
@@ -289,6 +263,12 @@ def placement(
             )
 
     _finish(run_async(all_of_it, "asyncio"), output)
+
+
+def _counting(output: Output) -> Progress:
+    return output.progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    )
 
 
 def _measure(

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from coro_rt import CoroRtError
 from coro_rt.cli.loop import run_async
 from coro_rt.cli.opened import fetch
-from coro_rt.cli.options import DEFAULT_MODEL, with_json, with_report, with_trace
+from coro_rt.cli.options import DEFAULT_MODEL, with_json, with_model_name, with_report, with_trace
 from coro_rt.cli.output import Output
 from coro_rt.llm.catalog import CATALOG, resolve
 
@@ -33,10 +33,7 @@ SECTIONS = (
 @click.option(
     "--only", multiple=True, type=click.Choice(SECTIONS), help="Only this part; may be given several times."
 )
-@click.option(
-    "--model", default=DEFAULT_MODEL, show_default=True, metavar="NAME|FILE",
-    help="A name that `coro-rt models` lists, or a GGUF file.",
-)  # fmt: skip
+@with_model_name
 @with_report
 @with_trace
 @with_json
@@ -59,10 +56,8 @@ def compare(
     if model != DEFAULT_MODEL:
         command += f" --model {shlex.quote(model)}"
     comparison = Comparison(path, QUICK if quick else FULL, only=only, command=command, trace=trace)
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
-        console=output.notes, auto_refresh=False, transient=True, disable=not output.notes.is_terminal,
-    ) as progress:  # fmt: skip
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    with output.progress(*columns) as progress:
         bar = progress.add_task("", total=comparison.ticks)
         found = comparison.run(lambda what: progress.update(bar, advance=1, description=what, refresh=True))
     _show(found, output)

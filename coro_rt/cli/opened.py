@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.from_thread
 import anyio.to_thread
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
 
 from coro_rt import CoroRtError, Instrument, Runtime, TraceEvents, open_runtime
 from coro_rt.cli.options import Settings
@@ -75,14 +75,7 @@ async def fetch(name: str, output: Output) -> Path:
     if entry not in installed():
         output.note(f"fetching {name}: {entry.download_size / 1e6:.0f} MB, {entry.licence} ...")
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
-    # No thread of its own: it is drawn at each report. Nothing but the line above where there is no terminal.
-    progress = Progress(
-        *columns,
-        console=output.notes,
-        auto_refresh=False,
-        transient=True,
-        disable=not output.notes.is_terminal,
-    )
+    progress = output.progress(*columns)
     bar = progress.add_task(name, total=entry.download_size)
 
     def report(done: int, total: int) -> None:

@@ -133,6 +133,16 @@ with_trace = click.option(
 )  # fmt: skip
 """Gives the command its `trace`; `opened.traced` makes instruments of it."""
 
+with_model_name = click.option(
+    "--model", default=DEFAULT_MODEL, show_default=True, metavar="NAME|FILE",
+    help="A name that `coro-rt models` lists, or a GGUF file.",
+)  # fmt: skip
+
+with_threads = click.option(
+    "--threads", type=click.IntRange(1, 1024), metavar="N",
+    help="Threads for the kernels.  [default: all that this process may use]",
+)  # fmt: skip
+
 with_report = click.option(
     "--report",
     callback=_writable,
@@ -145,19 +155,13 @@ with_report = click.option(
 def with_model(*, max_tokens: int) -> Callable[[Command], Command]:
     """Gives the command its `settings`; `max_tokens` is that option's default."""
     options = [
-        click.option(
-            "--model", default=DEFAULT_MODEL, show_default=True, metavar="NAME|FILE",
-            help="A name that `coro-rt models` lists, or a GGUF file.",
-        ),
+        with_model_name,
         click.option(
             "--device", "devices", multiple=True, default=("cpu",), show_default=True, metavar="NAME",
             help="Where it runs, as in `coro-rt devices`; given several times, where it is done first.",
         ),
         with_policy,
-        click.option(
-            "--threads", type=click.IntRange(1, 1024), metavar="N",
-            help="Threads for the kernels.  [default: all that this process may use]",
-        ),
+        with_threads,
         click.option(
             "--backend", type=click.Choice(["trio", "asyncio", "uvloop"]), default="trio", show_default=True,
             help="The event loop.",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console, RenderableType
+from rich.progress import Progress, ProgressColumn
 
 # A model's text may hold anything, and a terminal obeys control characters.
 _CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], "\N{REPLACEMENT CHARACTER}")
@@ -33,6 +34,15 @@ class Output:
     def note(self, text: str) -> None:
         """A line about what is going on."""
         self.notes.print(text, style="dim", markup=False)
+
+    def progress(self, *columns: ProgressColumn) -> Progress:
+        """A bar that goes when it is done. It has no thread of its own, so it is drawn where it is told to
+        `refresh`; nothing is shown where there is no terminal.
+        """
+        terminal = self.notes.is_terminal
+        return Progress(
+            *columns, console=self.notes, auto_refresh=False, transient=True, disable=not terminal
+        )
 
     def line(self, text: str, *, style: str = "") -> None:
         """A line of the result."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from coro_rt.cli.options import with_json
@@ -39,14 +39,7 @@ def quantize(output: Output, source: str, target: Path, kind: str) -> None:
     from coro_rt.llm.quantize import quantize as run
 
     columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
-    # No thread of its own: it is drawn at some reports. Nothing where there is no terminal.
-    progress = Progress(
-        *columns,
-        console=output.notes,
-        auto_refresh=False,
-        transient=True,
-        disable=not output.notes.is_terminal,
-    )
+    progress = output.progress(*columns)
     bar = progress.add_task(kind, total=None)
     drawn = 0.0
 

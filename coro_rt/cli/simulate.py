@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.table import Table
 
 from coro_rt import SchedulerError, TraceFileError
@@ -190,10 +190,7 @@ def _simulate(
     for job in workload.jobs:
         service_s[job.device] += job.service_s
     last_s = max((job.arrives_s for job in workload.jobs), default=0.0)
-    progress = Progress(
-        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
-        console=output.notes, auto_refresh=False, transient=True, disable=not output.notes.is_terminal,
-    )  # fmt: skip
+    progress = output.progress(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
     bar = progress.add_task(policy, total=max(last_s, *service_s.values()) or None)
     with progress:
         return simulator(

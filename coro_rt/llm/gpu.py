@@ -6,7 +6,7 @@ back.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Tokens
 from functools import partial
 from typing import Any
@@ -33,9 +33,17 @@ from .step import ModelStep, advance, step
 @step.on("gpu")
 def _step_on_gpu(device: GpuDevice, launch: Any, slice_s: float) -> bool:
     program, workspace = launch.args
+    return _run(device, program, workspace, slice_s, [launch])
+
+
+def _run(
+    device: GpuDevice, program: GpuProgram, workspace: GpuWorkspace, slice_s: float, launches: Iterable[Any]
+) -> bool:
+    """Run quanta, and note for the launches what they took by the device's own clock."""
     before = device.counts.busy_s
     done = device.run(program, workspace, slice_s=slice_s)
-    launch.measured_s = device.counts.busy_s - before
+    for launch in launches:
+        launch.measured_s = device.counts.busy_s - before
     return done
 
 
@@ -46,11 +54,7 @@ class GpuStep(ModelStep):
     bursts = False
 
     def go(self, device: GpuDevice, program: GpuProgram, workspace: GpuWorkspace, slice_s: float) -> bool:
-        before = device.counts.busy_s
-        done = device.run(program, workspace, slice_s=slice_s)
-        for launch in self.members:
-            launch.measured_s = device.counts.busy_s - before
-        return done
+        return _run(device, program, workspace, slice_s, self.members)
 
 
 class GpuModel(Model):
@@ -139,7 +143,7 @@ class GpuSequence(Sequence):
                     self.model.workspaces.trim(rows)
                     page = self._take(pages)
                 self._numbers.append(page)
-            self.table = np.array(self._numbers, np.int64)
+            self._set_table()
 
     def _take(self, pages: GpuPages) -> int:
         """A page, or else the device is full, and fenced."""
@@ -151,13 +155,14 @@ class GpuSequence(Sequence):
             raise
 
     def release(self) -> None:
-        while self._numbers:
-            assert self._store_of_numbers is not None
-            self._store_of_numbers.give_back(self._numbers.pop())
+        self._give_back()
         super().release()
 
     def __del__(self) -> None:
-        while self._numbers:  # of a conversation that was forgotten
+        self._give_back()  # of a conversation that was forgotten
+
+    def _give_back(self) -> None:
+        while self._numbers:
             assert self._store_of_numbers is not None
             self._store_of_numbers.give_back(self._numbers.pop())
 

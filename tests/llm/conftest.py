@@ -24,3 +24,12 @@ async def llm(runtime: Runtime, tiny_path: Path) -> AsyncIterator[LLM]:
         yield llm
         assert runtime.memory.used == weights, "a job kept memory"
     assert runtime.memory.used == 0
+
+
+@pytest.fixture
+def step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No bursts: the models are so small that nobody would come in time to share a step, and at every token
+    there is a chance to go elsewhere.
+    """
+    monkeypatch.setattr("coro_rt.llm.turnaround.USUAL_S", 0.0)
+    monkeypatch.setattr("coro_rt.llm.turnaround.PART", 0)

@@ -33,13 +33,11 @@ async def record(tiny_path: Path, path: Path, *, cancels: bool) -> None:
         assert runtime.stats().rides > 10
 
 
+@pytest.mark.usefixtures("step_by_step")
 @pytest.mark.parametrize("cancels", [False, True])
 async def test_a_replay_of_shared_steps_decides_exactly_as_recorded(
-    anyio_backend: object, tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cancels: bool
+    anyio_backend: object, tiny_path: Path, tmp_path: Path, cancels: bool
 ) -> None:
-    # No bursts: the model is so small that nobody would come in time to share a step.
-    monkeypatch.setattr("coro_rt.llm.turnaround.USUAL_S", 0.0)
-    monkeypatch.setattr("coro_rt.llm.turnaround.PART", 0)
     path = tmp_path / "trace.jsonl"
     await record(tiny_path, path, cancels=cancels)
     found = replay(Trace(path))

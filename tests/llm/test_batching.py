@@ -12,7 +12,7 @@ from coro_rt import JobCancelled, QoS, Runtime, RuntimeClosed, open_runtime, qos
 from coro_rt.llm.model import LLM
 from coro_rt.llm.sequence import Sequence
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("step_by_step")]
 
 ASKED = [
     (QoS.BACKGROUND, list(range(40)), {}),
@@ -22,13 +22,6 @@ ASKED = [
     (QoS.USER_INITIATED, [9] * 20, {"temperature": 1.0, "top_k": 20}),
     (QoS.USER_INTERACTIVE, [3, 1, 4, 1, 5], {}),
 ]
-
-
-@pytest.fixture(autouse=True)
-def step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No bursts: the model is so small that nobody would come in time to share a step."""
-    monkeypatch.setattr("coro_rt.llm.turnaround.USUAL_S", 0.0)
-    monkeypatch.setattr("coro_rt.llm.turnaround.PART", 0)
 
 
 @pytest.fixture(params=[1, 2], ids=["1 thread", "2 threads"])

@@ -19,7 +19,7 @@ from coro_rt.llm.gpu import GpuStep
 from coro_rt.llm.model import LLM
 from coro_rt.llm.step import ModelStep
 
-pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu"), pytest.mark.anyio]
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu", "step_by_step"), pytest.mark.anyio]
 
 DATA = Path(__file__).parent.parent / "data"
 CASES: list[dict[str, Any]] = json.loads((DATA / "smollm2-greedy.json").read_text())["cases"]
@@ -43,12 +43,6 @@ class From(Chooser):
     def next(self, here: str, wanted: Wanted, places: Sequence[Place]) -> str:
         others = [place.name for place in places if place.name != here]
         return others[0] if others and wanted.text == self.at else here
-
-
-@pytest.fixture(autouse=True)
-def step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coro_rt.llm.turnaround.USUAL_S", 0.0)
-    monkeypatch.setattr("coro_rt.llm.turnaround.PART", 0)
 
 
 @pytest.fixture

@@ -50,12 +50,6 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
 
 
 @pytest.fixture
-def step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coro_rt.llm.turnaround.USUAL_S", 0.0)
-    monkeypatch.setattr("coro_rt.llm.turnaround.PART", 0)
-
-
-@pytest.fixture
 async def runtime(anyio_backend: object) -> AsyncIterator[Runtime]:
     devices = [CpuDevice(name=name, threads=1) for name in "ab"]
     for device in devices:

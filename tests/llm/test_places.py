@@ -27,7 +27,7 @@ from coro_rt.llm.model import LLM
 from coro_rt.llm.sequence import Sequence as TextSequence
 from coro_rt.schedulers.entry import State
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("step_by_step")]
 
 PROMPT = [int(token) for token in range(3, 163)]  # two chunks of a prompt
 LATER = list(range(7, 100))
@@ -55,13 +55,6 @@ class Sent(Chooser):
         self.at.append(here)
         others = [place.name for place in places if place.name != here]
         return others[0] if others and self.goes(wanted.text) else here
-
-
-@pytest.fixture(autouse=True)
-def step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No bursts: there is a chance to go elsewhere at every token."""
-    monkeypatch.setattr("coro_rt.llm.turnaround.USUAL_S", 0.0)
-    monkeypatch.setattr("coro_rt.llm.turnaround.PART", 0)
 
 
 def two() -> list[CpuDevice]:

@@ -12,8 +12,11 @@ class Parker(Protocol):
     """One thread parks; any thread unparks. An unpark that comes first is kept: the next park returns at
     once."""
 
-    def start(self) -> None:
-        """Called by the thread that will park, before anything else."""
+    def start(self, thread: threading.Thread) -> None:
+        """Start the thread that will park."""
+
+    def begin(self) -> None:
+        """Called by that thread, before anything else."""
 
     def park(self, until: float) -> None:
         """Sleep until `until` (of the clock; `inf`: no limit) or an unpark. May also return for no reason."""
@@ -36,7 +39,10 @@ class LockParker:
         self._gate = threading.Lock()
         self._gate.acquire()
 
-    def start(self) -> None:
+    def start(self, thread: threading.Thread) -> None:
+        thread.start()
+
+    def begin(self) -> None:
         pass
 
     def park(self, until: float) -> None:

@@ -101,9 +101,13 @@ class _VirtualParker:
         self.until = math.inf  # when to go on; `-inf`: at once
         self._token = False  # unparked while it ran
 
-    def start(self) -> None:
+    def start(self, thread: threading.Thread) -> None:
         with self._clock._lock:
-            self.until = -math.inf
+            self.until = -math.inf  # from now on, however long the thread takes to come
+        thread.start()
+
+    def begin(self) -> None:
+        with self._clock._lock:
             self._clock._move()
         self.gate.acquire()
 

@@ -97,7 +97,7 @@ class Watchdog:
         self._thread = threading.Thread(target=self._run, name="coro_rt-watchdog", daemon=True)
 
     def start(self) -> None:
-        self._thread.start()
+        self._parker.start(self._thread)
 
     def stop(self) -> None:
         """No quantum is under way any more."""
@@ -113,7 +113,7 @@ class Watchdog:
         self._parker.unpark()
 
     def _run(self) -> None:
-        self._parker.start()
+        self._parker.begin()
         try:
             while not self._stopping:
                 # In this order: whoever begins a quantum is either seen here, or sees that it must wake us.

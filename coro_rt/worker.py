@@ -14,6 +14,7 @@ import logging
 import math
 import threading
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from coro_rt.energy.account import Account, DeviceEnergy, Tally
@@ -99,8 +100,8 @@ class Worker:
             self._account = Account(source, self.device, self._tally)
         if source is not None or self.engine.power_watch is not None:
             self._look_at = -math.inf
+        self.parker.start(self._thread)
         self._started = True
-        self._thread.start()
 
     def stop(self) -> None:
         """End and join the thread, then close the device. No jobs are left.
@@ -122,7 +123,7 @@ class Worker:
         local.worker = self
         parker = self.parker
         try:
-            parker.start()
+            parker.begin()
             self.device.begin()
             while not self._ended:
                 if job is None:
@@ -273,8 +274,7 @@ class Worker:
         if launch is not None:
             joint = launch.joint
             job.launch = left = self._run_launch(job, launch)
-            over = left is None and joint is None and job.inbox_error is None
-            if over and not self._places and self._undisturbed():  # where placement learns, it has to be told
+            if left is None and joint is None and job.inbox_error is None and self._undisturbed():
                 return job
 
         scheduler = self._scheduler
@@ -356,13 +356,14 @@ class Worker:
         return following
 
     def _undisturbed(self) -> bool:
-        """After a launch: nothing is to be decided, and no time to be booked yet. Nobody else was ready, has
-        come, or is due to wake, and the slice is not over.
+        """After a launch: nothing is to be decided, no time to be booked yet, and placement is not to be told
+        what it took. Nobody else was ready, has come, or is due to wake, and the slice is not over.
 
         Without the lock: whoever comes clears `alone` under it, and raises the preempt flag.
         """
         now = self._stepped_at
-        return self.alone and now < self.sleepers.until and now - self._since < self._granted_s
+        idle = self.alone and not self._places and now < self.sleepers.until
+        return idle and now - self._since < self._granted_s
 
     def _step(self, job: Job[Any]) -> Any:
         """Run the coroutine to its next trap, or to its end."""
@@ -564,7 +565,7 @@ class Worker:
         before, self.parker = self.parker, make_parker(engine.clock)
         stray, self._thread = self._thread, self._new_thread(self.job)
         self.device.attach(self.parker, engine.clock)
-        engine.after(self._thread.start)
+        engine.after(partial(self.parker.start, self._thread))
         engine.after(before.unpark)  # in case it is there that it hangs
         return stray
 

@@ -2,6 +2,7 @@
 
 import random
 import threading
+from typing import Any
 
 import anyio
 import pytest
@@ -10,6 +11,7 @@ from rt_tools import opened, simulated, until
 import coro_rt
 from coro_rt import QoS
 from coro_rt.testing import SimDevice, VirtualClock, sim_work
+from coro_rt.worker import Worker
 
 pytestmark = pytest.mark.anyio
 
@@ -40,6 +42,31 @@ async def test_devices_work_at_the_same_time() -> None:
             assert clock.now() == 0.0
         await until(lambda: not runtime._engine.jobs)
         assert clock.now() == pytest.approx(2.0)
+
+
+async def test_no_time_passes_before_all_threads_have_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, come = Worker._run, threading.Event()
+    log: list[tuple[str, float]] = []
+
+    def one_is_late(self: Worker, job: coro_rt.Job[Any] | None) -> None:
+        if self.name == "late":
+            assert come.wait(20)
+        run(self, job)
+
+    async def job() -> None:
+        log.append((coro_rt.current_job().worker.name, clock.now()))
+        await coro_rt.sleep(1.0)
+
+    monkeypatch.setattr(Worker, "_run", one_is_late)
+    devices = [SimDevice("late"), SimDevice("here")]
+    async with simulated(devices=devices) as (runtime, clock), anyio.create_task_group() as tg:
+        with clock.hold():
+            for device in devices:
+                tg.start_soon(_on, runtime, job, device.name)
+            await until(lambda: len(runtime._engine.jobs) == 2)
+        assert not log
+        come.set()
+    assert log == [("late", 0.0), ("here", 0.0)]
 
 
 async def _on(runtime: coro_rt.Runtime, job: object, device: str) -> None:

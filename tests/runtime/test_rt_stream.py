@@ -183,9 +183,16 @@ async def test_a_cancelled_task_ends_the_job_it_waits_for() -> None:
 
     async with opened() as runtime:
         stream = runtime.stream(job)
-        with anyio.move_on_after(0.02) as scope:
-            async for _ in stream:
-                pass
+
+        async def cancel() -> None:
+            await until(lambda: stream.job is not None and stream.job.state is State.WAITING)
+            scope.cancel()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(cancel)
+            with anyio.CancelScope() as scope:
+                async for _ in stream:
+                    pass
         assert scope.cancelled_caught
         assert clean
         assert stream.finish_reason == "cancelled"

@@ -12,7 +12,7 @@ from pathlib import Path
 import anyio
 import anyio.lowlevel
 import pytest
-from rt_tools import opened, simulated
+from rt_tools import opened, simulated, until
 
 import coro_rt
 from coro_rt import QoS, TraceFileError
@@ -70,6 +70,7 @@ async def users(seed: int, count: int = 120, changed: float = 0.1) -> None:
 async def record(path: Path, *arguments: float, **options: object) -> None:
     """A busy runtime in virtual time, recorded."""
     async with simulated(record=path, **options) as (runtime, _):
+        await until(lambda: all(worker.idle for worker in runtime._engine.workers.values()))
         with coro_rt.qos(QoS.USER_INTERACTIVE):
             await runtime.run(users, *(arguments or [1]))  # type: ignore[arg-type]
 

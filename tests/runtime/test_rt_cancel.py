@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 import trio
-from rt_tools import Gate, forever, opened, simulated, until, until_state
+from rt_tools import PATIENCE_S, Gate, forever, opened, simulated, until, until_state
 
 import coro_rt
 from coro_rt import Runtime
@@ -380,7 +380,7 @@ async def test_a_host_function_that_is_cancelled_before_the_loop_has_heard_of_it
         def overtaken(callback: Callable[[], None]) -> None:
             if callback.__name__ == "_start":
                 told.set()
-                assert cancelled.wait(20)
+                assert cancelled.wait(PATIENCE_S)
             post(callback)
             if callback.__name__ == "_cancel":
                 cancelled.set()

@@ -12,7 +12,7 @@ from pathlib import Path
 import anyio
 import anyio.lowlevel
 import pytest
-from rt_tools import opened, simulated, until
+from rt_tools import PATIENCE_S, opened, simulated, until
 
 import coro_rt
 from coro_rt import QoS, TraceFileError
@@ -401,8 +401,8 @@ def test_a_recording_that_is_closed_as_its_writer_stops_gathering_ends(tmp_path:
             seen = super().wait(timeout)
             if not seen:
                 closer.start()
-                assert super().wait(20)
-                assert trace._some.wait(20)
+                assert super().wait(PATIENCE_S)
+                assert trace._some.wait(PATIENCE_S)
             return seen
 
     trace = writer.TraceWriter(tmp_path / "trace.jsonl", lambda note: {"call": note[0]})
@@ -410,9 +410,9 @@ def test_a_recording_that_is_closed_as_its_writer_stops_gathering_ends(tmp_path:
     closer = threading.Thread(target=trace.close, daemon=True)
     trace.open({})
     trace.note(("one",))
-    trace._thread.join(20)
+    trace._thread.join(PATIENCE_S)
     assert not trace._thread.is_alive()
-    closer.join(20)
+    closer.join(PATIENCE_S)
     assert lines(tmp_path / "trace.jsonl") == [{}, {"call": "one"}, {"end": 1}]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import anyio
 import pytest
-from rt_tools import opened, simulated, until
+from rt_tools import PATIENCE_S, opened, simulated, until
 
 import coro_rt
 from coro_rt import QoS
@@ -51,7 +51,7 @@ async def test_no_time_passes_before_all_threads_have_come(monkeypatch: pytest.M
 
     def one_is_late(self: Worker, job: coro_rt.Job[Any] | None) -> None:
         if self.name == "late":
-            assert come.wait(20)
+            assert come.wait(PATIENCE_S)
         run(self, job)
 
     async def job() -> None:

@@ -47,6 +47,8 @@ def _no_profile_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 def child() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts a Python. One that hangs is ended, and says on standard error where each of its threads was."""
     with ExitStack() as stack:
+        # What a script runs in the background ignores Ctrl-C, and so would its children.
+        stack.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.default_int_handler))
 
         def start(*arguments: str, **options: Any) -> subprocess.Popen[str]:
             options = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE) | options

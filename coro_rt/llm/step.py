@@ -26,7 +26,7 @@ from coro_rt.schedulers.batch import Batch
 from .sequence import Sequence
 
 if TYPE_CHECKING:
-    from .model import Model
+    from .decoder import Model
 
 PLANNED = 0.8
 """The part of a slice that a burst is planned for: one that takes a little longer than its slice comes back,

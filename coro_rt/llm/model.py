@@ -16,7 +16,7 @@ import numpy as np
 from coro_rt.errors import DeviceLost, JobCancelled, UnsupportedModel
 from coro_rt.job import Job
 from coro_rt.kernels.formats import Floats
-from coro_rt.kernels.program import LONGEST_BURST
+from coro_rt.kernels.workspace import LONGEST_BURST
 from coro_rt.stream import Stream
 
 from .catalog import resolve

@@ -13,9 +13,10 @@ from coro_rt.errors import DeviceLost, TemplateError
 from coro_rt.kernels.kv import PAGE_POSITIONS
 from coro_rt.kernels.program import Program
 from coro_rt.memory.budget import Kind
+from coro_rt.memory.holders import Holder
 from coro_rt.memory.pages import Page
 from coro_rt.memory.prefixes import Prefixes
-from coro_rt.memory.residency import Holder, Residency
+from coro_rt.memory.residency import Residency
 from coro_rt.schedulers.pace import CHUNK
 from coro_rt.traps import current_job
 

@@ -23,7 +23,8 @@ from coro_rt.errors import DeviceError, DeviceLost, RuntimeClosed
 from coro_rt.job import Job
 from coro_rt.kernels.workspace import Widths, Workspace
 from coro_rt.memory.budget import Kind, Reservation
-from coro_rt.memory.residency import Holder, Residency
+from coro_rt.memory.holders import Holder
+from coro_rt.memory.residency import Residency
 from coro_rt.on_host import on_host
 from coro_rt.schedulers.pace import Pace
 from coro_rt.sync import Event

@@ -3,11 +3,7 @@
 Pure: no threads, no clock, no input or output. Workers drive it under one lock, simulators and tests without
 any; every call takes `now`. The order is the policy's (policy.py), which is kept at arm's length
 (guarded.py); tenants, waiting limits and background's share are the queue's (ready.py); who rides in whose
-launch, batch.py and boarding.py say. Here are the transitions, and who goes before whom.
-
-A decision is made once a slice, `policy.slice_s`. Within its slice an entry gives way only to what its policy
-says `preempts` it, to an expedited or to an overdue one; an entry granted out of turn keeps its slice, except
-from an expedited one.
+launch, batch.py and boarding.py say; who gives way to whom, giving_way.py. Here are the transitions.
 """
 
 from __future__ import annotations
@@ -17,13 +13,14 @@ from itertools import count
 from math import inf
 
 from coro_rt.schedulers.backlog import Backlog, backlog
-from coro_rt.schedulers.batch import Batch, lets_go_on_s, waits_for
+from coro_rt.schedulers.batch import Batch, lets_go_on_s
 from coro_rt.schedulers.boarding import board, companion, get_off, hand_over
 from coro_rt.schedulers.choice import Choice, Work
 from coro_rt.schedulers.ejection import Ejection
 from coro_rt.schedulers.entry import Entry, Grant, State, Turn
 from coro_rt.schedulers.errors import SchedulerError
 from coro_rt.schedulers.explanation import Explanation, Known, explain
+from coro_rt.schedulers.giving_way import gives_way, intruder, preempts, successor
 from coro_rt.schedulers.guarded import GuardedPolicy
 from coro_rt.schedulers.inheritance import check_circle, inherit, link, release, unlink
 from coro_rt.schedulers.placement import Placement
@@ -37,7 +34,7 @@ from coro_rt.schedulers.upcoming import upcoming
 # Looking up a member of an Enum takes as long as a call, so these are named once.
 _NEW, _READY, _RUNNING = State.NEW, State.READY, State.RUNNING
 _WAITING, _DONE = State.WAITING, State.DONE
-_POLICY, _EXPEDITED, _OVERDUE, _SHARE = Turn.POLICY, Turn.EXPEDITED, Turn.OVERDUE, Turn.SHARE
+_POLICY, _EXPEDITED, _OVERDUE = Turn.POLICY, Turn.EXPEDITED, Turn.OVERDUE
 _COMPANION = Turn.COMPANION
 
 
@@ -191,14 +188,14 @@ class Scheduler:
                 policy.ran(entry, seconds, now)
         self.decisions += 1
         if queue.used_s >= policy.slice_s:
-            picked = self._successor(queue, entry, now)
+            picked = successor(queue, policy, entry, now)
             if picked is None:
                 queue.begin_slice(entry, _POLICY)
                 queue.calm = False
                 return None
         else:
             decides = policy.policy
-            picked = self._intruder(queue, entry, now)
+            picked = intruder(queue, policy, entry, now)
             if picked is None:
                 return None
             self.preemptions += 1
@@ -206,15 +203,15 @@ class Scheduler:
             if policy.policy is not decides:  # ejected meanwhile: its successor chooses
                 picked = queue.pick(now) or picked
         entry.state = _READY
-        successor, turn = picked
-        if entry.batch is not None or successor.batch is not None:
+        other, turn = picked
+        if entry.batch is not None or other.batch is not None:
             if entry.turn is _COMPANION and not entry.rows:
                 entry.batch = None  # it was expected to bring a launch, and does something else
             queue.running = None
             queue.push(entry)
-            return self._grant(queue, successor, turn, now)
-        queue.hand_over(entry, successor, turn)
-        return self._granted(queue, successor, now)
+            return self._grant(queue, other, turn, now)
+        queue.hand_over(entry, other, turn)
+        return self._granted(queue, other, now)
 
     def ran(self, entry: Entry, seconds: float, now: float) -> None:
         """Accounts device seconds to a RUNNING entry that leaves the device next or whose launch is over; for
@@ -349,7 +346,7 @@ class Scheduler:
         if not entry.expedited:
             entry.expedited = True
             queue.expedited.append(entry)
-        return self._gives_way(queue, entry, now)
+        return gives_way(queue, self._policy, entry, now)
 
     def set_qos(
         self, entry: Entry, now: float, *, qos: QoS | None = None, deadline: float | None = None
@@ -370,10 +367,10 @@ class Scheduler:
         if entry.state is _READY:
             if entry.deferred:
                 queue.rekey(entry, entry.key, background=entry.background)
-            return self._gives_way(queue, entry, now)
+            return gives_way(queue, self._policy, entry, now)
         if entry.state is _RUNNING and queue.turn is _POLICY:
             head = queue.head()
-            return head is not None and self._preempts(queue, head, entry, now)
+            return head is not None and preempts(queue, self._policy, head, entry, now)
         return False
 
     def predict(self, entry: Entry, seconds_left: float, now: float) -> None:
@@ -509,7 +506,7 @@ class Scheduler:
         lane.queue.push(entry)
         if policy.defer_until is not None and policy.put_off(lane.queue, entry, now):
             return False
-        return self._gives_way(lane.queue, entry, now)
+        return gives_way(lane.queue, policy, entry, now)
 
     def _grant(self, queue: ReadyQueue, entry: Entry, turn: Turn, now: float) -> Grant:
         """READY to RUNNING, for the entry that was picked, or for one that it takes along then."""
@@ -566,68 +563,3 @@ class Scheduler:
             queue.charge_rider(entry, each_s * entry.aboard)
             if self._policy.observes:
                 self._policy.ran(entry, each_s * entry.aboard, now)
-
-    # Who goes before whom.
-
-    def _successor(self, queue: ReadyQueue, entry: Entry, now: float) -> tuple[Entry, Turn] | None:
-        """The slice is over: who goes before what the entry would be if it became ready now, and why."""
-        self._policy.renew(entry, now)
-        picked = queue.pick(now)
-        if picked is None:
-            return None
-        other, turn = picked
-        if turn is _EXPEDITED or turn is _OVERDUE:
-            return picked
-        if queue.background_owed_s > 0.0 and not entry.background and queue.owes_background():
-            return other, _SHARE  # background it is: else `pick` had said so
-        if other.batch is not None and waits_for(other, entry, now):
-            return None
-        same_lane = other.lane is entry.lane
-        if not same_lane or entry.background:
-            order = queue.compare_tenants(other, entry)
-            if order:
-                return picked if order > 0 else None
-        return picked if same_lane and other.key < entry.key else None
-
-    def _intruder(self, queue: ReadyQueue, entry: Entry, now: float) -> tuple[Entry, Turn] | None:
-        """Within its slice: who takes the device from the entry, and why."""
-        if queue.expedited:
-            expedited = queue.first_expedited()
-            if expedited is not None:
-                return None if queue.turn is _EXPEDITED else (expedited, _EXPEDITED)
-        if queue.turn is not _POLICY or not queue.count:
-            return None
-        if now >= queue.due_at and not queue.calm:
-            overdue = queue.overdue(now)
-            if overdue is not None:
-                return overdue, _OVERDUE
-        if queue.deferred:
-            queue.undefer(now)
-        head = queue.head()
-        if head is None:
-            return None
-        return (head, _POLICY) if self._preempts(queue, head, entry, now) else None
-
-    def _gives_way(self, queue: ReadyQueue, candidate: Entry, now: float) -> bool:
-        """Whether the running entry should give way to a READY one within its slice."""
-        running = queue.running
-        if running is None:
-            return False
-        if candidate.expedited:
-            return queue.turn is not _EXPEDITED
-        return queue.turn is _POLICY and self._preempts(queue, candidate, running, now)
-
-    def _preempts(self, queue: ReadyQueue, candidate: Entry, running: Entry, now: float) -> bool:
-        """Whether a candidate takes the device from the running entry within its slice."""
-        if candidate.batch is not None and waits_for(candidate, running, now):
-            return False
-        order = 0
-        if candidate.lane is not running.lane or running.background:
-            order = queue.compare_tenants(candidate, running)
-        if order < 0:
-            return False
-        if order > 0 and running.background and not candidate.background:
-            return True  # another tenant's foreground work
-        if self._policy.on_preempts is not None:
-            return self._policy.preempts(candidate, running, now)
-        return bool(candidate.key < running.key)

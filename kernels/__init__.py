@@ -6,7 +6,8 @@ One file per noun. `formats` and `packed`: weights; `fit`: quantizing them well.
 `kv`: the cache's pages. `program`, `workspace`, `units` and `gang`: many operations, their buffers, several
 threads, a resume point; `operations`: what a model is described with, whatever runs it. For GPUs `planar`:
 weights, and `shaders`: the sources in `wgsl/`. `launch`: single kernels on arrays. `cases`: what all
-implementations are held against. `simd`, `atomics`, `jit`, `memory`: what those are made of.
+implementations are held against. `simd` with `half`, `atomics`, `intrinsic`, `jit`, `memory`: what those are
+made of.
 
 Nothing is imported here, so that looking at one file does not start a compiler.
 """

@@ -26,7 +26,7 @@ from coro_rt.errors import Cancelled, DeviceError, DeviceLost, Overloaded, Runti
 from coro_rt.fence import PROVEN_S, Fence
 from coro_rt.hosts import Host, Waiter, protected
 from coro_rt.instruments import Instruments, watched
-from coro_rt.job import CancelReason, Job, JobEntry
+from coro_rt.job import CancelReason, Job, JobEntry, join_outcome
 from coro_rt.kernel import BatchLaunch
 from coro_rt.ledger import NOTHING, Ledger, sum_up
 from coro_rt.memory.usage import MemoryUse
@@ -40,7 +40,6 @@ from coro_rt.schedulers.qos import QoS
 from coro_rt.schedulers.registry import PolicyLike
 from coro_rt.schedulers.scheduler import Scheduler
 from coro_rt.stats import Stats
-from coro_rt.traps import join_outcome
 from coro_rt.watchdog import Watchdog
 from coro_rt.worker import Worker
 

@@ -22,7 +22,7 @@ from coro_rt.ledger import Ledger
 from coro_rt.schedulers.batch import Batch
 from coro_rt.schedulers.entry import State
 from coro_rt.schedulers.qos import QoS
-from coro_rt.traps import Trap
+from coro_rt.trap import Trap
 
 if TYPE_CHECKING:
     from coro_rt.engine import Engine

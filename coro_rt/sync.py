@@ -12,7 +12,8 @@ from coro_rt.errors import Cancelled, WrongContext
 from coro_rt.hosts import protected
 from coro_rt.job import Job
 from coro_rt.schedulers.entry import Entry
-from coro_rt.traps import Trap, current_job
+from coro_rt.trap import Trap
+from coro_rt.traps import current_job
 
 if TYPE_CHECKING:
     from coro_rt.engine import Engine

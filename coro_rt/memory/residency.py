@@ -33,7 +33,8 @@ from coro_rt.memory.usage import MemoryUse
 from coro_rt.schedulers.entry import Entry, State
 from coro_rt.schedulers.qos import QoS
 from coro_rt.sync import Lock
-from coro_rt.traps import Trap, checkpoint, current_job
+from coro_rt.trap import Trap
+from coro_rt.traps import checkpoint, current_job
 
 if TYPE_CHECKING:
     from coro_rt.devices.base import Device

@@ -123,6 +123,7 @@ class Engine:
         self.power_watch: PowerWatch | None = None
         self._sources: list[EnergySource] = []  # that measure no device yet
         self.workers = {device.name: Worker(self, device) for device in devices}
+        self._first = self.workers[devices[0].name]
         if self.watchdog is not None:
             self.watchdog.guards += [self.workers[device.name].guard for device in limited]
         self.admission = Admission(max_jobs)
@@ -224,7 +225,9 @@ class Engine:
 
     def first_worker(self) -> Worker:
         """For a job that names no device: the first, or another of its kind while that one is fenced."""
-        first = next(iter(self.workers.values()))
+        first = self._first
+        if first.fence is None:
+            return first
         for worker in self.workers.values():
             if worker.device.kind == first.device.kind and worker.fence is None:
                 return worker

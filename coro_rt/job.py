@@ -55,7 +55,7 @@ class JobEntry(Entry):
 
 
 class Job(Generic[T]):
-    """A job. In another job, `await job` gives its result, and lends it the waiter's urgency until it has one.
+    """A job. In another job, `await job` gives its result; until there is one, it is as urgent as the waiter.
 
     The exception that ended it is raised there as it is; JobCancelled if it was cancelled.
     """
@@ -99,30 +99,22 @@ class Job(Generic[T]):
         engine: Engine,
         worker: Worker,
         coro: Coroutine[Any, Any, T],
-        *,
         name: str,
         urgency: Urgency,
         qos: QoS,
         deadline: float,
-        task: str = "",
+        home: str | None,
         parent: Job[Any] | None = None,
+        task: str = "",
         predicted_s: float = 0.0,
-        home: str | None = None,
     ) -> None:
+        """Called with arguments in their order: by name they would take three times as long."""
         self.engine = engine
         self.worker = worker
         self.coro: Coroutine[Any, Any, Any] = coro
         self.context: Context = copy_context()
         self.urgency = urgency  # what qos() said when the job was made
-        self.entry = JobEntry(
-            next(_ids),
-            name=name,
-            qos=qos,
-            deadline=deadline,
-            tenant=urgency.tenant,
-            device=worker.name,
-            predicted_seconds_left=predicted_s,
-        )
+        self.entry = JobEntry(next(_ids), name, qos, deadline, urgency.tenant, worker.name, predicted_s)
         self.entry.job = self  # until it is DONE
         self.parent = parent
         self.task: str = task if parent is None else parent.task  # the name of the task that asked for it

@@ -169,19 +169,10 @@ def spawn(fn: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> Job[T]:
     parent = current_job()
     coro = make_coroutine(fn, args, verb="coro_rt.spawn")
     urgency, level, deadline = inherit_urgency(parent)
-    child: Job[T] = Job(
-        parent.engine,
-        parent.worker,
-        coro,
-        name=function_name(fn),
-        urgency=urgency,
-        qos=level,
-        deadline=deadline,
-        parent=parent,
-        home=parent.home,
-    )
+    engine, name = parent.engine, function_name(fn)
+    child: Job[T] = Job(engine, parent.worker, coro, name, urgency, level, deadline, parent.home, parent)
     try:
-        parent.engine.spawn(child)
+        engine.spawn(child)
     except BaseException:
         coro.close()
         raise

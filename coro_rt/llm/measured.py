@@ -28,7 +28,7 @@ from .gguf_file import GGUFFile
 if TYPE_CHECKING:
     from coro_rt.engine import Engine
 
-    from .model import Model
+    from .decoder import Model
 
 LOOK_S = 0.25  # between two looks of a generation whether it should go elsewhere
 _LOADED_BYTES_S = 2e8  # of weights, into a device that does not have them: a cautious guess, not measured

@@ -199,8 +199,7 @@ class AsyncioHost(Host):
             self._loop.call_soon_threadsafe(self._drain, context=self._context)
 
     def _resume(self, task: Any) -> None:
-        if not task.done():
-            task.come()
+        task.come()
 
     def task(self) -> Any:
         return asyncio.current_task()

@@ -130,7 +130,7 @@ class Move(Trap):
         assert job is not None
         engine = job.engine
         job.worker.read_energy()  # it is its thread that has parked the job
-        with engine.deciding():
+        with engine.deciding:
             if job.trap is not self:  # cancelled meanwhile, or taken along by its device
                 return
             worker = engine.workers[self.device]

@@ -36,6 +36,8 @@ class Turn(asyncio.Future[None]):
     def come(self) -> None:
         """It is over: its task goes on, and this returns when it waits again. Called by another task, it goes
         on in the loop's next turn."""
+        if self.done():  # cancelled
+            return
         self.set_result(None)
         if asyncio.current_task() is not None:
             self._tell_later()

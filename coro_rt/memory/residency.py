@@ -181,7 +181,7 @@ class Residency:
     def changed(self) -> None:
         """Memory came free, or may be taken now: the first asker looks again. Not from a `__del__`."""
         if self._asks:
-            with self._engine.deciding():
+            with self._engine.deciding:
                 self.stalled()
 
     def stalled(self) -> None:
@@ -201,7 +201,7 @@ class Residency:
         """
         first = self._order.first(ask.job.worker.name)
         assert first is not None
-        with self._engine.deciding():
+        with self._engine.deciding:
             if first is ask:
                 ask.seen = seen
                 self._wake_locked(lambda other: other.resident)

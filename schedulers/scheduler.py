@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from itertools import count
 from math import inf
+from typing import NoReturn
 
 from coro_rt.schedulers.backlog import Backlog, backlog
 from coro_rt.schedulers.batch import Batch, lets_go_on_s
@@ -36,6 +37,13 @@ _NEW, _READY, _RUNNING = State.NEW, State.READY, State.RUNNING
 _WAITING, _DONE = State.WAITING, State.DONE
 _POLICY, _EXPEDITED, _OVERDUE = Turn.POLICY, Turn.EXPEDITED, Turn.OVERDUE
 _COMPANION = Turn.COMPANION
+
+
+class _Queues(dict[str, ReadyQueue]):
+    """By the names of their devices."""
+
+    def __missing__(self, device: str) -> NoReturn:
+        raise SchedulerError(f"no device {device!r}; there are {sorted(self)}")
 
 
 class Scheduler:
@@ -91,7 +99,7 @@ class Scheduler:
         self.placement = Placement() if placement is None else placement
         self._newcomer = Entry(0, name="newcomer")  # never submitted: see `backlog`
         self._tickets = count(1)
-        self._queues: dict[str, ReadyQueue] = {}
+        self._queues = _Queues()
         self._entries: dict[Entry, None] = {}  # submitted and not done, in the order of submission
         self._policy = GuardedPolicy(
             get_policy(policy),
@@ -129,16 +137,16 @@ class Scheduler:
 
     def ready(self, device: str) -> int:
         """How many entries are ready on a device."""
-        return self._queue(device).count
+        return self._queues[device].count
 
     def resumes_at(self, device: str) -> float:
         """When to ask `next` again after it said None: somebody is put off until then; `inf`: nobody is."""
-        return self._queue(device).resumes_at()
+        return self._queues[device].resumes_at()
 
     def lets_go_on_s(self, device: str, now: float) -> float:
         """For how long whoever is next lets the launch under way go on, to ride in the one after it, before
         the worker is to ask `turn` again; `inf`: nobody waits for its end."""
-        queue = self._queue(device)
+        queue = self._queues[device]
         head, running = queue.head(), queue.running
         if head is None or running is None:
             return inf
@@ -148,7 +156,7 @@ class Scheduler:
 
     def submit(self, entry: Entry, now: float) -> bool:
         """NEW to READY. True: the entry that runs on its device should give way to it."""
-        queue = self._queue(entry.device)
+        queue = self._queues[entry.device]
         assert entry.state is _NEW, f"{entry!r} is submitted already"
         entry.state = _READY
         entry.submitted_at = now
@@ -159,7 +167,7 @@ class Scheduler:
 
     def next(self, device: str, now: float) -> Grant | None:
         """READY to RUNNING: grants a free device to the entry that goes first; None if nobody is ready."""
-        queue = self._queue(device)
+        queue = self._queues[device]
         assert queue.running is None, f"{queue.running!r} still runs on {device}"
         self.decisions += 1
         picked = queue.pick(now)
@@ -247,7 +255,7 @@ class Scheduler:
 
     def wake(self, entry: Entry, now: float) -> bool:
         """WAITING to READY, on the device that it names now; the inheriting ends. Returns like `submit`."""
-        queue = self._queue(entry.device)
+        queue = self._queues[entry.device]
         assert entry.state is _WAITING, f"{entry!r} does not wait"
         entry.state = _READY
         if entry.aboard:
@@ -262,7 +270,7 @@ class Scheduler:
 
     def move(self, entry: Entry, device: str, now: float) -> None:
         """A WAITING entry will wake on another device. SchedulerError if there is none of that name."""
-        self._queue(device)
+        self._queues[device]  # there is one
         assert entry.state is _WAITING, f"{entry!r} does not wait"
         entry.device = device
 
@@ -435,11 +443,11 @@ class Scheduler:
 
     def fence(self, device: str, reason: str, now: float) -> None:
         """`place` does not choose a device any more."""
-        self.placement.fence(self._queue(device).name, reason)
+        self.placement.fence(self._queues[device].name, reason)
 
     def readmit(self, device: str, now: float) -> None:
         """`place` chooses a device again."""
-        self.placement.readmit(self._queue(device).name)
+        self.placement.readmit(self._queues[device].name)
 
     def backlog(
         self,
@@ -453,7 +461,7 @@ class Scheduler:
         without: Entry | None = None,
     ) -> Backlog:
         """What somebody of such urgency would wait for who came to a device now. Changes nothing."""
-        queue = self._queue(device)
+        queue = self._queues[device]
         if queue.running is None and not queue.count:
             return Backlog(device, slice_s=self._policy.slice_s)
         newcomer = self._newcomer
@@ -475,25 +483,19 @@ class Scheduler:
 
     def explain(self, entry: Entry, now: float, known: Known = Known()) -> Explanation:  # noqa: B008 (frozen)
         """Why an entry waits or runs, who goes before it, and, as far as it is known, who ran instead."""
-        queue, policy = self._queue(entry.device), self._policy
+        queue, policy = self._queues[entry.device], self._policy
         return explain(entry, queue, policy=policy.policy.name, slice_s=policy.slice_s, now=now, known=known)
 
     def running(self, device: str) -> Entry | None:
         """Who has a device."""
-        return self._queue(device).running
+        return self._queues[device].running
 
     def upcoming(self, device: str, now: float, limit: int) -> list[Entry]:
         """At most `limit` ready entries of a device in the order in which they would be granted, in bounded
         time: see upcoming.py."""
-        return upcoming(self._queue(device), now, slice_s=self._policy.slice_s, limit=limit)
+        return upcoming(self._queues[device], now, slice_s=self._policy.slice_s, limit=limit)
 
     # Transitions.
-
-    def _queue(self, device: str) -> ReadyQueue:
-        queue = self._queues.get(device)
-        if queue is None:
-            raise SchedulerError(f"no device {device!r}; there are {sorted(self._queues)}")
-        return queue
 
     def _enqueue(self, entry: Entry, now: float) -> bool:
         """Puts an entry that has become READY into its queue. Returns like `submit`."""

@@ -19,7 +19,7 @@ from coro_rt.qos import current_urgency
 from coro_rt.schedulers.choice import Choice, Work
 from coro_rt.schedulers.entry import Entry
 from coro_rt.schedulers.qos import QoS
-from coro_rt.traps import local
+from coro_rt.trap import local
 
 from .architecture import Hyperparameters
 from .chooser import Chooser, Place, Wanted

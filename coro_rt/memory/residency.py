@@ -34,7 +34,8 @@ from coro_rt.memory.precedence import Ask, Precedence, in_use, waits_for
 from coro_rt.memory.usage import MemoryUse
 from coro_rt.schedulers.entry import Entry
 from coro_rt.sync import Lock
-from coro_rt.traps import Trap, checkpoint, current_job
+from coro_rt.trap import Trap
+from coro_rt.traps import checkpoint, current_job
 
 if TYPE_CHECKING:
     from coro_rt.devices.base import Device
@@ -180,7 +181,7 @@ class Residency:
     def changed(self) -> None:
         """Memory came free, or may be taken now: the first asker looks again. Not from a `__del__`."""
         if self._asks:
-            with self._engine.deciding():
+            with self._engine.deciding:
                 self.stalled()
 
     def stalled(self) -> None:
@@ -200,7 +201,7 @@ class Residency:
         """
         first = self._order.first(ask.job.worker.name)
         assert first is not None
-        with self._engine.deciding():
+        with self._engine.deciding:
             if first is ask:
                 ask.seen = seen
                 self._wake_locked(lambda other: other.resident)

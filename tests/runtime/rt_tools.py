@@ -38,17 +38,6 @@ async def simulated(**options: Any) -> AsyncIterator[tuple[Runtime, VirtualClock
         yield runtime, clock
 
 
-def check_waits(outcome: Outcome, recorded: Outcome, *, medians: bool = True) -> None:
-    """On each level as many jobs waited, for as long within 15 %."""
-    assert list(outcome.waiting_s) == list(recorded.waiting_s)
-    for qos, was in recorded.waiting_s.items():
-        now = outcome.waiting_s[qos]
-        assert now.jobs == was.jobs
-        if medians:
-            assert now.median == pytest.approx(was.median, rel=0.15, abs=0.0002), qos
-        assert now.mean == pytest.approx(was.mean, rel=0.15, abs=0.0002), qos
-
-
 async def until(condition: Callable[[], object]) -> None:
     """Wait until `condition()` holds."""
     with anyio.fail_after(20):
@@ -101,3 +90,14 @@ async def forever(log: list[str] | None = None) -> None:
     finally:
         if log is not None:
             log.append("clean")
+
+
+def check_waits(outcome: Outcome, recorded: Outcome, *, medians: bool = True) -> None:
+    """On each level as many jobs waited, for as long within 15 %."""
+    assert list(outcome.waiting_s) == list(recorded.waiting_s)
+    for qos, was in recorded.waiting_s.items():
+        now = outcome.waiting_s[qos]
+        assert now.jobs == was.jobs
+        if medians:
+            assert now.median == pytest.approx(was.median, rel=0.15, abs=0.0002), qos
+        assert now.mean == pytest.approx(was.mean, rel=0.15, abs=0.0002), qos

@@ -297,13 +297,13 @@ class Engine:
 
     def finish_locked(self, job: Job[Any], now: float) -> None:
         """A job has ended, its outcome is set: take it out and tell all who wait for it."""
+        if job.outlet is not None:  # first: that it is DONE is read without the lock, and then why
+            job.outlet.end_locked(job.error)
         self.scheduler.done(job.entry, now)
         job.worker.leaves(job)
         del job.entry.job  # no cycle is left, so that an ended job is freed at once
         del self.jobs[job]
         self.jobs_done += 1
-        if job.outlet is not None:
-            job.outlet.end_locked(job.error)
         for waiter in job.waiters or ():
             self.after(waiter.deliver)
         job.waiters = None

@@ -54,13 +54,14 @@ class Outlet(Generic[T]):
             self._items.append(item)
             self._tell_locked()
 
-    def take(self, job: Job[Any], waiter: Waiter) -> tuple[T] | None:
-        """The task's side: the next item; None: there is none yet, wait for `waiter`, or no more, the job has
-        ended."""
+    def take(self, job: Job[Any], waiter: Waiter) -> tuple[T] | tuple[()] | None:
+        """The task's side: the next item; `()`: there are no more, the job has ended; None: none yet, wait
+        for `waiter`."""
         with self._engine.deciding:
             if not self._items:
-                if job.state is not State.DONE:
-                    self._waiter = waiter
+                if job.state is State.DONE:  # asked here: it may yield an item and end right after this
+                    return ()
+                self._waiter = waiter
                 return None
             item = self._items.popleft()
             if self._parked is not None and len(self._items) <= self._buffer // 2:
@@ -246,9 +247,9 @@ class Stream(Generic[T]):
         while True:
             waiter = Waiter(host)
             found = self._outlet.take(job, waiter)
-            if found is not None:
+            if found:
                 return found[0]
-            if job.state is State.DONE:
+            if found is not None:
                 if not self._closed:  # by another task, meanwhile
                     collect(job)
                 raise StopAsyncIteration

@@ -38,9 +38,13 @@ async def simulated(**options: Any) -> AsyncIterator[tuple[Runtime, VirtualClock
         yield runtime, clock
 
 
+PATIENCE_S = 300
+"""How long a test waits for what has to come: it may be compiled first, on a machine that others use."""
+
+
 async def until(condition: Callable[[], object]) -> None:
     """Wait until `condition()` holds."""
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE_S):
         while not condition():  # noqa: ASYNC110 (tests look at what nobody sets an event for)
             await anyio.sleep(0.0005)
 
@@ -62,7 +66,7 @@ class Gate:
 
     def _wait(self) -> None:
         self.reached.set()
-        assert self._open.wait(20)
+        assert self._open.wait(PATIENCE_S)
 
     def open(self) -> None:
         self._open.set()

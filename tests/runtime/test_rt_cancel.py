@@ -3,13 +3,14 @@
 import asyncio
 import math
 import random
+import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import anyio
 import pytest
 import trio
-from rt_tools import Gate, forever, opened, simulated, until, until_state
+from rt_tools import PATIENCE_S, Gate, forever, opened, simulated, until, until_state
 
 import coro_rt
 from coro_rt import Runtime
@@ -364,6 +365,34 @@ async def test_a_host_function_is_cancelled_with_its_job_not_before() -> None:
             await anyio.sleep(0.005)
             scope.cancel()
     assert errors == [coro_rt.Cancelled]
+
+
+async def test_a_host_function_that_is_cancelled_before_the_loop_has_heard_of_it_ends() -> None:
+    """Its worker has parked the job, and is about to tell the loop to call the function."""
+    told, cancelled = threading.Event(), threading.Event()
+
+    async def job() -> None:
+        await coro_rt.on_host(anyio.sleep, math.inf)
+
+    async with opened() as runtime:
+        host = runtime._engine.host
+        post = host.post
+
+        def overtaken(callback: Callable[[], None]) -> None:
+            if callback.__name__ == "_start":
+                told.set()
+                assert cancelled.wait(PATIENCE_S)
+            post(callback)
+            if callback.__name__ == "_cancel":
+                cancelled.set()
+
+        host.post = overtaken  # type: ignore[method-assign]
+        async with runtime.start(job) as handle:
+            await until(told.is_set)
+            handle.cancel()
+            await until_state(handle, State.DONE)
+            with pytest.raises(coro_rt.JobCancelled):
+                await handle.result()
 
 
 async def test_simulated_work_is_cancelled_at_the_end_of_its_quantum() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import anyio
 import pytest
 import trio
-from rt_tools import Gate, add, opened, until
+from rt_tools import PATIENCE_S, Gate, add, opened, until
 
 import coro_rt
 from coro_rt.hosts import Waiter, current_host
@@ -176,7 +176,7 @@ async def test_what_a_worker_posts_last_is_heard_although_the_host_is_closed_rig
         await host.wait(waiter, lambda: True)
         heard.append(True)
 
-    with anyio.move_on_after(20):
+    with anyio.move_on_after(PATIENCE_S):
         async with anyio.create_task_group() as tg:
             tg.start_soon(wait)
             await anyio.wait_all_tasks_blocked()

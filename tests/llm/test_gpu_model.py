@@ -11,8 +11,11 @@ from tiny import Tiny
 
 from coro_rt import QoS, Runtime, open_runtime, qos
 from coro_rt.devices.gpu import GpuDevice
+from coro_rt.devices.gpu.pages import ALWAYS
 from coro_rt.devices.gpu.program import When
-from coro_rt.errors import DeviceError, MemoryBudgetExceeded, UnsupportedModel
+from coro_rt.errors import DeviceError, MemoryBudgetExceeded
+from coro_rt.llm.architecture import Hyperparameters
+from coro_rt.llm.gguf_file import open_gguf
 from coro_rt.llm.model import LLM, Model
 from coro_rt.llm.step import step
 
@@ -89,8 +92,35 @@ async def test_company_and_urgency_do_not_change_its_tokens(tiny_path: Path) -> 
 
 
 @pytest.mark.anyio
-async def test_cancelled_halfway_it_gives_everything_back(tiny_path: Path) -> None:
-    async with open_runtime(devices=["gpu"]) as runtime, await runtime.load_model(tiny_path) as llm:
+async def test_keys_and_values_in_int8_take_half_the_memory_and_are_those_of_the_cpu(tmp_path: Path) -> None:
+    path = Tiny(form="F16", context=1024).write(tmp_path / "m.gguf")
+    text = [7 * at % 250 for at in range(200)]
+    async with open_runtime(devices=["cpu", "gpu"]) as runtime:
+        used, scores = [], []
+        for device, bits in (("gpu", 16), ("gpu", 8), ("cpu", 8)):
+            async with await runtime.load_model(path, device=device, kv_bits=bits) as llm:
+                before = runtime.memory.used
+                async with llm.generate([1] * 600, max_tokens=9, ignore_eos=True) as stream:
+                    await anext(stream)
+                    used.append(runtime.memory.used - before)
+                    assert len([token async for token in stream]) == 8
+                assert runtime.memory.used == before
+                scores.append(await llm.score(text))
+    with open_gguf(path) as file:
+        page = Hyperparameters.from_gguf(file).kv.page_bytes
+    assert used[0] - used[1] > 0.45 * page * ALWAYS  # as many again, of which half is not there
+    exact, ours, theirs = scores
+    assert 0 < np.abs(ours - exact).mean() < 0.05
+    np.testing.assert_allclose(ours, theirs, atol=0.05)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kv_bits", [8, 16])
+async def test_cancelled_halfway_it_gives_everything_back(kv_bits: int, tiny_path: Path) -> None:
+    async with (
+        open_runtime(devices=["gpu"]) as runtime,
+        await runtime.load_model(tiny_path, kv_bits=kv_bits) as llm,
+    ):
         before = runtime.memory.used
         for after in range(3):
             async with llm.generate("hello", max_tokens=100, ignore_eos=True) as stream:
@@ -140,8 +170,6 @@ async def test_weights_are_reserved_before_they_are_uploaded(tiny_path: Path) ->
 @pytest.mark.anyio
 async def test_what_it_cannot_do_is_said(tiny_path: Path) -> None:
     async with open_runtime(devices=["gpu"]) as runtime:
-        with pytest.raises(UnsupportedModel, match="16 bits"):
-            await runtime.load_model(tiny_path, kv_bits=8)
         with pytest.raises(DeviceError, match="no model can run on 'cpu', and open are: gpu"):
             await runtime.load_model(tiny_path, device="cpu")
 

@@ -174,8 +174,10 @@ class GpuProgram:
         self._add(
             "rope_kv", (None, qkv, None), weights=weights, number=eps, heads=heads, kv_heads=kv.heads,
             head_size=kv.head_size, pairs=turns.shape[1], layer=self._layer(kv, layer),
-            across=heads + 2 * kv.heads,
-            constants={"SIZE": kv.head_size, "HALVES": halves, "HEAD_NORMS": norms is not None},
+            across=heads + kv.heads,
+            constants={
+                "SIZE": kv.head_size, "KV_BITS": kv.bits, "HALVES": halves, "HEAD_NORMS": norms is not None,
+            },
         )  # fmt: skip
 
     def attend(
@@ -184,7 +186,7 @@ class GpuProgram:
     ) -> None:  # fmt: skip
         """As for the CPU. A few rows with long contexts are shared out by split, with the same result."""
 
-        def add(kernel: str, operands: Operands, when: When, layer: int | None, **constants: bool) -> None:
+        def add(kernel: str, operands: Operands, when: When, layer: int | None, **constants: int) -> None:
             self._add(
                 kernel, operands, number=kv.head_size**-0.5 if scale is None else scale, heads=heads,
                 kv_heads=kv.heads, head_size=kv.head_size, window=window or EVERYTHING, when=when,
@@ -193,8 +195,8 @@ class GpuProgram:
             )  # fmt: skip
 
         layer = self._layer(kv, layer)
-        add("attend", (qkv, out, qout), When.TOGETHER, layer, ALONE=False)
-        add("attend", (qkv, Buffer.PARTS, None), When.SPLIT, layer, ALONE=True)
+        add("attend", (qkv, out, qout), When.TOGETHER, layer, KV_BITS=kv.bits, ALONE=False)
+        add("attend", (qkv, Buffer.PARTS, None), When.SPLIT, layer, KV_BITS=kv.bits, ALONE=True)
         add("fold", (Buffer.PARTS, out, qout), When.FOLDED, None)
 
     def gate(

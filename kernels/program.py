@@ -332,24 +332,25 @@ class Program:
         self._add(Op.SUMMARY, IN=logits, OUT=out, COLUMNS=vocabulary, TAIL=True)
 
     def layer_norm(
-        self, weight: Floats, bias: Floats, eps: float, *, source: Buffer, out: Buffer, qout: Buffer | None,
-        shift: Floats,
-    ) -> None:  # fmt: skip
-        """LayerNorm of `source` plus `shift`: float32 [columns], or [positions, columns] by position."""
+        self, weight: Floats, bias: Floats, eps: float, *, out: Buffer, qout: Buffer | None, shift: Floats
+    ) -> None:
+        """In place, LayerNorm of `out` plus `shift`: float32 [columns], or [positions, columns] by
+        position.
+        """
         columns = len(weight)
         assert columns % BLOCK == 0, columns
         assert weight.shape == bias.shape == shift.shape[-1:], (weight.shape, bias.shape, shift.shape)
         self._add(
-            Op.LAYER_NORM, IN=source, OUT=out, QOUT=-1 if qout is None else qout, COLUMNS=columns,
+            Op.LAYER_NORM, IN=out, OUT=out, QOUT=-1 if qout is None else qout, COLUMNS=columns,
             WEIGHT=self._address(np.stack([weight, bias]).astype(np.float32)), NUMBERS=self._number(eps),
             SHIFT=self._address(shift), SHIFT_STRIDE=columns * 4 if shift.ndim == 2 else 0,
         )  # fmt: skip
 
-    def gelu(self, shift: Floats, *, source: Buffer, out: Buffer, qout: Buffer | None) -> None:
-        """GELU of `source` plus `shift`, float32 [columns]."""
+    def gelu(self, shift: Floats, *, out: Buffer, qout: Buffer | None) -> None:
+        """In place, GELU of `out` plus `shift`, float32 [columns]."""
         assert len(shift) % BLOCK == 0, shift.shape
         self._add(
-            Op.GELU, IN=source, OUT=out, QOUT=-1 if qout is None else qout, COLUMNS=len(shift),
+            Op.GELU, IN=out, OUT=out, QOUT=-1 if qout is None else qout, COLUMNS=len(shift),
             SHIFT=self._address(shift),
         )  # fmt: skip
 
@@ -412,6 +413,32 @@ class Widths:
             Buffer.PARTS: self.heads * splits * int(attention.part_bytes(size)),
             Buffer.MADE: LONGEST_BURST * 8,
         }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class TextRows:
+    """The rows of a step of whole texts: each one's position, table of pages and text's length; and of each
+    text the first row and how many are pooled.
+    """
+
+    positions: NDArray[np.int32]
+    tables: list[NDArray[np.int64]]
+    lengths: NDArray[np.int32]
+    spans: NDArray[np.int32]
+
+    @classmethod
+    def of(
+        cls, tokens: NDArray[np.int32], lengths: list[int], pages: list[NDArray[np.int64]], pooled: int | None
+    ) -> "TextRows":
+        """See `Workspace.begin_texts`."""
+        assert sum(lengths) == len(tokens), (lengths, len(tokens))
+        counts = np.array(lengths, np.int32)
+        return cls(
+            np.concatenate([np.arange(length, dtype=np.int32) for length in lengths]),
+            [table for table, length in zip(pages, lengths, strict=True) for _ in range(length)],
+            np.repeat(counts, counts),
+            np.stack([np.cumsum(counts, dtype=np.int32) - counts, np.minimum(counts, pooled or counts)], 1),
+        )
 
 
 _PER_TAIL = (Buffer.LOGITS, Buffer.SUMMARY, Buffer.SPANS, Buffer.POOLED, Buffer.MADE)
@@ -512,15 +539,10 @@ class Workspace:
         """Set up a step of an encoder: whole texts, one behind the other, `lengths` tokens each, and each
         one's table of pages. The first `pooled` rows of each are pooled, by default all.
         """
-        assert sum(lengths) == len(tokens), (lengths, len(tokens))
-        assert len(lengths) == len(pages)
-        positions = np.concatenate([np.arange(length, dtype=np.int32) for length in lengths])
-        tables = [table for table, length in zip(pages, lengths, strict=True) for _ in range(length)]
-        self.begin(tokens, positions, tables, tail=len(lengths))
-        self.array(Buffer.LENGTHS).view(np.int32)[: len(tokens)] = np.repeat(lengths, lengths)
-        spans = self.array(Buffer.SPANS).view(np.int32).reshape(-1, 2)[: len(lengths)]
-        spans[:, 0] = np.cumsum([0, *lengths[:-1]])
-        spans[:, 1] = lengths if pooled is None else np.minimum(lengths, pooled)
+        rows = TextRows.of(tokens, lengths, pages, pooled)
+        self.begin(tokens, rows.positions, rows.tables, tail=len(lengths))
+        self.array(Buffer.LENGTHS).view(np.int32)[: len(tokens)] = rows.lengths
+        self.array(Buffer.SPANS).view(np.int32).reshape(-1, 2)[: len(lengths)] = rows.spans
         self.state[State.LONGEST] = max(lengths)
 
     def end_burst(self) -> None:

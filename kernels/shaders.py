@@ -69,6 +69,9 @@ PARTS: dict[str, tuple[str, ...]] = {
     "attend": ("cache", "cached", *_QUANTIZE, "parts", "attend"),
     "fold": (*_QUANTIZE, "parts", "fold"),
     "summary": ("summary",),
+    "layer_norm": (*_QUANTIZE, "layer_norm"),
+    "gelu": (*_QUANTIZE, "gelu"),
+    "pool": ("pool",),
 }
 
 

@@ -11,7 +11,7 @@ from coro_rt.kernels.kv import round_reference
 
 pytestmark = pytest.mark.gpu
 
-ALL = [case for case in cases() if case.needs != "an encoder"]
+ALL = list(cases())
 
 
 @pytest.mark.parametrize("case", ALL, ids=lambda case: case.name)

@@ -182,7 +182,7 @@ class GpuProgram:
 
     def attend(
         self, kv: KVShape, layer: int, heads: int, *, qkv: Buffer, out: Buffer, qout: Buffer | None,
-        window: int = 0, scale: float | None = None,
+        window: int = 0, scale: float | None = None, whole: bool = False,
     ) -> None:  # fmt: skip
         """As for the CPU. A few rows with long contexts are shared out by split, with the same result."""
 
@@ -190,8 +190,8 @@ class GpuProgram:
             self._add(
                 kernel, operands, number=kv.head_size**-0.5 if scale is None else scale, heads=heads,
                 kv_heads=kv.heads, head_size=kv.head_size, window=window or EVERYTHING, when=when,
-                layer=layer, columns=heads * kv.head_size, constants={"SIZE": kv.head_size} | constants,
-                across=heads,
+                layer=layer, columns=heads * kv.head_size, across=heads,
+                constants={"SIZE": kv.head_size, "WHOLE": whole} | constants,
             )  # fmt: skip
 
         layer = self._layer(kv, layer)
@@ -210,6 +210,25 @@ class GpuProgram:
 
     def summary(self, vocabulary: int, *, logits: Buffer, out: Buffer) -> None:
         self._add("summary", (logits, None, out), columns=vocabulary, tail=True, cost=vocabulary * 4)
+
+    def layer_norm(
+        self, weight: Floats, bias: Floats, eps: float, *, out: Buffer, qout: Buffer | None, shift: Floats
+    ) -> None:
+        columns = len(weight)
+        weights = self.device.upload(np.concatenate([weight, bias])), self._upload(shift)
+        self._add(
+            "layer_norm", (None, out, qout), weights=weights, number=eps, columns=columns,
+            shift_stride=columns if shift.ndim == 2 else 0,
+        )  # fmt: skip
+
+    def gelu(self, shift: Floats, *, out: Buffer, qout: Buffer | None) -> None:
+        self._add(
+            "gelu", (None, out, qout), weights=(self._upload(shift),), columns=len(shift),
+            across=-(-len(shift) // BLOCK // 32),
+        )  # fmt: skip
+
+    def pool(self, columns: int, *, source: Buffer, out: Buffer) -> None:
+        self._add("pool", (source, out, None), columns=columns, tail=True)
 
     def quantize(self, columns: int, *, source: Buffer, out: Buffer) -> None:
         """Rows as int8, for a product that stands alone."""
@@ -243,7 +262,8 @@ class GpuProgram:
             begun.set_bind_group(2, each.group)
             if each.layer is not None:
                 assert self.pages is not None
-                begun.set_bind_group(3, self.pages.group(each.layer))
+                own = workspace.cache_group
+                begun.set_bind_group(3, self.pages.group(each.layer) if own is None else own)
             begun.dispatch_workgroups(min(each.across, MOST), -(-rows // tile), deep)
             count += 1
             cost += each.cost * (1 + rows / 16)

@@ -22,13 +22,14 @@ from coro_rt.errors import Cancelled, DeviceLost, JobCancelled
 from coro_rt.fence import Fence
 from coro_rt.guard import Guard
 from coro_rt.instruments import Run, watched_launches
-from coro_rt.job import CancelReason, Job, JobEntry, explain_host_object, foreign_await
+from coro_rt.job import CancelReason, Job, JobEntry, Join, explain_host_object, foreign_await
 from coro_rt.kernel import BatchKernel, BatchLaunch, Joint, Launch
 from coro_rt.parker import make_parker
 from coro_rt.schedulers.errors import DeadlockError
 from coro_rt.schedulers.explanation import Granted
 from coro_rt.sleepers import Sleepers
-from coro_rt.traps import CHECKPOINT, Join, Trap, local, loosen
+from coro_rt.trap import Trap, local
+from coro_rt.traps import CHECKPOINT, loosen
 from coro_rt.watchdog import GivenUp
 
 if TYPE_CHECKING:

@@ -84,7 +84,7 @@ class EncoderOperations(Operations[M], Protocol[M]):
 
 
 class Steps(Protocol):
-    """Buffers for steps of a program, as those use it who feed it: see `kernels.program.Workspace`."""
+    """Buffers for steps of a program, as those use it who feed it: see `kernels.workspace.Workspace`."""
 
     rows: int
     tail: int
@@ -108,7 +108,7 @@ class Steps(Protocol):
 
 
 class EncoderSteps(Protocol):
-    """Buffers for an encoder's steps: see `kernels.program.Workspace`."""
+    """Buffers for an encoder's steps: see `kernels.workspace.Workspace`."""
 
     def begin_texts(
         self, tokens: NDArray[np.int32], lengths: list[int], pages: list[NDArray[np.int64]], *,

@@ -18,7 +18,8 @@ from coro_rt.errors import ModelFileError, UnsupportedModel
 from coro_rt.kernels.formats import BLOCK, Floats
 from coro_rt.kernels.kv import KVShape
 from coro_rt.kernels.operations import EncoderOperations, M
-from coro_rt.kernels.program import Buffer, Widths
+from coro_rt.kernels.program import Buffer
+from coro_rt.kernels.workspace import Widths
 
 from .gguf_file import GGUFFile
 from .weights import Weights

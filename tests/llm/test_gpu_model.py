@@ -15,8 +15,9 @@ from coro_rt.devices.gpu.pages import ALWAYS
 from coro_rt.devices.gpu.program import When
 from coro_rt.errors import DeviceError, MemoryBudgetExceeded
 from coro_rt.llm.architecture import Hyperparameters
+from coro_rt.llm.decoder import Model
 from coro_rt.llm.gguf_file import open_gguf
-from coro_rt.llm.model import LLM, Model
+from coro_rt.llm.model import LLM
 from coro_rt.llm.step import step
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu")]

@@ -13,7 +13,7 @@ from tiny_bert import TinyBert
 
 from coro_rt import QoS, Runtime, open_runtime, qos
 from coro_rt.devices.gpu import GpuDevice
-from coro_rt.devices.gpu.program import When
+from coro_rt.devices.gpu.dispatch import When
 from coro_rt.errors import MemoryBudgetExceeded, UnsupportedModel
 from coro_rt.kernels.formats import Format
 from coro_rt.llm.model import LLM

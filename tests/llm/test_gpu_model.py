@@ -11,8 +11,8 @@ from tiny import Tiny
 
 from coro_rt import QoS, Runtime, open_runtime, qos
 from coro_rt.devices.gpu import GpuDevice
+from coro_rt.devices.gpu.dispatch import When
 from coro_rt.devices.gpu.pages import ALWAYS
-from coro_rt.devices.gpu.program import When
 from coro_rt.errors import DeviceError, MemoryBudgetExceeded
 from coro_rt.llm.architecture import Hyperparameters
 from coro_rt.llm.decoder import Model

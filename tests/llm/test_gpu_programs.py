@@ -13,9 +13,10 @@ from tiny import TINIES, Tiny, TinyGemma3, TinyPhi3, TinyQwen2, TinyQwen3
 
 from coro_rt.devices.gpu import GpuDevice
 from coro_rt.devices.gpu.device import IN_FLIGHT
+from coro_rt.devices.gpu.dispatch import When
 from coro_rt.devices.gpu.pages import ALWAYS, GpuPages
 from coro_rt.devices.gpu.pipelines import Pipelines
-from coro_rt.devices.gpu.program import GpuProgram, When
+from coro_rt.devices.gpu.program import GpuProgram
 from coro_rt.devices.gpu.workspace import FEW, SPLIT, GpuWorkspace
 from coro_rt.errors import DeviceLost, MemoryBudgetExceeded
 from coro_rt.kernels.formats import Format

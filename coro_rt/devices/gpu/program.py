@@ -8,8 +8,6 @@ numbers, bind groups. A step then only sets them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -25,15 +23,10 @@ from coro_rt.kernels.workspace import Widths
 from coro_rt.memory import MemoryBudget
 
 from .device import GpuDevice
+from .dispatch import TILES, Dispatch, Operands, When
 from .matrix import GpuMatrix
 from .pages import GpuPages
 from .workspace import GpuWorkspace, row_words
-
-TILES = (1, 4, 8, 16)
-"""Rows of x that a workgroup of a product may do at once."""
-
-MOST = 65535
-"""Workgroups in one dimension of a dispatch: what is more goes into the third, as `matmul.wgsl` knows."""
 
 _WORKGROUP = 128
 _FIELDS = (
@@ -41,40 +34,6 @@ _FIELDS = (
     "heads", "kv_heads", "head_size", "pairs", "window", "shift_stride", "add", "tail", "quantize",
 )  # fmt: skip
 _SLOT = 256  # bytes from one operation's numbers to the next: how uniform bindings are aligned
-
-
-class When(Enum):
-    """In which steps a dispatch is made."""
-
-    ALWAYS = 0
-    TOGETHER = 1  # a workgroup attends to all positions
-    SPLIT = 2  # each has a split of them, the third dimension
-    FOLDED = 3  # as SPLIT, behind it
-
-
-Operands = tuple[Buffer | None, Buffer | None, Buffer | None]
-"""What a kernel binds as x, y and q."""
-
-
-@dataclass(frozen=True, slots=True)
-class Dispatch:
-    """One kernel call. `pipelines` by the rows that a workgroup does at once (1, but for products); `across`:
-    how many workgroups it takes for those. `cost`: bytes of weights, or a guess of what else it reads.
-    """
-
-    pipelines: dict[int, Any]
-    across: int
-    operands: Operands
-    group: Any
-    tail: bool
-    when: When
-    layer: int | None
-    cost: int
-
-
-def tile_for(rows: int) -> int:
-    """How many rows of x a workgroup does: as many as possible with little idle work."""
-    return min(TILES, key=lambda tile: -(-rows // tile) * (tile + 3))
 
 
 class GpuProgram:
@@ -247,27 +206,10 @@ class GpuProgram:
         begun.set_bind_group(0, workspace.step_group)
         count, cost, most = 0, 0.0, self.device.quantum_s / self._seconds
         while workspace.at < len(self.dispatches) and (count == 0 or cost < most):
-            each = self.dispatches[workspace.at]
+            taken = self.dispatches[workspace.at].encode(begun, workspace, self.pages)
             workspace.at += 1
-            rows = workspace.step_tail if each.tail else workspace.step_rows
-            if (
-                rows == 0
-                or each.when is (When.TOGETHER if workspace.splits else When.SPLIT)
-                or (each.when is When.FOLDED and not workspace.splits)
-            ):
-                continue
-            deep = workspace.splits if each.when is When.SPLIT else -(-each.across // MOST)
-            tile = tile_for(rows) if len(each.pipelines) > 1 else 1
-            begun.set_pipeline(each.pipelines[tile])
-            begun.set_bind_group(1, workspace.group(*each.operands))
-            begun.set_bind_group(2, each.group)
-            if each.layer is not None:
-                assert self.pages is not None
-                own = workspace.cache_group
-                begun.set_bind_group(3, self.pages.group(each.layer) if own is None else own)
-            begun.dispatch_workgroups(min(each.across, MOST), -(-rows // tile), deep)
-            count += 1
-            cost += each.cost * (1 + rows / 16)
+            count += taken > 0
+            cost += taken
         return count, cost
 
     def learn(self, cost: float, seconds: float) -> None:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("coro_rt")
 
 LONG_STEP_S = 0.002  # nobody else can run meanwhile: worth a line in the log
-ALONE_S = 0.1  # the longest slice of a job that nobody waits behind; a newcomer ends it early
+ALONE_S = 0.2  # the longest slice of a job that nobody waits behind; a newcomer ends it early
 KEPT_GRANTS = 256  # so far back an explanation knows who ran
 LOOK_EVERY_S = 1.0  # how often it is seen to what energy has been used, while something runs
 UNMEASURED = 15  # switches whose time is not taken, between two whose is: a look at the clock is dear here

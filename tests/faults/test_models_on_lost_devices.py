@@ -49,7 +49,7 @@ async def ids(llm: LLM, prompt: list[int] = PROMPT, **options: Any) -> list[int]
 
 async def test_what_nobody_uses_is_given_back_at_once_and_loaded_again_when_it_is_wanted(path: Path) -> None:
     device = quick()
-    device.pauses_s = (0.2,)
+    device.pauses_s = (1e6,)
     async with opened(devices=["cpu", device]) as runtime:
         before = runtime.memory.used
         async with await runtime.load_model(path, device="gpu") as llm:
@@ -59,6 +59,10 @@ async def test_what_nobody_uses_is_given_back_at_once_and_loaded_again_when_it_i
             await until(lambda: runtime.memory.used < loaded)
             with pytest.raises(DeviceLost):
                 await ids(llm)
+            worker = runtime._engine.workers["gpu"]
+            assert worker.fence is not None
+            worker.fence.next_try = 0.0  # it has rested
+            worker.parker.unpark()
             await until(lambda: device.fenced is None)
             assert await ids(llm) == first
             assert runtime.memory.used == loaded

@@ -26,7 +26,7 @@ from coro_rt.errors import Cancelled, DeviceError, DeviceLost, Overloaded, Runti
 from coro_rt.fence import PROVEN_S, Fence
 from coro_rt.hosts import Host, Waiter, protected
 from coro_rt.instruments import Instruments, watched
-from coro_rt.job import CancelReason, Job, JobEntry
+from coro_rt.job import CancelReason, Job, JobEntry, join_outcome
 from coro_rt.kernel import BatchLaunch
 from coro_rt.ledger import NOTHING, Ledger, sum_up
 from coro_rt.memory.usage import MemoryUse
@@ -40,7 +40,6 @@ from coro_rt.schedulers.qos import QoS
 from coro_rt.schedulers.registry import PolicyLike
 from coro_rt.schedulers.scheduler import Scheduler
 from coro_rt.stats import Stats
-from coro_rt.traps import join_outcome
 from coro_rt.watchdog import Watchdog
 from coro_rt.worker import Worker
 
@@ -53,18 +52,19 @@ logger = logging.getLogger("coro_rt")
 class Deciding:
     """Holds the engine's lock; then acts. A class: `contextlib.contextmanager` takes four times as long."""
 
-    __slots__ = ("_engine",)
+    __slots__ = ("_acquire", "_engine", "_release")
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._acquire, self._release = engine.lock.acquire, engine.lock.release
 
     def __enter__(self) -> None:
-        self._engine.lock.acquire()
+        self._acquire()
 
     def __exit__(self, *_: object) -> None:
         engine = self._engine
         effects = engine.take_effects() if engine.effects else ()
-        engine.lock.release()
+        self._release()
         for effect in effects:
             effect()
 
@@ -94,7 +94,7 @@ class Engine:
         self.host = host
         self.clock = clock
         self.lock = threading.Lock()
-        self._deciding = Deciding(self)
+        self.deciding = Deciding(self)  # `with engine.deciding:` holds the lock, and acts when it is released
         settings: dict[str, Any] = {
             "devices": [device.name for device in devices],
             "shares": dict(shares or {}),
@@ -124,6 +124,7 @@ class Engine:
         self.power_watch: PowerWatch | None = None
         self._sources: list[EnergySource] = []  # that measure no device yet
         self.workers = {device.name: Worker(self, device) for device in devices}
+        self._first = self.workers[devices[0].name]
         if self.watchdog is not None:
             self.watchdog.guards += [self.workers[device.name].guard for device in limited]
         self.admission = Admission(max_jobs)
@@ -137,10 +138,6 @@ class Engine:
         self.effects: list[Callable[[], object]] = []  # what is to be done once the lock is free
 
     # Deciding.
-
-    def deciding(self) -> Deciding:
-        """`with engine.deciding():` holds the lock, and acts when it is released."""
-        return self._deciding
 
     def after(self, effect: Callable[[], object]) -> None:
         """Under the lock: have `effect` called when it is released."""
@@ -187,7 +184,7 @@ class Engine:
         Without `launches` a fenced device takes it, too. Raises RuntimeClosed, DeviceError, DeviceLost or
         Overloaded.
         """
-        with self.deciding():
+        with self.deciding:
             if self.admission.full():
                 self._check_open(job)
                 if self._raise_when_full:
@@ -201,19 +198,19 @@ class Engine:
     def submit_admitted(self, job: Job[Any], *, launches: bool = True) -> None:
         """Queue a job whose ticket was granted. Raises RuntimeClosed (then none was), DeviceError or
         DeviceLost."""
-        with self.deciding():
+        with self.deciding:
             self._submit_locked(job, launches=launches)
 
     @protected
     def give_up(self, ticket: Ticket) -> None:
         """The task with this ticket does not want to come in any more."""
-        with self.deciding():
+        with self.deciding:
             self._admit_next(self.admission.leave(ticket))
 
     @protected
     def spawn(self, job: Job[Any]) -> None:
         """Queue a child. Raises RuntimeClosed, DeviceError, DeviceLost or Overloaded."""
-        with self.deciding():
+        with self.deciding:
             if self._raise_when_full and self.admission.full():
                 raise Overloaded(f"{job.name} would be one job too many: {self.admission}")
             self._submit_locked(job)
@@ -225,7 +222,9 @@ class Engine:
 
     def first_worker(self) -> Worker:
         """For a job that names no device: the first, or another of its kind while that one is fenced."""
-        first = next(iter(self.workers.values()))
+        first = self._first
+        if first.fence is None:
+            return first
         for worker in self.workers.values():
             if worker.device.kind == first.device.kind and worker.fence is None:
                 return worker
@@ -249,7 +248,7 @@ class Engine:
     @protected
     def wake(self, job: Job[Any], value: Any = None, error: BaseException | None = None) -> None:
         """A waiting job goes on, with a value or an exception."""
-        with self.deciding():
+        with self.deciding:
             self.wake_locked(job, value, error)
 
     def wake_locked(self, job: Job[Any], value: Any = None, error: BaseException | None = None) -> None:
@@ -264,7 +263,7 @@ class Engine:
     @protected
     def cancel(self, job: Job[Any], reason: CancelReason) -> None:
         """Have a job end as soon as possible; the first reason stays."""
-        with self.deciding():
+        with self.deciding:
             self.cancel_locked(job, reason)
 
     def cancel_for_task(self, job: Job[Any]) -> bool:
@@ -340,7 +339,7 @@ class Engine:
     @protected
     def set_qos(self, job: Job[Any], level: QoS | None, within_s: float | None) -> None:
         """Change how urgent a job is."""
-        with self.deciding():
+        with self.deciding:
             now = self.clock()
             deadline = None if within_s is None else now + within_s
             gives_way = self.scheduler.set_qos(job.entry, now, qos=level, deadline=deadline)
@@ -359,14 +358,14 @@ class Engine:
     @protected
     def set_policy(self, policy: PolicyLike) -> None:
         """Another policy."""
-        with self.deciding():
+        with self.deciding:
             self.scheduler.set_policy(policy, self.clock())
             self._ask_again()
 
     @protected
     def set_power(self, state: PowerState) -> None:
         """What the machine runs on, and how warm it is."""
-        with self.deciding():
+        with self.deciding:
             self.set_power_locked(state, self.clock())
 
     def set_power_locked(self, state: PowerState, now: float) -> None:
@@ -401,7 +400,7 @@ class Engine:
     @protected
     def fence(self, worker: Worker, lost: DeviceLost) -> None:
         """A device has failed: it runs no kernels until it is readmitted. Not by its worker's own thread."""
-        with self.deciding():
+        with self.deciding:
             self.fence_locked(worker, lost)
 
     def fence_locked(self, worker: Worker, lost: DeviceLost) -> None:
@@ -425,7 +424,7 @@ class Engine:
 
     def tried(self, worker: Worker, *, sound: bool, failure: BaseException | None) -> None:
         """A fenced device was asked a known question. By its worker."""
-        with self.deciding():
+        with self.deciding:
             now, fence, device = self.clock(), worker.fence, worker.device
             assert fence is not None
             if not sound:
@@ -466,7 +465,7 @@ class Engine:
     @protected
     def close(self, waiter: Waiter) -> None:
         """Take no more jobs, cancel all there are; `waiter` is delivered when the last has ended."""
-        with self.deciding():
+        with self.deciding:
             self.closing = True
             for admitted in self.admission.close():
                 self.after(admitted.deliver)
@@ -499,7 +498,7 @@ class Engine:
         Called by that thread. The jobs' `finally` blocks run, as far as they await nothing.
         """
         logger.error("the worker of device %r has failed", worker.name, exc_info=failure)
-        with self.deciding():
+        with self.deciding:
             worker.failure = failure
             self.scheduler.fence(worker.name, f"it has failed: {failure!r}", self.clock())
             orphans = [job for job in self.jobs if job.worker is worker]
@@ -517,7 +516,7 @@ class Engine:
                 job.context.run(job.coro.close)
             except Exception:
                 logger.exception("%s, while its device failed", job.name)
-        with self.deciding():
+        with self.deciding:
             for job in orphans:
                 if job.state is State.RUNNING:
                     self._fail_locked(job, failure)

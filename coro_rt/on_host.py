@@ -12,7 +12,8 @@ import anyio
 from coro_rt.errors import JobCancelled
 from coro_rt.job import Job, function_name
 from coro_rt.qos import current_urgency
-from coro_rt.traps import Trap, current_job
+from coro_rt.trap import Trap
+from coro_rt.traps import current_job
 
 T = TypeVar("T")
 

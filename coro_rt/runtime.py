@@ -128,7 +128,7 @@ class Runtime:
         It is loaded for the first open device that models run on ("cpu" or "gpu"); on others with a memory of
         their own it may go on (`LLM.places`), when one is lost or `LLM.places.chooser` says so, and is loaded
         there then. `devices=` names those that it may use, the first one first; `device=` pins it to one.
-        `prefill_on=` is the NPU that reads all prompts.
+        `prefill_on=` is the NPU that reads all prompts. An encoder stays on the first device.
 
         If the memory budget is spent, it waits for it while jobs are using what it needs. A model that
         neither a job nor an open conversation uses may be unloaded for others; its next use loads it again.
@@ -233,17 +233,9 @@ class Runtime:
         engine.expect(worker)
         coro = make()
         try:
+            deadline, task = engine.clock() + within_s, host.task_name()
             job: Job[T] = Job(
-                engine,
-                worker,
-                coro,
-                name=name,
-                urgency=urgency,
-                qos=urgency.level,
-                deadline=engine.clock() + within_s,
-                task=host.task_name(),
-                predicted_s=predicted_s,
-                home=device,
+                engine, worker, coro, name, urgency, urgency.level, deadline, device, None, task, predicted_s
             )
             job.outlet = outlet
             if waiter is not None:

@@ -22,13 +22,14 @@ from coro_rt.errors import Cancelled, DeviceLost, JobCancelled
 from coro_rt.fence import Fence
 from coro_rt.guard import Guard
 from coro_rt.instruments import Run, watched_launches
-from coro_rt.job import CancelReason, Job, JobEntry, explain_host_object, foreign_await
+from coro_rt.job import CancelReason, Job, JobEntry, Join, explain_host_object, foreign_await
 from coro_rt.kernel import BatchKernel, BatchLaunch, Joint, Launch
 from coro_rt.parker import make_parker
 from coro_rt.schedulers.errors import DeadlockError
 from coro_rt.schedulers.explanation import Granted
 from coro_rt.sleepers import Sleepers
-from coro_rt.traps import CHECKPOINT, Join, Trap, local, loosen
+from coro_rt.trap import Trap, local
+from coro_rt.traps import CHECKPOINT, loosen
 from coro_rt.watchdog import GivenUp
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("coro_rt")
 
 LONG_STEP_S = 0.002  # nobody else can run meanwhile: worth a line in the log
-ALONE_S = 0.1  # the longest slice of a job that nobody waits behind; a newcomer ends it early
+ALONE_S = 0.2  # the longest slice of a job that nobody waits behind; a newcomer ends it early
 KEPT_GRANTS = 256  # so far back an explanation knows who ran
 LOOK_EVERY_S = 1.0  # how often it is seen to what energy has been used, while something runs
 UNMEASURED = 15  # switches whose time is not taken, between two whose is: a look at the clock is dear here
@@ -344,10 +345,10 @@ class Worker:
             _note_long_step(job, stepped)
         if effects:
             # If the job has left, before anybody else is chosen: who waited for it may run at once.
-            engine.host.goes_on = following is not None or self._scheduler.ready(self.name) > 0
+            engine.host.rests = following is None and not self._scheduler.ready(self.name)
             for effect in effects:
                 effect()
-            engine.host.goes_on = False
+            engine.host.rests = False
             if following is None:
                 following = self._take()
                 self._ended = False  # only after a sleep: how soon it is to end is not in its decisions

@@ -1,10 +1,11 @@
 """The backlog of a device as a newcomer finds it: what is served there before it ends.
 
 Found from keys alone, so it holds for any policy whose keys are times or places: each of the others is
-compared as if it became ready now, like the newcomer. Whose key would be smaller is served before it, all of
-it; with whom it is equal it takes turns, slice by slice; and of the others those go before it, for a slice at
-a time, whose key is smaller because they have waited. Under policies that look at the service received,
-everybody takes turns with everybody. Of another tenant's entries, all together take turns with it.
+compared as if it became ready now, like the newcomer. Whose key would be smaller is served before it: until
+the newcomer has waited for so long that a slice later its own is smaller, or all of it if keys do not move
+with time. With whom it is equal it takes turns, slice by slice; and of the others those go before it, for a
+slice at a time, whose key is smaller because they have waited. Under policies that look at the service
+received, everybody takes turns with everybody. Of another tenant's entries, all together take turns with it.
 
 Found in bounded time, too: who stands first in a queue is looked at, and the others are thought to be alike.
 """
@@ -12,7 +13,8 @@ Found in bounded time, too: who stands first in a queue is looked at, and the ot
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import ceil
+from math import ceil, inf
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from coro_rt.schedulers.entry import Entry
@@ -34,10 +36,19 @@ class Aged(NamedTuple):
     every_s: float
 
 
+class Ahead(NamedTuple):
+    """Somebody more urgent with `left_s` to run, who goes before the newcomer as long as that has waited for
+    less than `lead_s` for each of its slices."""
+
+    left_s: float
+    lead_s: float
+
+
 class Backlog(NamedTuple):
     """What a newcomer would wait for on one device.
 
-    `before_s` is served before it whatever its own length. `turns_s` are the seconds left of those with whom
+    `before_s` is served before it whatever its own length; then come those `ahead`, the longest lead first.
+    `turns_s` are the seconds left of those with whom
     it takes turns of `slice_s`; `more` others are like the average of these. If who runs is one of them, it
     is the first, and of its slice `rest_s` are left. Background is owed `owed_s` (negative: it has had more
     than its share), and gets the part `share` of what is served from now on. `busy`: somebody runs there
@@ -49,6 +60,7 @@ class Backlog(NamedTuple):
     turns_s: tuple[float, ...] = ()
     more: int = 0
     aged: tuple[Aged, ...] = ()
+    ahead: tuple[Ahead, ...] = ()
     slice_s: float = 0.002
     owed_s: float = 0.0
     share: float = 0.0
@@ -58,23 +70,26 @@ class Backlog(NamedTuple):
     @property
     def idle(self) -> bool:
         """Whether nobody is there."""
-        return not (self.busy or self.before_s or self.turns_s or self.aged)
+        return not (self.busy or self.before_s or self.ahead or self.turns_s or self.aged)
 
     def wait_s(self, run_s: float) -> float:
         """For how long somebody who runs for `run_s` is ready there without running."""
         wait_s = self.before_s
+        slices = ceil(run_s / self.slice_s - 1e-9)
+        for other in self.ahead:
+            wait_s += max(0.0, min(other.left_s, slices * other.lead_s - wait_s))
         if self.turns_s:
-            turn_s = ceil(run_s / self.slice_s - 1e-9) * self.slice_s
+            turn_s = slices * self.slice_s
             turns_s = sum([left_s if left_s < turn_s else turn_s for left_s in self.turns_s])
             wait_s += turns_s + turns_s / len(self.turns_s) * self.more
             if self.rest_s is not None:
                 first_s = self.turns_s[0]
                 wait_s += min(first_s, turn_s - self.slice_s + self.rest_s) - min(first_s, turn_s)
-        for other in self.aged:
-            stay_s = wait_s + run_s - other.first_s
+        for late in self.aged:
+            stay_s = wait_s + run_s - late.first_s
             if stay_s > 0.0:
-                slices = 1 + (stay_s // other.every_s if other.every_s > 0.0 else 0.0)
-                wait_s += min(other.left_s, slices * self.slice_s)
+                theirs = 1 + (stay_s // late.every_s if late.every_s > 0.0 else 0.0)
+                wait_s += min(late.left_s, theirs * self.slice_s)
         if self.share:
             wait_s += max(0.0, (self.owed_s + (wait_s + run_s) * self.share) / (1.0 - self.share))
         return wait_s
@@ -92,7 +107,7 @@ def backlog(
 ) -> Backlog:
     """What `newcomer`, an entry that is nobody's, with its lane and key, would find. `key` is the policy's,
     who counts service if `by_service`. `without` is left out: it asks for itself."""
-    before_s, turns_s, more, aged = 0.0, list[float](), 0, list[Aged]()
+    before_s, ahead, turns_s, more, aged = 0.0, list[Ahead](), list[float](), 0, list[Aged]()
     running = None if queue.running is without else queue.running
     unbooked_s, rest_s = 0.0, None
     own, own_lane, foreground = newcomer.key, newcomer.lane, not newcomer.background
@@ -117,7 +132,7 @@ def backlog(
                 lane_s = sum([left(entry) for entry in seen])
                 tenants_s.append(lane_s * len(heap) / LOOKED_AT if unseen else lane_s)
     for seen, unseen in crowds:
-        earlier_s = before_s
+        earlier_s, earlier = before_s, len(ahead)
         for entry in seen:
             if entry is without:
                 continue
@@ -129,17 +144,17 @@ def backlog(
             if by_service:
                 turns_s.append(left_s)
                 continue
-            since, entry.ready_since = entry.ready_since, now
-            try:
-                renewed = key(entry, now)
-            finally:
-                entry.ready_since = since
+            renewed = _key_if_ready(entry, now, key)
             if renewed == own:
                 if entry is running:
                     rest_s = max(0.0, slice_s - queue.used_s - unbooked_s)
                 turns_s.append(left_s)
             elif renewed < own:
-                before_s += left_s
+                lead_s = _lead_s(entry, renewed, own, now, key)
+                if lead_s < inf:
+                    ahead.append(Ahead(left_s, lead_s))
+                else:
+                    before_s += left_s
             else:
                 unseen = 0  # those behind it are even later
                 if entry is not running and type(renewed) is float:
@@ -149,13 +164,36 @@ def backlog(
             more += unseen
         elif unseen:
             before_s += (before_s - earlier_s) * unseen / LOOKED_AT
+            alike = ahead[earlier:]
+            if alike:
+                left_s = sum([other.left_s for other in alike]) * unseen / LOOKED_AT
+                ahead.append(Ahead(left_s, alike[-1].lead_s))
     owed_s = share = 0.0
     if foreground and queue.background_count:
         owed_s, share = queue.background_owed_s, queue.guaranteed_share
+    ahead.sort(key=attrgetter("lead_s"), reverse=True)
+    turns = (*turns_s, *tenants_s)
     busy = running is not None
     return Backlog(
-        queue.name, before_s, (*turns_s, *tenants_s), more, tuple(aged), slice_s, owed_s, share, busy, rest_s
+        queue.name, before_s, turns, more, tuple(aged), tuple(ahead), slice_s, owed_s, share, busy, rest_s
     )
+
+
+def _key_if_ready(entry: Entry, since: float, key: Callable[[Entry, float], Any]) -> Any:
+    """An entry's key, had it become ready then."""
+    before, entry.ready_since = entry.ready_since, since
+    try:
+        return key(entry, since)
+    finally:
+        entry.ready_since = before
+
+
+def _lead_s(entry: Entry, renewed: Any, own: Any, now: float, key: Callable[[Entry, float], Any]) -> float:
+    """How long it takes until the renewed key of an entry has grown to the newcomer's."""
+    if type(renewed) is not float:
+        return inf
+    each_s: float = _key_if_ready(entry, now + 1.0, key) - renewed
+    return (own - renewed) / each_s if each_s > 0.0 else inf
 
 
 def left(entry: Entry) -> float:

@@ -21,9 +21,10 @@ from coro_rt.devices.base import Device
 from coro_rt.devices.cpu import CpuDevice
 from coro_rt.errors import DeviceError, DeviceLost, RuntimeClosed
 from coro_rt.job import Job
-from coro_rt.kernels.program import Widths, Workspace
+from coro_rt.kernels.workspace import Widths, Workspace
 from coro_rt.memory.budget import Kind, Reservation
-from coro_rt.memory.residency import Holder, Residency
+from coro_rt.memory.holders import Holder
+from coro_rt.memory.residency import Residency
 from coro_rt.on_host import on_host
 from coro_rt.schedulers.pace import Pace
 from coro_rt.sync import Event
@@ -206,6 +207,14 @@ class Loaded:
         """Whether what its device holds for it is lost."""
         device = self.device
         return self._epoch != device.epoch or (device.fenced is not None and not device.remembers)
+
+    def check_there(self) -> None:
+        """For jobs, inside `in_use`, after a wait that was not a launch's. Raises DeviceLost if what its
+        device held for it is lost, though that may be back.
+        """
+        if self._outdated:
+            reason = self.device.fenced or "lost"
+            raise DeviceLost(self.device.name, reason, f"what it held of {self.name} is gone")
 
     def forget_lost(self) -> None:
         """See `Unloadable`."""

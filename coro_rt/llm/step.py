@@ -19,20 +19,20 @@ from coro_rt.errors import MemoryBudgetExceeded
 from coro_rt.kernel import BatchKernel, BatchLaunch, Joint, Kernel
 from coro_rt.kernels.formats import Floats
 from coro_rt.kernels.gang import Outcome
-from coro_rt.kernels.operations import Steps
-from coro_rt.kernels.program import LONGEST_BURST
+from coro_rt.kernels.operations import EncoderSteps, Steps
+from coro_rt.kernels.workspace import LONGEST_BURST
 from coro_rt.schedulers.batch import Batch
 
 from .sequence import Sequence
 
 if TYPE_CHECKING:
-    from .model import Model
+    from .decoder import Model
 
 PLANNED = 0.8
 """The part of a slice that a burst is planned for: one that takes a little longer than its slice comes back,
 and waits for the GIL, twice."""
 
-step: Kernel[[Any, Steps], None] = Kernel("llm.step")
+step: Kernel[[Any, Steps | EncoderSteps], None] = Kernel("llm.step")
 """One step in a workspace of the job's own: a program and a workspace, both of the device's kind."""
 
 
@@ -106,7 +106,7 @@ class _Place:
 class ModelStep(Joint):
     """Members' rows lie behind each other, and behind all of them the last ones, whose logits are wanted."""
 
-    bursts = True  # several steps may follow each other, see `kernels.program`
+    bursts = True  # several steps may follow each other, see `kernels.units`
 
     def __init__(self, launches: list[BatchLaunch[Any]]) -> None:
         super().__init__(launches)

@@ -1,6 +1,7 @@
 """Whole models against plain NumPy, of every architecture and in every format; and files that are refused."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from coro_rt.errors import ModelError, ModelFileError, UnsupportedModel
 from coro_rt.kernels.formats import Format
 from coro_rt.kernels.gang import Gang, Outcome
 from coro_rt.kernels.kv import new_page
-from coro_rt.kernels.program import Program, Workspace
+from coro_rt.kernels.program import Program
+from coro_rt.kernels.workspace import Workspace
 from coro_rt.llm.architecture import Hyperparameters
 from coro_rt.llm.build import build
 from coro_rt.llm.gguf_file import open_gguf
@@ -22,12 +24,14 @@ from coro_rt.llm.gguf_file import open_gguf
 TOKENS = [int(t) for t in np.random.default_rng(5).integers(0, 250, 90)]
 
 
-def logits_of(path: Path, tokens: list[int], cuts: Sequence[int] = (), threads: int = 1) -> np.ndarray:
+def logits_of(
+    path: Path, tokens: list[int], cuts: Sequence[int] = (), threads: int = 1, kv_bits: int = 16
+) -> np.ndarray:
     """Logits after each token; `cuts`: where the prompt is cut into steps."""
     gang = Gang(threads)
     gang.start()
     with open_gguf(path) as file:
-        sizes = Hyperparameters.from_gguf(file)
+        sizes = replace(Hyperparameters.from_gguf(file), kv_bits=kv_bits)
         program = Program()
         build(file, sizes, sizes.context, program)
     pages = [new_page(sizes.kv) for _ in range(-(-len(tokens) // 64))]

@@ -1,19 +1,20 @@
 """One model on the CPU and on a GPU: texts go from one to the other, and on where one is lost."""
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from choosers import Sent
 from tiny import Tiny
 
 from coro_rt import DeviceLost, ModelError, Runtime, open_runtime
 from coro_rt.devices.cpu import CpuDevice
 from coro_rt.devices.gpu import GpuDevice
 from coro_rt.devices.gpu.workspace import GpuWorkspace
-from coro_rt.llm.chooser import Chooser, Place, Wanted
+from coro_rt.llm.chooser import Chooser
 from coro_rt.llm.generate import Token
 from coro_rt.llm.gpu import GpuStep
 from coro_rt.llm.model import LLM
@@ -28,21 +29,11 @@ COUNT = 8
 OPTIONS: list[dict[str, Any]] = [{}, {"temperature": 0.8, "top_p": 0.9, "seed": 3}]
 
 
-class From(Chooser):
+class From(Sent):
     """Begins on one device, and goes to the other when there are so many tokens."""
 
     def __init__(self, first: str, at: int = 0) -> None:
-        self.first, self.at = first, at
-
-    def begin(
-        self, wanted: Wanted, places: Sequence[Place], readers: Sequence[str]
-    ) -> tuple[str, str | None]:
-        names = [place.name for place in places]
-        return (self.first if self.first in names else names[0]), None
-
-    def next(self, here: str, wanted: Wanted, places: Sequence[Place]) -> str:
-        others = [place.name for place in places if place.name != here]
-        return others[0] if others and wanted.text == self.at else here
+        super().__init__(lambda text: text == at, first)
 
 
 @pytest.fixture
@@ -79,6 +70,22 @@ async def test_a_text_goes_on_as_it_would_have(llm: LLM, first: str, options: di
     for stayed in range(1, COUNT, 2):
         llm.places.chooser = From(first, len(PROMPT) + stayed)
         assert await said(llm, **options) == alone
+
+
+@pytest.mark.parametrize("first", ["cpu", "gpu"])
+async def test_with_keys_and_values_in_int8_it_goes_from_one_to_the_other_too(
+    runtime: Runtime, first: str, tmp_path: Path
+) -> None:
+    path = Tiny(form="F16").write(tmp_path / "m.gguf")
+    counts = next(device for device in runtime.devices if isinstance(device, GpuDevice)).counts
+    async with await runtime.load_model(path, kv_bits=8) as llm:
+        assert llm.places.names == ["cpu", "gpu"]
+        llm.places.chooser = From(first, len(PROMPT) + 3)
+        async with llm.generate(PROMPT, max_tokens=COUNT, ignore_eos=True) as stream:
+            assert len([token async for token in stream]) == COUNT
+        assert stream.job is not None
+        assert stream.job.worker.name != first
+        assert counts.dispatches > 0
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=["greedy", "drawn"])

@@ -6,9 +6,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
+import pytest
 
 import coro_rt
 from coro_rt import Job, JobHandle, Runtime, Stream
+from coro_rt.schedulers import Outcome
 from coro_rt.schedulers.entry import State
 from coro_rt.testing import VirtualClock
 
@@ -92,3 +94,14 @@ async def forever(log: list[str] | None = None) -> None:
     finally:
         if log is not None:
             log.append("clean")
+
+
+def check_waits(outcome: Outcome, recorded: Outcome, *, medians: bool = True) -> None:
+    """On each level as many jobs waited, for as long within 15 %."""
+    assert list(outcome.waiting_s) == list(recorded.waiting_s)
+    for qos, was in recorded.waiting_s.items():
+        now = outcome.waiting_s[qos]
+        assert now.jobs == was.jobs
+        if medians:
+            assert now.median == pytest.approx(was.median, rel=0.15, abs=0.0002), qos
+        assert now.mean == pytest.approx(was.mean, rel=0.15, abs=0.0002), qos

@@ -16,6 +16,7 @@ import coro_rt
 from coro_rt import Runtime
 from coro_rt.schedulers.entry import State
 from coro_rt.testing import sim_work
+from coro_rt.turn import Turn
 
 pytestmark = pytest.mark.anyio
 
@@ -468,20 +469,20 @@ class TestAsyncio:
             assert task is not None
             assert task.cancelling() == 0
 
-    async def test_waiting_for_a_slow_cleaning_up_does_not_keep_the_loop_busy(self) -> None:
+    async def test_waiting_for_a_slow_cleaning_up_does_not_keep_the_loop_busy(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """anyio cancels again at every turn of the loop; the wait is shielded from that."""
 
-        class CountingLoop:
-            futures = 0
+        class CountedTurn(Turn):
+            made = 0
 
-            def __getattr__(self, name: str) -> Any:
-                return getattr(loop, name)
+            def __init__(self, **options: Any) -> None:
+                super().__init__(**options)
+                CountedTurn.made += 1
 
-            def create_future(self) -> "asyncio.Future[None]":
-                self.futures += 1
-                return loop.create_future()
-
-        loop, counting, gate = asyncio.get_running_loop(), CountingLoop(), Gate()
+        gate = Gate()
+        monkeypatch.setattr("coro_rt.hosts.Turn", CountedTurn)
 
         async def job() -> None:
             try:
@@ -492,7 +493,7 @@ class TestAsyncio:
         async with opened() as runtime, anyio.create_task_group() as tg:
             tg.start_soon(runtime.run, job)
             await until(lambda: runtime.stats().jobs_waiting)
-            runtime._engine.host._loop = counting  # type: ignore[attr-defined]
+            CountedTurn.made = 0
             tg.cancel_scope.cancel()
             with anyio.CancelScope(shield=True):
                 await gate.closed()
@@ -500,8 +501,7 @@ class TestAsyncio:
                     await asyncio.sleep(0.001)
                 gate.open()
                 await until(lambda: not runtime._engine.jobs)
-            runtime._engine.host._loop = loop  # type: ignore[attr-defined]
-        assert counting.futures == 1
+            assert CountedTurn.made == 1
 
 
 @pytest.mark.parametrize("anyio_backend", [("trio", {})], ids=["trio"])

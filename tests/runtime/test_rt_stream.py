@@ -101,8 +101,13 @@ async def test_an_item_that_comes_just_when_the_task_has_found_none_is_not_lost(
 
 
 async def test_whoever_sees_that_the_job_is_done_sees_why() -> None:
-    seen = []
-    async with opened() as runtime, runtime.stream(Counter(), 1) as stream:
+    seen, gate = [], Gate()
+
+    async def job() -> AsyncIterator[int]:
+        gate._wait()
+        yield 1
+
+    async with opened() as runtime, runtime.stream(job) as stream:
         engine = runtime._engine
         done = engine.scheduler.done
 
@@ -111,6 +116,7 @@ async def test_whoever_sees_that_the_job_is_done_sees_why() -> None:
             seen.append(stream.finish_reason)  # as another thread may, in the middle of the job's end
 
         engine.scheduler.done = look  # type: ignore[method-assign]
+        gate.open()
         assert [item async for item in stream] == [1]
     assert seen == ["stop"]
 

@@ -72,9 +72,10 @@ async def test_no_time_passes_before_all_threads_have_come(monkeypatch: pytest.M
 async def test_a_worker_that_runs_is_waited_for_when_it_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or it would begin a job of the block before the others are there."""
     take, clock = Worker._take, VirtualClock()
-    looked: list[bool] = []
+    runs, looked = threading.Event(), list[bool]()
 
     def slow(self: Worker) -> coro_rt.Job[Any] | None:
+        runs.set()
         while not clock._holds and not looked:
             time.sleep(0)
         job = take(self)
@@ -83,6 +84,7 @@ async def test_a_worker_that_runs_is_waited_for_when_it_is_held(monkeypatch: pyt
 
     monkeypatch.setattr(Worker, "_take", slow)
     async with opened(devices=["sim"], clock=clock):
+        await until(runs.is_set)
         with clock.hold():
             found = list(looked)
             looked.append(True)

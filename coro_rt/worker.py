@@ -467,11 +467,13 @@ class Worker:
         if trap.on is not None and trap.on.waits_on is not None:
             loosen(job, trap.on)
         try:
-            engine.scheduler.park(job.entry, now, on=trap.on)
+            last = engine.scheduler.park(job.entry, now, on=trap.on)
         except DeadlockError as exc:
             trap.leave(job)
             job.inbox_error = exc
             return True
+        if last is not None:
+            engine.taken_up_locked(last)
         job.trap = trap
         job.parked_at = now
         return False

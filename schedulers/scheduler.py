@@ -25,7 +25,15 @@ from coro_rt.schedulers.ejection import Ejection, Stopwatch, TooSlow, key_kind
 from coro_rt.schedulers.entry import Entry, Grant, State, Turn
 from coro_rt.schedulers.errors import SchedulerError
 from coro_rt.schedulers.explanation import Explanation, Known, explain
-from coro_rt.schedulers.inheritance import check_circle, inherit, inherit_keys, link, release, unlink
+from coro_rt.schedulers.inheritance import (
+    check_circle,
+    inherit,
+    inherit_keys,
+    last_waited_for,
+    link,
+    release,
+    unlink,
+)
 from coro_rt.schedulers.placement import Placement
 from coro_rt.schedulers.policy import Policy
 from coro_rt.schedulers.power import PowerState
@@ -227,11 +235,12 @@ class Scheduler:
         if self._observes:
             self._observe(entry, seconds, now)
 
-    def park(self, entry: Entry, now: float, *, on: Entry | None = None) -> None:
+    def park(self, entry: Entry, now: float, *, on: Entry | None = None) -> Entry | None:
         """RUNNING to WAITING. `on` is the entry that it waits for, which inherits its urgency while it does.
 
-        A WAITING entry may be parked again on somebody else: a lock was handed on. Raises DeadlockError, and
-        changes nothing, if `on` waits for this entry already.
+        Returns whom it waits for in the end, if that is READY on another device that should take it up now:
+        nobody runs there, or who does should give way. A WAITING entry may be parked again on somebody else:
+        a lock was handed on. Raises DeadlockError, and changes nothing, if `on` waits for this entry already.
         """
         if not self._inheritance:
             on = None
@@ -242,8 +251,18 @@ class Scheduler:
         else:
             self._leave_device(entry)
             entry.state = _WAITING
-        if on is not None and on.state is not _DONE:
-            link(entry, on)
+        if on is None or on.state is _DONE:
+            return None
+        link(entry, on)
+        last = last_waited_for(on)
+        if last.state is not _READY:
+            return None
+        assert last.lane is not None
+        assert entry.lane is not None
+        queue = last.lane.queue
+        if queue is entry.lane.queue:  # whose worker is about to decide
+            return None
+        return last if queue.running is None or self._gives_way(queue, last, now) else None
 
     def wake(self, entry: Entry, now: float) -> bool:
         """WAITING to READY, on the device that it names now; the inheriting ends. Returns like `submit`."""
@@ -356,7 +375,8 @@ class Scheduler:
     ) -> bool:
         """Changes how urgent an entry is, and whoever inherits from it. Returns like `submit`.
 
-        For a RUNNING entry: whether it should itself give way now.
+        For a RUNNING entry: whether it should itself give way now. For a WAITING one: the same of whom it
+        waits for in the end.
         """
         if qos is not None:
             entry.qos = qos
@@ -366,14 +386,17 @@ class Scheduler:
             return False
         entry.own_key = self._key_of(entry, now)
         inherit(entry)
-        queue = entry.lane.queue
-        if entry.state is _READY:
-            if entry.deferred:
-                queue.rekey(entry, entry.key, background=entry.background)
-            return self._gives_way(queue, entry, now)
-        if entry.state is _RUNNING and queue.turn is _POLICY:
+        if entry.deferred:
+            entry.lane.queue.rekey(entry, entry.key, background=entry.background)
+        last = last_waited_for(entry)
+        if last.lane is None:
+            return False
+        queue = last.lane.queue
+        if last.state is _READY:
+            return self._gives_way(queue, last, now)
+        if last.state is _RUNNING and queue.turn is _POLICY:
             head = queue.head()
-            return head is not None and self._preempts(queue, head, entry, now)
+            return head is not None and self._preempts(queue, head, last, now)
         return False
 
     def predict(self, entry: Entry, seconds_left: float, now: float) -> None:
@@ -513,7 +536,7 @@ class Scheduler:
         lane = entry.lane
         assert lane is not None
         lane.queue.push(entry)
-        if self._defer_until is not None and self._put_off(lane.queue, entry, now):
+        if self._defer_until is not None and not entry.waiters and self._put_off(lane.queue, entry, now):
             return False
         return self._gives_way(lane.queue, entry, now)
 

@@ -45,8 +45,8 @@ class Chooser:
     def begin(
         self, wanted: Wanted, places: Sequence[Place], readers: Sequence[str]
     ) -> tuple[str, str | None]:
-        """Before a generation begins, and when it has lost its device: the place, and who reads the prompt if
-        that is on a CPU; None: the place itself.
+        """Before a generation begins, and when it has lost its device: the place, and who of the `readers`
+        (NPUs and GPUs) reads the prompt if that is on a CPU; None: the place itself.
         """
         return places[0].name, None
 
@@ -60,4 +60,9 @@ class Chooser:
         """On a device all of a text was computed that was not `behind` already, in so many seconds of that
         device's, in which nobody else had a part; and then it gave so many tokens, all but the first in steps
         of their own.
+        """
+
+    def handed(self, device: str, text: int, seconds: float) -> None:
+        """A GPU that read for a CPU has handed over the keys and values of so many tokens, in so many seconds
+        of its own; reading them is not in it.
         """

@@ -17,8 +17,8 @@ PLACES = ("cpu", "gpu")
 
 @dataclass(frozen=True, slots=True)
 class Devices:
-    """`places`: where it may run, where it is loaded first. `readers`: NPUs that may read its prompts;
-    `prefill`: the one that reads all of them. `borrowers`: see `Places`.
+    """`places`: where it may run, where it is loaded first. `readers`: NPUs and GPUs that may read its
+    prompts for a CPU; `prefill`: the one that reads all of them. `borrowers`: see `Places`.
     """
 
     places: tuple[Device, ...]
@@ -62,7 +62,9 @@ def choose_devices(
         readers = [each for each in opened if each.kind == "npu"]
     if kv_bits != 16 and any(each.kind == "gpu" for each in places):
         raise UnsupportedModel("on a GPU keys and values are kept in 16 bits: leave kv_bits out")
-    prefill = None if prefill_on is None else _reading(opened, prefill_on, places[0])
+    if any(each.kind == "cpu" for each in places):
+        readers += [each for each in places if each.kind == "gpu"]
+    prefill = None if prefill_on is None else _reading(opened, prefill_on, places[0], kv_bits)
     if prefill is not None and prefill not in readers:
         readers.append(prefill)
     return Devices(tuple(places), tuple(readers), prefill, _borrowers(opened, places))
@@ -75,13 +77,15 @@ def _named(opened: Sequence[Device], name: str, kinds: Sequence[str]) -> Device:
     raise _unusable(opened, f"no model can run on {name!r}")
 
 
-def _reading(opened: Sequence[Device], name: str, first: Device) -> Device:
+def _reading(opened: Sequence[Device], name: str, first: Device, kv_bits: int) -> Device:
     for device in opened:
-        if device.name == name and device.kind == "npu" and first.kind == "cpu":
+        if device.name == name and device.kind in ("npu", "gpu") and first.kind == "cpu":
+            if device.kind == "gpu" and kv_bits != 16:
+                raise UnsupportedModel("a GPU reads keys and values in 16 bits: leave kv_bits out")
             return device
     raise DeviceError(
-        f"prompts cannot be read on {name!r} for {first.name!r}: that takes an 'npu' and a 'cpu', and open "
-        f"are: {_names(opened)}; see open_runtime(devices=...)"
+        f"prompts cannot be read on {name!r} for {first.name!r}: that takes an 'npu' or a 'gpu', and a "
+        f"'cpu', and open are: {_names(opened)}; see open_runtime(devices=...)"
     )
 
 

@@ -108,7 +108,7 @@ class GpuSequence(Sequence):
 
     def __init__(self, model: GpuModel) -> None:
         super().__init__(model, None)
-        self._gpu = model
+        self.gpu = model
         self._numbers: list[int] = []
         self._store_of_numbers: GpuPages | None = None
         self._epoch = model.device.epoch  # of the device, when its pages were taken
@@ -118,7 +118,7 @@ class GpuSequence(Sequence):
         return len(self._numbers) * PAGE_POSITIONS - len(self.tokens)
 
     async def begin(self, prompt: Tokens[int], limit: int) -> int:
-        device = self._gpu.device
+        device = self.gpu.device
         if self._epoch != device.epoch:  # a conversation's, from before the device failed
             self.release()
             self._epoch = device.epoch
@@ -129,13 +129,13 @@ class GpuSequence(Sequence):
         DeviceLost if it is the device that has none. That it also does when the device has been lost since
         `begin`.
         """
-        device = self._gpu.device
+        device = self.gpu.device
         if self._epoch != device.epoch:
             raise DeviceLost(device.name, "lost", "it is back, but what it held of this text is gone")
         await super().make_room(0, rows, own=own, logits=logits)
         missing = -(-length // PAGE_POSITIONS) - len(self._numbers)
         if missing > 0:
-            pages = self._store_of_numbers = self._gpu.pages
+            pages = self._store_of_numbers = self.gpu.pages
             for _ in range(missing):
                 try:
                     page = pages.take()
@@ -151,7 +151,7 @@ class GpuSequence(Sequence):
             return pages.take()
         except DeviceLost as error:
             if error.reason == "memory":
-                raise self._gpu.device.lose("memory", error.detail) from error
+                raise self.gpu.device.lose("memory", error.detail) from error
             raise
 
     def release(self) -> None:

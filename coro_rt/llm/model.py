@@ -362,7 +362,11 @@ async def load_model(
         else:
             await runtime.run(_load, held, device=held.device.name)
         if isinstance(held, Places) and found.prefill is not None:
-            await anyio.to_thread.run_sync(held.load_reader, found.prefill)
+            if found.prefill.kind == "npu":
+                await anyio.to_thread.run_sync(held.load_reader, found.prefill)
+            else:
+                name = found.prefill.name
+                await runtime.run(_load, held.model(name), device=name)
     except BaseException:
         held.give_back()
         raise
@@ -419,7 +423,8 @@ def _open_model(
     first = kinds[device.name][1](
         device, file, sizes, tokenizer, _template(file), length, residency, prefix_reuse=prefix_reuse
     )
-    return Places(first, kinds, found.readers, found.borrowers, found.prefill, prefix_reuse=prefix_reuse)
+    readers = {each.name: (each, None if each.kind == "npu" else _kind(each)) for each in found.readers}
+    return Places(first, kinds, readers, found.borrowers, found.prefill, prefix_reuse=prefix_reuse)
 
 
 def _kind(device: Device) -> type[Model]:

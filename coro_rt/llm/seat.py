@@ -274,8 +274,9 @@ class Seat:
                 return done
 
     async def _have_read(self, place: _Place, name: str, text: list[int], to_write: int) -> None:
-        """Have all read on an NPU but the last token, whose logits are needed; what it cannot read is left.
-        (What is shared has to be the same to the bit, so nothing is read there for a sequence that shares.)
+        """Have all read elsewhere but the last token, whose logits are needed; what is not read there is
+        left. (What is shared has to be the same to the bit, so nothing is read there for a sequence that
+        shares.)
         """
         sequence = place.sequence
         missing = text[len(sequence.tokens) : -1]
@@ -286,8 +287,8 @@ class Seat:
             return
         # it may have been parked meanwhile
         await sequence.make_room(len(text), rows=min(len(missing), CHUNK), logits=self._wants_logits)
-        job, behind = current_job(), len(sequence.tokens)
-        spent_s = job.kernel_s
+        behind = len(sequence.tokens)
         with sequence.pinned():
-            await reader.read(sequence, missing, place.model.pace.left_s(0, to_write))
-        self._places.took(name, len(sequence.tokens), behind, job.kernel_s - spent_s, 0)
+            times = await reader.read(sequence, missing, place.model.pace.left_s(0, to_write))
+        self._places.took(name, len(sequence.tokens), behind, times.read_s, 0)
+        self._places.handed(name, len(sequence.tokens), times.handed_s)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from coro_rt.kernels import kv_arrays
+from coro_rt.kernels import kv_arrays, kv_words
 from coro_rt.kernels.gang import Gang
 from coro_rt.kernels.kv import KVShape, new_page, round_reference
 from coro_rt.kernels.program import Buffer, Program, Widths, Workspace
@@ -55,3 +55,16 @@ def test_what_was_written_is_read_back_as_the_cache_rounds_it(bits: int) -> None
         want = round_reference(given, bits)
         assert np.abs(mine[:100] - want).max() <= np.abs(want).max() * 2**-11  # float16
         assert not mine[100:].any()
+
+
+def test_a_gpus_pages_hold_what_was_put_into_them() -> None:
+    kv = KVShape(LAYERS, HEADS, SIZE)
+    k, v = (values.astype(np.float16) for values in rows(128))
+    data = kv_words.pack(kv, k, v)
+    assert data.shape == (2, kv_words.page_layer_bytes(kv))
+    assert all(np.array_equal(a, b) for a, b in zip(kv_words.unpack(kv, data), (k, v), strict=True))
+    words = data.view(np.float16).reshape(2, HEADS, -1)  # as `cache.wgsl` finds them
+    position, head, at = 70, 1, 6
+    page, slot = divmod(position, 64)
+    assert words[page, head, ((at // 2) * 64 + slot) * 2 + at % 2] == k[position, head, at]
+    assert words[page, head, 64 * SIZE + slot * SIZE + at] == v[position, head, at]

@@ -9,10 +9,12 @@ page any more they are as small as in the beginning.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 from coro_rt.errors import DeviceLost, MemoryBudgetExceeded
-from coro_rt.kernels.kv import PAGE_POSITIONS, KVShape
+from coro_rt.kernels.kv import KVShape
+from coro_rt.kernels.kv_words import page_layer_bytes
 from coro_rt.memory import MemoryBudget, Reservation, format_bytes
 
 from .device import GpuDevice
@@ -31,7 +33,7 @@ class GpuPages:
             raise ValueError(f"a GPU keeps keys and values in 16 bits, not in {shape.bits}")
         self._device, self.shape = device, shape
         self._budget = MemoryBudget() if budget is None else budget
-        self._layer_bytes = PAGE_POSITIONS * shape.heads * shape.head_size * 4
+        self._layer_bytes = page_layer_bytes(shape)
         self._most = device.max_binding // self._layer_bytes
         self._lock = threading.Lock()
         self._reservation: Reservation | None = None  # for what is more than ALWAYS
@@ -58,6 +60,17 @@ class GpuPages:
     def group(self, layer: int) -> Any:
         """The bind group of a layer's pages; asked for anew at every dispatch, because pages may move."""
         return self._groups[layer]
+
+    def read(self, layer: int, numbers: Iterable[int]) -> Any:
+        """uint8 [pages, bytes]: what pages hold of a layer, as `kernels/kv_words.py` has it. Waits. By the
+        device's worker. Raises DeviceLost."""
+        offsets = [int(number) * self._layer_bytes for number in numbers]
+        return self._device.read_parts(self._buffers[layer], offsets, self._layer_bytes)
+
+    def write(self, layer: int, numbers: Iterable[int], data: Any) -> None:
+        """The opposite. By the device's worker. Raises DeviceLost."""
+        for number, page in zip(numbers, data, strict=True):
+            self._device.write(self._buffers[layer], page, int(number) * self._layer_bytes)
 
     def release(self) -> None:
         """Give all memory back, at once. Nobody may use the pages any more."""

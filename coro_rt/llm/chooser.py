@@ -52,7 +52,7 @@ class Chooser:
 
     def next(self, here: str, wanted: Wanted, places: Sequence[Place]) -> str:
         """Between two steps, or bursts of them: where to go on. If not `here`, the text so far is read anew
-        there.
+        there, or handed over between a GPU and a CPU.
         """
         return here
 
@@ -62,7 +62,7 @@ class Chooser:
         of their own.
         """
 
-    def handed(self, device: str, text: int, seconds: float) -> None:
-        """A GPU that read for a CPU has handed over the keys and values of so many tokens, in so many seconds
-        of its own; reading them is not in it.
+    def handed(self, device: str, tokens: int, seconds: float) -> None:
+        """Between a GPU and a CPU keys and values of so many tokens were handed over, in so many seconds of
+        the GPU's; reading them is not in it.
         """

@@ -129,9 +129,7 @@ class GpuSequence(Sequence):
         DeviceLost if it is the device that has none. That it also does when the device has been lost since
         `begin`.
         """
-        device = self.gpu.device
-        if self._epoch != device.epoch:
-            raise DeviceLost(device.name, "lost", "it is back, but what it held of this text is gone")
+        self.check_there()
         await super().make_room(0, rows, own=own, logits=logits)
         missing = -(-length // PAGE_POSITIONS) - len(self._numbers)
         if missing > 0:
@@ -144,6 +142,12 @@ class GpuSequence(Sequence):
                     page = self._take(pages)
                 self._numbers.append(page)
             self._set_table()
+
+    def check_there(self) -> None:
+        """Raise DeviceLost if what the device held of it is gone."""
+        device = self.gpu.device
+        if self._epoch != device.epoch:
+            raise DeviceLost(device.name, "lost", "it is back, but what it held of this text is gone")
 
     def _take(self, pages: GpuPages) -> int:
         """A page, or else the device is full, and fenced."""

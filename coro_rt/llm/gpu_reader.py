@@ -1,8 +1,8 @@
-"""Reading a prompt on a GPU for the CPU that writes: keys and values are computed there and handed over.
+"""Keys and values between a GPU and the CPU: a text that one has read is not read again by the other.
 
-The GPU reads into pages of its own, which live as long as that takes. What the sequence held before goes to
-the GPU first, and what was read comes back, layer by layer, as the float16 values that it is on both: the
-text is read once, whoever goes on with it.
+They are the same float16 values on both, in another layout, and go layer by layer. So a generation that moves
+takes them along, and a GPU may read a prompt for the CPU that writes: into pages of its own, which live as
+long as that takes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from coro_rt.schedulers.pace import CHUNK
 from coro_rt.traps import current_job, move_to
 
 from .gpu import GpuModel, GpuSequence
-from .places import Places, ReadingTimes, go_to
+from .places import Places, go_to
+from .reader import ReadingTimes
 from .sequence import Sequence
 from .step import Part, advance
 
@@ -56,7 +57,7 @@ fetch: Kernel[[Handover], None] = Kernel("llm.fetch")
 """Keys and values from the GPU's pages into memory."""
 
 give: Kernel[[Handover], None] = Kernel("llm.give")
-"""Keys and values from memory into the GPU's pages, from position 0 on."""
+"""Keys and values from memory into the GPU's pages, in whole pages."""
 
 
 def _layer_by_layer(move: Callable[[GpuDevice, Handover, int], None]) -> Any:
@@ -65,6 +66,7 @@ def _layer_by_layer(move: Callable[[GpuDevice, Handover, int], None]) -> Any:
         layers, end = handover.model.sizes.kv.layers, perf_counter() + slice_s
         while handover.done < layers:
             handover.model.check_lost()
+            handover.theirs.check_there()
             move(device, handover, handover.done)
             handover.done += 1
             if device.preempt_requested() or perf_counter() >= end:
@@ -90,14 +92,38 @@ def _fetch_layer(device: GpuDevice, handover: Handover, layer: int) -> None:
 @_layer_by_layer
 def _give_layer(device: GpuDevice, handover: Handover, layer: int) -> None:
     kv, numbers = handover.model.sizes.kv, handover.pages
-    k = np.zeros((len(numbers) * PAGE_POSITIONS, kv.heads, kv.head_size), np.float16)
+    k = np.zeros((len(handover.theirs.table) * PAGE_POSITIONS, kv.heads, kv.head_size), np.float16)
     v = np.zeros_like(k)
     kv_arrays.read(kv, handover.ours.table, layer, handover.stop, k, v)
-    handover.model.pages.write(layer, numbers, kv_words.pack(kv, k, v))
+    first = handover.start // PAGE_POSITIONS * PAGE_POSITIONS
+    new = slice(first, first + len(numbers) * PAGE_POSITIONS)
+    handover.model.pages.write(layer, numbers, kv_words.pack(kv, k[new], v[new]))
+
+
+async def hand_over(here: Sequence, there: Sequence) -> float:
+    """Give `there` what `here` has computed beyond it; one of them is on a GPU, the other on the CPU. Both
+    are pinned, and `there` has room. The job is where `there` is. Gives the seconds that it took.
+
+    Raises DeviceLost, with the job on either device; nothing has been given then.
+    """
+    job = current_job()
+    start, stop, before_s = len(there.tokens), len(here.tokens), job.kernel_s
+    if start >= stop:
+        return 0.0
+    if isinstance(there, GpuSequence):
+        await give(Handover(there.gpu, here, there, start, stop))
+    else:
+        assert isinstance(here, GpuSequence), here
+        home = job.worker.name
+        await go_to(here.gpu.device.name)
+        await fetch(Handover(here.gpu, there, here, start, stop))
+        await go_to(home)
+    there.extend(here.tokens[start:stop])
+    return job.kernel_s - before_s
 
 
 class GpuReader:
-    """Reads with a model on a GPU: see `places.Reader`. It keeps nothing."""
+    """Reads with a model on a GPU: see `Reader`. It keeps nothing."""
 
     def __init__(self, places: Places, device: str) -> None:
         self._places, self._device = places, device
@@ -139,12 +165,8 @@ class GpuReader:
         job, model, held = current_job(), theirs.gpu, len(ours.tokens)
         length = held + len(tokens)
         await theirs.make_room(length, rows=min(len(tokens), CHUNK))
-        before_s = job.kernel_s
-        if held:
-            with theirs.pinned():
-                await give(Handover(model, ours, theirs, 0, held))
-            theirs.extend(ours.tokens)
-        handed_s, read_s = job.kernel_s - before_s, 0.0
+        with theirs.pinned():
+            handed_s, read_s = await hand_over(ours, theirs), 0.0
         while (left := length - len(theirs.tokens)) > 0:
             chunk = tokens[len(tokens) - left :][:CHUNK]
             job.predict(model.pace.left_s(left, 0) + following_s)

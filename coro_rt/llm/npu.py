@@ -36,7 +36,7 @@ from coro_rt.traps import current_job, move_to
 from .architecture import Hyperparameters
 from .build import build
 from .gguf_file import GGUFFile, open_gguf
-from .places import ReadingTimes
+from .reader import ReadingTimes
 from .sequence import Sequence
 from .tokenizer import Tokenizer
 

@@ -10,13 +10,12 @@ Where generations go is up to a `Chooser`. One whose device is lost goes on else
 from __future__ import annotations
 
 import logging
-import math
 import threading
 from collections.abc import Collection, Mapping
 from collections.abc import Sequence as Listed
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 
@@ -34,9 +33,9 @@ from .loaded import closed_error
 if TYPE_CHECKING:
     from .model import Model
     from .npu import NpuReader
-    from .sequence import Sequence
+    from .reader import Reader
 
-__all__ = ["Chooser", "Place", "Places", "ReadingTimes", "Route", "Wanted"]
+__all__ = ["Chooser", "Place", "Places", "Route", "Wanted"]
 
 logger = logging.getLogger("coro_rt")
 
@@ -50,26 +49,6 @@ class Route:
     decode: str
     prefill: str | None = None
     pinned: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ReadingTimes:
-    """Seconds of a reader: for reading, and for handing over what it read, where that is a thing of its own;
-    NaN: others had a part in it, or nothing came of it."""
-
-    read_s: float = math.nan
-    handed_s: float = math.nan
-
-
-class Reader(Protocol):
-    """A device that reads prompts for the one that decodes: `npu.NpuReader`, `gpu_reader.GpuReader`."""
-
-    async def read(self, sequence: Sequence, tokens: list[int], following_s: float) -> ReadingTimes:
-        """Put keys and values of `tokens` behind what the sequence holds; then be where the job was. What
-        comes then is predicted to take `following_s`. The sequence has room for them, and is pinned.
-
-        If the device fails, the sequence holds fewer of them: who decodes reads the rest.
-        """
 
 
 class Places:
@@ -166,11 +145,11 @@ class Places:
             except Exception:
                 self._replace_chooser(device)
 
-    def handed(self, device: str, text: int, seconds: float) -> None:
+    def handed(self, device: str, tokens: int, seconds: float) -> None:
         """See `Chooser.handed`; NaN says nothing."""
         if seconds > 0.0:
             try:
-                self.chooser.handed(device, text, seconds)
+                self.chooser.handed(device, tokens, seconds)
             except Exception:
                 self._replace_chooser(device)
 

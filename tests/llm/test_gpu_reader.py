@@ -167,9 +167,9 @@ async def test_a_chooser_may_send_a_prompt_there_and_gets_what_it_took(
             if text - behind > 1:
                 took.append((device, text))
 
-        def handed(self, device: str, text: int, seconds: float) -> None:
+        def handed(self, device: str, tokens: int, seconds: float) -> None:
             assert seconds > 0
-            took.append(("handed", text))
+            took.append(("handed", tokens))
 
     path = tiny_of("llama", tmp_path)
     async with await runtime.load_model(path, prefix_reuse=prefix_reuse) as llm:
@@ -307,6 +307,72 @@ async def test_what_cannot_be_is_an_error_at_loading(runtime: Runtime, tmp_path:
         await runtime.load_model(path, device="cpu", prefill_on="gpu", kv_bits=8)
     with pytest.raises(DeviceError, match="prompts cannot be read on 'gpu' for 'gpu'"):
         await runtime.load_model(path, device="gpu", prefill_on="gpu")
+
+
+# A generation that moves takes along what was read.
+
+
+class Moves(Chooser):
+    """Begins on one device, and goes to the other when there are so many tokens."""
+
+    def __init__(self, first: str, at: int) -> None:
+        self.first, self.at = first, at
+
+    def begin(self, wanted: Wanted, places: Any, readers: Any) -> tuple[str, str | None]:
+        return self.first, None
+
+    def next(self, here: str, wanted: Wanted, places: Any) -> str:
+        return {"cpu": "gpu", "gpu": "cpu"}[here] if wanted.text == self.at else here
+
+
+@pytest.fixture
+async def both(runtime: Runtime, tmp_path: Path) -> AsyncIterator[LLM]:
+    async with await runtime.load_model(tiny_of("llama", tmp_path)) as llm:
+        llm.places.chooser = Chooser()
+        yield llm
+
+
+async def moved(llm: LLM, first: str) -> list[int]:
+    llm.places.chooser = Moves(first, len(PROMPT) + 3)
+    async with llm.generate(PROMPT, max_tokens=COUNT, ignore_eos=True) as stream:
+        return [token.id async for token in stream]
+
+
+@pytest.mark.parametrize("first", ["cpu", "gpu"])
+async def test_a_generation_that_moves_reads_nothing_again(both: LLM, rows: Rows, first: str) -> None:
+    alone = await moved(both, "cpu" if first == "gpu" else "gpu")
+    rows.cpu.clear()
+    rows.gpu.clear()
+    assert await moved(both, first) == alone
+    wrote = rows.cpu if first == "gpu" else rows.gpu
+    assert wrote == [1] * (COUNT - 3), "on the second device"
+
+
+@pytest.mark.parametrize("when", WHEN[2:])
+async def test_a_gpu_that_is_lost_while_it_hands_over_costs_no_token(
+    both: LLM, calls: Calls, when: tuple[str, int]
+) -> None:
+    alone = await moved(both, "gpu")
+
+    def lose() -> None:
+        raise DeviceLost("gpu", "lost")
+
+    calls.happen, calls.left = lose, {"step": -1, when[0]: when[1]}
+    assert await moved(both, "gpu") == alone
+    assert both._runtime.stats().device_losses == 1
+
+
+@pytest.mark.parametrize("when", WHEN[2:])
+async def test_who_is_cancelled_while_it_is_handed_over_leaves_nothing_behind(
+    both: LLM, calls: Calls, when: tuple[str, int]
+) -> None:
+    alone = await moved(both, "gpu")
+    calls.happen = lambda: [job.cancel() for job in both.places.jobs]
+    calls.left = {"step": -1, when[0]: when[1]}
+    with pytest.raises(JobCancelled):
+        await moved(both, "gpu")
+    calls.left = {"step": -1, "layer": -1}
+    assert await moved(both, "gpu") == alone
 
 
 @pytest.mark.model

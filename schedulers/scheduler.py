@@ -295,7 +295,7 @@ class Scheduler:
         assert entry.lane is not None
         queue = entry.lane.queue
         assert queue.running is entry, f"{entry!r} does not run"
-        entry.batch, entry.rows = batch, rows
+        entry.batch, entry.rows, entry.brought = batch, rows, rows
         if batch not in queue.crowds:
             self._board(queue, entry, now)
             return True

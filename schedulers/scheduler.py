@@ -410,7 +410,7 @@ class Scheduler:
 
     def set_power(self, state: PowerState, now: float) -> None:
         """What the machine runs on and how warm it is. A policy that listens is asked anew for all keys and
-        whom it puts off, which takes as long as a change of policy."""
+        whom it puts off, which takes some microseconds for each entry that is ready or waits for another."""
         if state == self._power:
             return
         self._power = state
@@ -422,7 +422,7 @@ class Scheduler:
         if policy.guarantees_background is not guaranteed:
             for queue in self._queues.values():
                 self._promise_share(queue)
-        self._order_anew(policy, now)
+        self._order_anew(policy, now, sleepers=False)
 
     # Where something runs.
 
@@ -536,22 +536,23 @@ class Scheduler:
         lane = entry.lane
         assert lane is not None
         lane.queue.push(entry)
-        if self._defer_until is not None and not entry.waiters and self._put_off(lane.queue, entry, now):
-            return False
+        if self._defer_until is not None and not entry.waiters:
+            until = self._put_off_until(entry, now)
+            if until is not None:
+                lane.queue.defer(entry, until)
+                return False
         return self._gives_way(lane.queue, entry, now)
 
-    def _put_off(self, queue: ReadyQueue, entry: Entry, now: float) -> bool:
-        """Asks the policy whether a READY entry has to wait for a time, and sees to it."""
+    def _put_off_until(self, entry: Entry, now: float) -> float | None:
+        """Until when the policy puts off a READY entry; None: it does not."""
         assert self._defer_until is not None
         try:
             until = self._defer_until(entry, now)
             later = bool(until > now)
         except Exception as error:
             self._eject("defer_until", entry, _raised(error), now)
-            return False
-        if later:
-            queue.defer(entry, until)
-        return later
+            return None
+        return until if later else None
 
     def _renew(self, entry: Entry, now: float) -> None:
         """Gives an entry the key of one that becomes ready now."""
@@ -782,21 +783,30 @@ class Scheduler:
                 self._call_on_ready(entry, now)
                 if self._policy is not policy:
                     return
-        self._order_anew(policy, now)
+        self._order_anew(policy, now, sleepers=True)
 
-    def _order_anew(self, policy: Policy, now: float) -> None:
-        """Gives every entry a key from its policy, and puts off those that it wants to."""
+    def _order_anew(self, policy: Policy, now: float, *, sleepers: bool) -> None:
+        """Gives entries keys from their policy, and puts off those that it wants to. `sleepers`: also those
+        that wait for no other entry, and have no use for a key until they wake with a new one; but keys of
+        two policies cannot be compared."""
         for entry in self._entries:
+            if not sleepers and entry.state is _WAITING and entry.waits_on is None:
+                continue
             entry.own_key = entry.key = self._key_of(entry, now)
             if self._policy is not policy:
                 return  # ejected on the way: its successor has done all this
         inherit_keys(self._entries)
+        put_off: dict[Entry, float] = {}
+        if self._defer_until is not None:
+            for entry in self._entries:
+                if entry.ticket and not entry.started and not entry.waiters:
+                    until = self._put_off_until(entry, now)
+                    if self._policy is not policy:
+                        return  # as above
+                    if until is not None:
+                        put_off[entry] = until
         for queue in self._queues.values():
-            queue.rebuild()
-            if self._defer_until is not None:
-                for entry in list(queue):
-                    if not entry.started and not entry.waiters and self._policy is policy:
-                        self._put_off(queue, entry, now)
+            queue.rebuild(put_off)
 
     def _promise_share(self, queue: ReadyQueue) -> None:
         queue.guaranteed_share = self._background_share if self._policy.guarantees_background else 0.0

@@ -16,6 +16,7 @@ test: $(VENV)/test.stamp $(VENV)/gpu.stamp $(VENV)/npu.stamp
 
 soak: $(VENV)/test.stamp $(VENV)/gpu.stamp $(VENV)/npu.stamp
 	-$(BIN)/coro-rt pull smollm2-135m-instruct
+	$(BIN)/python -m pytest --hypothesis-profile=default -m "not soak" tests/schedulers tests/memory tests/kernels
 	$(BIN)/python -m pytest -m soak
 
 check: $(VENV)/check.stamp

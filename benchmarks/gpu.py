@@ -29,7 +29,8 @@ from coro_rt.devices.gpu.program import GpuProgram
 from coro_rt.devices.gpu.workspace import GpuWorkspace
 from coro_rt.kernels.formats import Format
 from coro_rt.kernels.planar import PlanarMatrix
-from coro_rt.kernels.program import Buffer, Widths
+from coro_rt.kernels.program import Buffer
+from coro_rt.kernels.workspace import Widths
 
 RUNS = 5
 ROWS = (1, 4, 16, 128)

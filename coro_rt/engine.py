@@ -26,7 +26,7 @@ from coro_rt.errors import Cancelled, DeviceError, DeviceLost, Overloaded, Runti
 from coro_rt.fence import PROVEN_S, Fence
 from coro_rt.hosts import Host, Waiter, protected
 from coro_rt.instruments import Instruments, watched
-from coro_rt.job import CancelReason, Job, JobEntry
+from coro_rt.job import CancelReason, Job, JobEntry, join_outcome
 from coro_rt.kernel import BatchLaunch
 from coro_rt.ledger import NOTHING, Ledger, sum_up
 from coro_rt.memory.usage import MemoryUse
@@ -41,7 +41,6 @@ from coro_rt.schedulers.qos import QoS
 from coro_rt.schedulers.registry import PolicyLike
 from coro_rt.schedulers.scheduler import Scheduler
 from coro_rt.stats import Stats
-from coro_rt.traps import join_outcome
 from coro_rt.watchdog import Watchdog
 from coro_rt.worker import Worker
 
@@ -54,18 +53,19 @@ logger = logging.getLogger("coro_rt")
 class Deciding:
     """Holds the engine's lock; then acts. A class: `contextlib.contextmanager` takes four times as long."""
 
-    __slots__ = ("_engine",)
+    __slots__ = ("_acquire", "_engine", "_release")
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._acquire, self._release = engine.lock.acquire, engine.lock.release
 
     def __enter__(self) -> None:
-        self._engine.lock.acquire()
+        self._acquire()
 
     def __exit__(self, *_: object) -> None:
         engine = self._engine
         effects = engine.take_effects() if engine.effects else ()
-        engine.lock.release()
+        self._release()
         for effect in effects:
             effect()
 
@@ -95,7 +95,7 @@ class Engine:
         self.host = host
         self.clock = clock
         self.lock = threading.Lock()
-        self._deciding = Deciding(self)
+        self.deciding = Deciding(self)  # `with engine.deciding:` holds the lock, and acts when it is released
         settings: dict[str, Any] = {
             "devices": [device.name for device in devices],
             "shares": dict(shares or {}),
@@ -125,6 +125,7 @@ class Engine:
         self.power_watch: PowerWatch | None = None
         self._sources: list[EnergySource] = []  # that measure no device yet
         self.workers = {device.name: Worker(self, device) for device in devices}
+        self._first = self.workers[devices[0].name]
         if self.watchdog is not None:
             self.watchdog.guards += [self.workers[device.name].guard for device in limited]
         self.admission = Admission(max_jobs)
@@ -138,10 +139,6 @@ class Engine:
         self.effects: list[Callable[[], object]] = []  # what is to be done once the lock is free
 
     # Deciding.
-
-    def deciding(self) -> Deciding:
-        """`with engine.deciding():` holds the lock, and acts when it is released."""
-        return self._deciding
 
     def after(self, effect: Callable[[], object]) -> None:
         """Under the lock: have `effect` called when it is released."""
@@ -192,7 +189,7 @@ class Engine:
         Without `launches` a fenced device takes it, too. Raises RuntimeClosed, DeviceError, DeviceLost or
         Overloaded.
         """
-        with self.deciding():
+        with self.deciding:
             if self.admission.full():
                 self._check_open(job)
                 if self._raise_when_full:
@@ -206,19 +203,19 @@ class Engine:
     def submit_admitted(self, job: Job[Any], *, launches: bool = True) -> None:
         """Queue a job whose ticket was granted. Raises RuntimeClosed (then none was), DeviceError or
         DeviceLost."""
-        with self.deciding():
+        with self.deciding:
             self._submit_locked(job, launches=launches)
 
     @protected
     def give_up(self, ticket: Ticket) -> None:
         """The task with this ticket does not want to come in any more."""
-        with self.deciding():
+        with self.deciding:
             self._admit_next(self.admission.leave(ticket))
 
     @protected
     def spawn(self, job: Job[Any]) -> None:
         """Queue a child. Raises RuntimeClosed, DeviceError, DeviceLost or Overloaded."""
-        with self.deciding():
+        with self.deciding:
             if self._raise_when_full and self.admission.full():
                 raise Overloaded(f"{job.name} would be one job too many: {self.admission}")
             self._submit_locked(job)
@@ -230,7 +227,9 @@ class Engine:
 
     def first_worker(self) -> Worker:
         """For a job that names no device: the first, or another of its kind while that one is fenced."""
-        first = next(iter(self.workers.values()))
+        first = self._first
+        if first.fence is None:
+            return first
         for worker in self.workers.values():
             if worker.device.kind == first.device.kind and worker.fence is None:
                 return worker
@@ -254,7 +253,7 @@ class Engine:
     @protected
     def wake(self, job: Job[Any], value: Any = None, error: BaseException | None = None) -> None:
         """A waiting job goes on, with a value or an exception."""
-        with self.deciding():
+        with self.deciding:
             self.wake_locked(job, value, error)
 
     def wake_locked(self, job: Job[Any], value: Any = None, error: BaseException | None = None) -> None:
@@ -269,7 +268,7 @@ class Engine:
     @protected
     def cancel(self, job: Job[Any], reason: CancelReason) -> None:
         """Have a job end as soon as possible; the first reason stays."""
-        with self.deciding():
+        with self.deciding:
             self.cancel_locked(job, reason)
 
     def cancel_for_task(self, job: Job[Any]) -> bool:
@@ -303,13 +302,13 @@ class Engine:
 
     def finish_locked(self, job: Job[Any], now: float) -> None:
         """A job has ended, its outcome is set: take it out and tell all who wait for it."""
+        if job.outlet is not None:  # first: that it is DONE is read without the lock, and then why
+            job.outlet.end_locked(job.error)
         self.scheduler.done(job.entry, now)
         job.worker.leaves(job)
         del job.entry.job  # no cycle is left, so that an ended job is freed at once
         del self.jobs[job]
         self.jobs_done += 1
-        if job.outlet is not None:
-            job.outlet.end_locked(job.error)
         for waiter in job.waiters or ():
             self.after(waiter.deliver)
         job.waiters = None
@@ -345,7 +344,7 @@ class Engine:
     @protected
     def set_qos(self, job: Job[Any], level: QoS | None, within_s: float | None) -> None:
         """Change how urgent a job is."""
-        with self.deciding():
+        with self.deciding:
             now = self.clock()
             deadline = None if within_s is None else now + within_s
             gives_way = self.scheduler.set_qos(job.entry, now, qos=level, deadline=deadline)
@@ -368,14 +367,14 @@ class Engine:
     @protected
     def set_policy(self, policy: PolicyLike) -> None:
         """Another policy."""
-        with self.deciding():
+        with self.deciding:
             self.scheduler.set_policy(policy, self.clock())
             self._ask_again()
 
     @protected
     def set_power(self, state: PowerState) -> None:
         """What the machine runs on, and how warm it is."""
-        with self.deciding():
+        with self.deciding:
             self.set_power_locked(state, self.clock())
 
     def set_power_locked(self, state: PowerState, now: float) -> None:
@@ -410,7 +409,7 @@ class Engine:
     @protected
     def fence(self, worker: Worker, lost: DeviceLost) -> None:
         """A device has failed: it runs no kernels until it is readmitted. Not by its worker's own thread."""
-        with self.deciding():
+        with self.deciding:
             self.fence_locked(worker, lost)
 
     def fence_locked(self, worker: Worker, lost: DeviceLost) -> None:
@@ -434,7 +433,7 @@ class Engine:
 
     def tried(self, worker: Worker, *, sound: bool, failure: BaseException | None) -> None:
         """A fenced device was asked a known question. By its worker."""
-        with self.deciding():
+        with self.deciding:
             now, fence, device = self.clock(), worker.fence, worker.device
             assert fence is not None
             if not sound:
@@ -475,7 +474,7 @@ class Engine:
     @protected
     def close(self, waiter: Waiter) -> None:
         """Take no more jobs, cancel all there are; `waiter` is delivered when the last has ended."""
-        with self.deciding():
+        with self.deciding:
             self.closing = True
             for admitted in self.admission.close():
                 self.after(admitted.deliver)
@@ -508,7 +507,7 @@ class Engine:
         Called by that thread. The jobs' `finally` blocks run, as far as they await nothing.
         """
         logger.error("the worker of device %r has failed", worker.name, exc_info=failure)
-        with self.deciding():
+        with self.deciding:
             worker.failure = failure
             self.scheduler.fence(worker.name, f"it has failed: {failure!r}", self.clock())
             orphans = [job for job in self.jobs if job.worker is worker]
@@ -526,7 +525,7 @@ class Engine:
                 job.context.run(job.coro.close)
             except Exception:
                 logger.exception("%s, while its device failed", job.name)
-        with self.deciding():
+        with self.deciding:
             for job in orphans:
                 if job.state is State.RUNNING:
                     self._fail_locked(job, failure)

@@ -78,7 +78,7 @@ class Guard:
         now = engine.clock()
         if not self.watch.interrupted and self._device.interrupt() and self.watch.extend(now):
             return
-        with engine.deciding():
+        with engine.deciding:
             if self.watch.give_up(now):
                 self._give_up_thread(now)
 

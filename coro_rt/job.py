@@ -7,18 +7,21 @@ While it runs, its worker alone touches it, but for what other threads do under 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, copy_context
 from enum import Enum
 from itertools import count
 from sys import intern
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from coro_rt.errors import HostObjectError
+from coro_rt.errors import Cancelled, HostObjectError, JobCancelled, WrongContext
 from coro_rt.ledger import NOTHING, Ledger, Used, sum_up
 from coro_rt.qos import Urgency, current_urgency
 from coro_rt.schedulers.entry import Entry, State
 from coro_rt.schedulers.qos import QoS
+from coro_rt.trap import Trap, local
 
 if TYPE_CHECKING:
     from coro_rt.engine import Engine
@@ -26,12 +29,13 @@ if TYPE_CHECKING:
     from coro_rt.kernel import Launch
     from coro_rt.schedulers.choice import Choice
     from coro_rt.stream import Outlet
-    from coro_rt.traps import Trap
+    from coro_rt.trap import Trap
     from coro_rt.worker import Worker
 
 T = TypeVar("T")
 
 _ids = count(1)
+_DONE = State.DONE
 
 
 class CancelReason(Enum):
@@ -51,7 +55,7 @@ class JobEntry(Entry):
 
 
 class Job(Generic[T]):
-    """A job. In another job, `await job` gives its result and lends it the waiter's urgency.
+    """A job. In another job, `await job` gives its result; until there is one, it is as urgent as the waiter.
 
     The exception that ended it is raised there as it is; JobCancelled if it was cancelled.
     """
@@ -95,30 +99,22 @@ class Job(Generic[T]):
         engine: Engine,
         worker: Worker,
         coro: Coroutine[Any, Any, T],
-        *,
         name: str,
         urgency: Urgency,
         qos: QoS,
         deadline: float,
-        task: str = "",
+        home: str | None,
         parent: Job[Any] | None = None,
+        task: str = "",
         predicted_s: float = 0.0,
-        home: str | None = None,
     ) -> None:
+        """Called with arguments in their order: by name they would take three times as long."""
         self.engine = engine
         self.worker = worker
         self.coro: Coroutine[Any, Any, Any] = coro
         self.context: Context = copy_context()
         self.urgency = urgency  # what qos() said when the job was made
-        self.entry = JobEntry(
-            next(_ids),
-            name=name,
-            qos=qos,
-            deadline=deadline,
-            tenant=urgency.tenant,
-            device=worker.name,
-            predicted_seconds_left=predicted_s,
-        )
+        self.entry = JobEntry(next(_ids), name, qos, deadline, urgency.tenant, worker.name, predicted_s)
         self.entry.job = self  # until it is DONE
         self.parent = parent
         self.task: str = task if parent is None else parent.task  # the name of the task that asked for it
@@ -203,35 +199,90 @@ class Job(Generic[T]):
         self.engine.predict(self, seconds_left)
 
     def __await__(self) -> Generator[Any, Any, T]:
-        from coro_rt.traps import Join  # traps are made of jobs
-
-        return Join(self).__await__()
+        if self.entry.state is not _DONE or _wanted():
+            joined: T = yield from Join(self).__await__()
+            return joined
+        with self.engine.lock:
+            value, error = join_outcome(self)
+        if error is not None:
+            raise error
+        result: T = value
+        return result
 
     def __repr__(self) -> str:
         return f"<Job {self.entry.id} {self.name!r} {self.state.value}>"
+
+
+def _wanted() -> bool:
+    """Whether the job that runs in this thread, if one does, has to come to a switch point now."""
+    worker = local.worker
+    running = None if worker is None else worker.job
+    return running is None or running.cancelled is not None or running.worker.device.preempt_requested()
+
+
+class Join(Trap):
+    """Until another job has ended; it inherits the waiter's urgency."""
+
+    __slots__ = ("on", "other")
+
+    def __init__(self, other: Job[Any]) -> None:
+        self.other = other
+        self.on = other.entry
+
+    def what(self) -> str:
+        return "a result"
+
+    def arrive(self, job: Job[Any]) -> bool:
+        if self.other.state is State.DONE:
+            job.inbox, job.inbox_error = join_outcome(self.other)
+            return True
+        if self.other.engine is not job.engine:
+            job.inbox_error = WrongContext(f"{self.other.name} belongs to another runtime than {job.name}")
+            return True
+        if self.other.joiners is None:
+            self.other.joiners = {}
+        self.other.joiners[job] = None
+        return False
+
+    def leave(self, job: Job[Any]) -> bool:
+        assert self.other.joiners is not None
+        del self.other.joiners[job]
+        return True
+
+
+def join_outcome(job: Job[Any]) -> tuple[Any, BaseException | None]:
+    """Under the lock: what an ended job's joiner gets, its value or an exception to raise."""
+    if job.parent is not None:
+        job.parent.forget_child(job)  # its error is not the parent's to take over any more
+    if isinstance(job.error, Cancelled):
+        reason = CancelReason.HAND if job.cancelled is None else job.cancelled
+        return None, JobCancelled(f"{job.name} has no result: {reason.value}")
+    return job.value, job.error
 
 
 def make_coroutine(
     fn: Callable[..., Coroutine[Any, Any, T]], args: tuple[Any, ...], *, verb: str
 ) -> Coroutine[Any, Any, T]:
     """`fn(*args)`, checked to be a coroutine. `verb` is the call that the user made. Raises TypeError."""
-    if not callable(fn):
-        if inspect.iscoroutine(fn):
-            fn.close()
-            raise TypeError(
-                f"{verb} takes the function and its arguments, not a coroutine: {verb}(fn, *args)"
-            )
-        raise TypeError(f"{verb} takes an `async def` function, not {fn!r}")
-    coro = fn(*args)
-    if not inspect.iscoroutine(coro):
-        if inspect.isasyncgen(coro):
-            remedy = "an async generator: use runtime.stream(...)"
-        elif inspect.isgenerator(coro):
-            remedy = "a generator: write `async def`, and `await` instead of `yield from`"
-        else:
-            remedy = f"{type(coro).__name__}: write it as `async def`"
-        raise TypeError(f"{verb} takes an `async def` function; {function_name(fn)} returned {remedy}")
-    return coro
+    if callable(fn):
+        coro = fn(*args)
+        if type(coro) is CoroutineType:
+            return coro
+        raise TypeError(_not_a_coroutine(fn, coro, verb))
+    if inspect.iscoroutine(fn):
+        fn.close()
+        raise TypeError(f"{verb} takes the function and its arguments, not a coroutine: {verb}(fn, *args)")
+    raise TypeError(f"{verb} takes an `async def` function, not {fn!r}")
+
+
+def _not_a_coroutine(fn: Callable[..., Any], returned: object, verb: str) -> str:
+    if inspect.isasyncgen(returned):
+        remedy = "an async generator: use runtime.stream(...)"
+    elif inspect.isgenerator(returned):
+        remedy = "a generator: write `async def`, and `await` instead of `yield from`"
+    else:
+        remedy = f"{type(returned).__name__}: write it as `async def`"
+    return f"{verb} takes an `async def` function; {function_name(fn)} returned {remedy}"
 
 
 def function_name(fn: Any) -> str:
@@ -278,6 +329,8 @@ def foreign_await(trap: object, job: Job[Any]) -> HostObjectError:
 def inherit_urgency(parent: Job[Any]) -> tuple[Urgency, QoS, float]:
     """How urgent a child is: as its parent is now, unless it is started inside another qos() scope."""
     urgency = current_urgency.get()
-    deadline = min(parent.entry.deadline, parent.engine.clock() + urgency.within_s())
+    deadline = parent.entry.deadline
+    if urgency.deadline != math.inf:
+        deadline = min(deadline, parent.engine.clock() + urgency.within_s())
     level = parent.entry.qos if urgency is parent.urgency else urgency.level
     return urgency, level, deadline

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overlo
 
 from coro_rt.errors import KernelError
 from coro_rt.schedulers.batch import Batch
-from coro_rt.traps import Trap
+from coro_rt.trap import Trap
 
 if TYPE_CHECKING:
     from coro_rt.devices.base import Device

@@ -12,7 +12,8 @@ import anyio
 from coro_rt.errors import JobCancelled
 from coro_rt.job import Job, function_name
 from coro_rt.qos import current_urgency
-from coro_rt.traps import Trap, current_job
+from coro_rt.trap import Trap
+from coro_rt.traps import current_job
 
 T = TypeVar("T")
 
@@ -40,25 +41,29 @@ class OnHost(Trap):
         job.engine.after(partial(job.engine.host.post, self._cancel))
         return False
 
+    def _own_scope(self) -> anyio.CancelScope:
+        """Made by `_start` or `_cancel`: a thread that cancels the job may post before its worker does."""
+        if self.scope is None:
+            self.scope = anyio.CancelScope(shield=True)  # ends with its job, not with who opened the runtime
+        return self.scope
+
     def _start(self) -> None:
         assert self.job is not None
-        self.scope = anyio.CancelScope(shield=True)  # ends with its job, not with who opened the runtime
-        self.job.engine.host_tasks.start_soon(self._call, name=f"on_host({function_name(self.fn)})")
+        scope = self._own_scope()
+        self.job.engine.host_tasks.start_soon(self._call, scope, name=f"on_host({function_name(self.fn)})")
 
     def _cancel(self) -> None:
-        assert self.scope is not None  # _start was posted first
-        self.scope.cancel()
+        self._own_scope().cancel()
 
-    async def _call(self) -> None:
+    async def _call(self, scope: anyio.CancelScope) -> None:
         job, value = self.job, None
         assert job is not None
-        assert self.scope is not None
         engine = job.engine
         current_urgency.set(job.urgency)  # what it asks of the runtime is as urgent as the job
         began = engine.clock()
         error: BaseException | None = None
         try:
-            with self.scope:
+            with scope:
                 value = await self.fn(*self.args)
         except Exception as exc:
             error = exc

@@ -18,7 +18,8 @@ from coro_rt.profiles import ProfileStore
 from coro_rt.schedulers.choice import Work
 from coro_rt.schedulers.errors import SchedulerError
 from coro_rt.schedulers.placement import Placement, Traits
-from coro_rt.traps import CHECKPOINT, Move, Trap
+from coro_rt.trap import Trap
+from coro_rt.traps import CHECKPOINT, Move
 
 if TYPE_CHECKING:
     from coro_rt.engine import Engine

@@ -233,17 +233,9 @@ class Runtime:
         engine.expect(worker)
         coro = make()
         try:
+            deadline, task = engine.clock() + within_s, host.task_name()
             job: Job[T] = Job(
-                engine,
-                worker,
-                coro,
-                name=name,
-                urgency=urgency,
-                qos=urgency.level,
-                deadline=engine.clock() + within_s,
-                task=host.task_name(),
-                predicted_s=predicted_s,
-                home=device,
+                engine, worker, coro, name, urgency, urgency.level, deadline, device, None, task, predicted_s
             )
             job.outlet = outlet
             if waiter is not None:

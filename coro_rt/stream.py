@@ -22,7 +22,7 @@ from coro_rt.ledger import Ledger
 from coro_rt.schedulers.batch import Batch
 from coro_rt.schedulers.entry import State
 from coro_rt.schedulers.qos import QoS
-from coro_rt.traps import Trap
+from coro_rt.trap import Trap
 
 if TYPE_CHECKING:
     from coro_rt.engine import Engine
@@ -50,17 +50,18 @@ class Outlet(Generic[T]):
     def offer(self, item: T) -> None:
         """The job's side: one more item. The job then waits for room, so there is never more than the buffer
         takes."""
-        with self._engine.deciding():
+        with self._engine.deciding:
             self._items.append(item)
             self._tell_locked()
 
-    def take(self, job: Job[Any], waiter: Waiter) -> tuple[T] | None:
-        """The task's side: the next item; None: there is none yet, wait for `waiter`, or no more, the job has
-        ended."""
-        with self._engine.deciding():
+    def take(self, job: Job[Any], waiter: Waiter) -> tuple[T] | tuple[()] | None:
+        """The task's side: the next item; `()`: there are no more, the job has ended; None: none yet, wait
+        for `waiter`."""
+        with self._engine.deciding:
             if not self._items:
-                if job.state is not State.DONE:
-                    self._waiter = waiter
+                if job.state is State.DONE:  # asked here: it may yield an item and end right after this
+                    return ()
+                self._waiter = waiter
                 return None
             item = self._items.popleft()
             if self._parked is not None and len(self._items) <= self._buffer // 2:
@@ -246,9 +247,9 @@ class Stream(Generic[T]):
         while True:
             waiter = Waiter(host)
             found = self._outlet.take(job, waiter)
-            if found is not None:
+            if found:
                 return found[0]
-            if job.state is State.DONE:
+            if found is not None:
                 if not self._closed:  # by another task, meanwhile
                     collect(job)
                 raise StopAsyncIteration

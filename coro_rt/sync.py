@@ -12,7 +12,8 @@ from coro_rt.errors import Cancelled, WrongContext
 from coro_rt.hosts import protected
 from coro_rt.job import Job
 from coro_rt.schedulers.entry import Entry
-from coro_rt.traps import Trap, current_job
+from coro_rt.trap import Trap
+from coro_rt.traps import current_job
 
 if TYPE_CHECKING:
     from coro_rt.engine import Engine
@@ -78,7 +79,7 @@ class Lock:
             holder = "nobody does" if self._holder is None else f"{self._holder.name} does"
             raise RuntimeError(f"{job.name} does not hold this lock, {holder}")
         engine = job.engine
-        with engine.deciding():
+        with engine.deciding:
             if not self._waiting:
                 self._holder = None
                 return
@@ -150,7 +151,7 @@ class Event:
         self._set = True
         if self._engine is None or not self._waiting:
             return
-        with self._engine.deciding():
+        with self._engine.deciding:
             for job in self._waiting:
                 self._engine.wake_locked(job)
             self._waiting.clear()

@@ -42,6 +42,7 @@ class VirtualClock:
     def __init__(self, start: float = 0.0) -> None:
         self._now = start
         self._lock = threading.Lock()
+        self._asleep = threading.Condition(self._lock)  # told when nobody runs any more, while it is held
         self._holds = 0
         self._running: _VirtualParker | None = None
         self._parkers: list[_VirtualParker] = []
@@ -63,10 +64,16 @@ class VirtualClock:
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Nothing moves in the block: no worker runs, no time passes. Do not await jobs in it."""
+        """Nothing moves in the block: no worker runs, no time passes. Do not await jobs in it.
+
+        A worker that runs is waited for until it sleeps. (It would take what is submitted in the block.)
+        """
         with self._lock:
             self._holds += 1
         try:
+            with self._lock:
+                while self._running is not None and self._running.thread != threading.get_ident():
+                    self._asleep.wait()
             yield
         finally:
             with self._lock:
@@ -78,6 +85,12 @@ class VirtualClock:
         parker = _VirtualParker(self)
         self._parkers.append(parker)
         return parker
+
+    def _stop(self) -> None:
+        """Under the lock: nobody runs."""
+        self._running = None
+        if self._holds:
+            self._asleep.notify_all()
 
     def _move(self) -> None:
         """Under the lock: if nobody runs, let the one run that is due next, and be it then."""
@@ -98,6 +111,7 @@ class _VirtualParker:
         self._clock = clock
         self.gate = threading.Lock()
         self.gate.acquire()
+        self.thread: int | None = None  # once it has come
         self.until = math.inf  # when to go on; `-inf`: at once
         self._token = False  # unparked while it ran
 
@@ -108,6 +122,7 @@ class _VirtualParker:
 
     def begin(self) -> None:
         with self._clock._lock:
+            self.thread = threading.get_ident()
             self._clock._move()
         self.gate.acquire()
 
@@ -115,7 +130,7 @@ class _VirtualParker:
         clock = self._clock
         with clock._lock:
             assert clock._running is self
-            clock._running = None
+            clock._stop()
             self.until = -math.inf if self._token else until
             self._token = False
             clock._move()
@@ -137,6 +152,6 @@ class _VirtualParker:
         clock = self._clock
         with clock._lock:
             if clock._running is self:
-                clock._running = None
+                clock._stop()
             clock._parkers.remove(self)
             clock._move()

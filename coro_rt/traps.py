@@ -1,65 +1,20 @@
-"""What a job's `await` hands to its worker, and the functions that jobs call.
-
-One idea: a trap registers the job with what it waits for and knows how to undo that, so that cancelling needs
-no knowledge of any queue. Everything here runs in a worker's thread; `arrive` and `leave` under the engine's
-lock.
-"""
+"""The functions that jobs call, and what they await then. In a worker's thread."""
 
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from coro_rt.errors import Cancelled, DeviceError, JobCancelled, WrongContext
-from coro_rt.job import CancelReason, Job, JobEntry, function_name, inherit_urgency, make_coroutine
-from coro_rt.schedulers.entry import Entry, State
+from coro_rt.errors import DeviceError
+from coro_rt.job import Job, JobEntry, function_name, inherit_urgency, make_coroutine
+from coro_rt.schedulers.entry import Entry
+from coro_rt.trap import Trap, local, outside_a_job
 
 if TYPE_CHECKING:
-    from coro_rt.worker import Worker
+    pass
 
 T = TypeVar("T")
-
-
-class _Local(threading.local):
-    worker: Worker | None = None  # whose thread this is
-
-
-local = _Local()
-
-
-class Trap:
-    """Something that a job awaits. Subclasses say when it is over."""
-
-    __slots__ = ()
-
-    on: Entry | None = None  # the entry that is waited for, which inherits urgency
-    soft = False  # it may also be over without `on`: rather than close a circle, it lets go of that
-
-    def what(self) -> str:
-        """What is waited for, in a few words for people; "" leaves it open."""
-        return ""
-
-    def arrive(self, job: Job[Any]) -> bool:
-        """Under the lock. True: nothing to wait for (the answer is in `job.inbox`). False: registered; to be
-        woken."""
-        raise NotImplementedError
-
-    def leave(self, job: Job[Any]) -> bool:
-        """Under the lock: undo `arrive`. False: it takes a moment, and the job will be woken as usual."""
-        raise NotImplementedError
-
-    def let_go(self) -> None:
-        """Under the lock, for a soft one: `on` is going to wait for this job."""
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        try:
-            return (yield self)
-        except (RuntimeError, TypeError) as exc:  # an event loop's answer to what it does not know
-            if local.worker is None:
-                raise outside_a_job(type(self).__name__.lower().strip("_")) from exc
-            raise
 
 
 def loosen(job: Job[Any], on: Entry) -> None:
@@ -76,11 +31,6 @@ def loosen(job: Job[Any], on: Entry) -> None:
         assert waiting.trap is not None
         job.engine.scheduler.park(soft, job.engine.clock(), on=None)
         waiting.trap.let_go()
-
-
-def outside_a_job(what: str) -> WrongContext:
-    """The error for what only works in a job."""
-    return WrongContext(f"{what} works only inside a job: start one with `await runtime.run(fn, *args)`")
 
 
 def current_job() -> Job[Any]:
@@ -184,7 +134,7 @@ class Move(Trap):
         assert job is not None
         engine = job.engine
         job.worker.read_energy()  # it is its thread that has parked the job
-        with engine.deciding():
+        with engine.deciding:
             if job.trap is not self:  # cancelled meanwhile, or taken along by its device
                 return
             worker = engine.workers[self.device]
@@ -214,46 +164,6 @@ def move_to(device: str) -> Awaitable[None]:
     return Move(device)
 
 
-class Join(Trap):
-    """Until another job has ended; it inherits the waiter's urgency."""
-
-    __slots__ = ("on", "other")
-
-    def __init__(self, other: Job[Any]) -> None:
-        self.other = other
-        self.on = other.entry
-
-    def what(self) -> str:
-        return "a result"
-
-    def arrive(self, job: Job[Any]) -> bool:
-        if self.other.state is State.DONE:
-            job.inbox, job.inbox_error = join_outcome(self.other)
-            return True
-        if self.other.engine is not job.engine:
-            job.inbox_error = WrongContext(f"{self.other.name} belongs to another runtime than {job.name}")
-            return True
-        if self.other.joiners is None:
-            self.other.joiners = {}
-        self.other.joiners[job] = None
-        return False
-
-    def leave(self, job: Job[Any]) -> bool:
-        assert self.other.joiners is not None
-        del self.other.joiners[job]
-        return True
-
-
-def join_outcome(job: Job[Any]) -> tuple[Any, BaseException | None]:
-    """Under the lock: what an ended job's joiner gets, its value or an exception to raise."""
-    if job.parent is not None:
-        job.parent.forget_child(job)  # its error is not the parent's to take over any more
-    if isinstance(job.error, Cancelled):
-        reason = CancelReason.HAND if job.cancelled is None else job.cancelled
-        return None, JobCancelled(f"{job.name} has no result: {reason.value}")
-    return job.value, job.error
-
-
 def spawn(fn: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> Job[T]:
     """Start a child job, on the same device and as urgent as this one unless a qos() scope says otherwise.
 
@@ -265,19 +175,10 @@ def spawn(fn: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> Job[T]:
     parent = current_job()
     coro = make_coroutine(fn, args, verb="coro_rt.spawn")
     urgency, level, deadline = inherit_urgency(parent)
-    child: Job[T] = Job(
-        parent.engine,
-        parent.worker,
-        coro,
-        name=function_name(fn),
-        urgency=urgency,
-        qos=level,
-        deadline=deadline,
-        parent=parent,
-        home=parent.home,
-    )
+    engine, name = parent.engine, function_name(fn)
+    child: Job[T] = Job(engine, parent.worker, coro, name, urgency, level, deadline, parent.home, parent)
     try:
-        parent.engine.spawn(child)
+        engine.spawn(child)
     except BaseException:
         coro.close()
         raise

@@ -22,13 +22,14 @@ from coro_rt.errors import Cancelled, DeviceLost, JobCancelled
 from coro_rt.fence import Fence
 from coro_rt.guard import Guard
 from coro_rt.instruments import Run, watched_launches
-from coro_rt.job import CancelReason, Job, JobEntry, explain_host_object, foreign_await
+from coro_rt.job import CancelReason, Job, JobEntry, Join, explain_host_object, foreign_await
 from coro_rt.kernel import BatchKernel, BatchLaunch, Joint, Launch
 from coro_rt.parker import make_parker
 from coro_rt.schedulers.errors import DeadlockError
 from coro_rt.schedulers.explanation import Granted
 from coro_rt.sleepers import Sleepers
-from coro_rt.traps import CHECKPOINT, Join, Trap, local, loosen
+from coro_rt.trap import Trap, local
+from coro_rt.traps import CHECKPOINT, loosen
 from coro_rt.watchdog import GivenUp
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("coro_rt")
 
 LONG_STEP_S = 0.002  # nobody else can run meanwhile: worth a line in the log
-ALONE_S = 0.1  # the longest slice of a job that nobody waits behind; a newcomer ends it early
+ALONE_S = 0.2  # the longest slice of a job that nobody waits behind; a newcomer ends it early
 KEPT_GRANTS = 256  # so far back an explanation knows who ran
 LOOK_EVERY_S = 1.0  # how often it is seen to what energy has been used, while something runs
 UNMEASURED = 15  # switches whose time is not taken, between two whose is: a look at the clock is dear here

@@ -11,7 +11,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils, types
 
-from .simd import call_llvm, define, load, pointer
+from .intrinsic import call_llvm, define, load, pointer
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 

@@ -10,8 +10,9 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 from numba.core import types
 
+from .intrinsic import call_llvm, define, load, splat
 from .isa import choose
-from .simd import call_llvm, define, i32x16, load, splat, u8x64
+from .simd import i32x16, u8x64
 
 _I8, _I16, _I32 = ir.IntType(8), ir.IntType(16), ir.IntType(32)
 

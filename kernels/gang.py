@@ -53,21 +53,21 @@ from .atomics import (
 )
 from .jit import entry
 from .memory import CACHE_LINE, aligned_zeros
-from .program import (
+from .program import Program
+from .simd import inline, load_i64, store_i64
+from .units import (
     OP_BYTES,
     STATE_BURST,
     STATE_DONE_NS,
     STATE_OP,
     STATE_UNIT,
-    Program,
-    Workspace,
     call_units,
     follow,
     unit_cost_ns,
     units_address,
     units_of,
 )
-from .simd import inline, load_i64, store_i64
+from .workspace import Workspace
 
 
 class Outcome(IntEnum):

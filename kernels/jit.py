@@ -18,7 +18,7 @@ import platformdirs
 from llvmlite import ir
 from numba.core import types
 
-from .simd import define
+from .intrinsic import define
 
 
 def _fingerprint() -> str:

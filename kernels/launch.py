@@ -20,7 +20,8 @@ from .jit import entry
 from .kv import PAGE_POSITIONS, KVShape, new_page
 from .operations import Operations, Steps
 from .packed import PackedMatrix
-from .program import Buffer, Program, Widths, Workspace
+from .program import Buffer, Program
+from .workspace import Widths, Workspace
 
 
 class Arrays(Steps, Protocol):

@@ -21,20 +21,12 @@ def align_up(nbytes: int, to: int = CACHE_LINE) -> int:
 
 def aligned_empty(nbytes: int) -> Bytes:
     """uint8 [nbytes] that starts on a cache line; its contents are whatever was there."""
-    if nbytes >= LARGE:
-        return _mapped(nbytes)
-    raw = np.empty(nbytes + CACHE_LINE, np.uint8)
-    start = -raw.ctypes.data % CACHE_LINE
-    return raw[start : start + nbytes]
+    return _mapped(nbytes) if nbytes >= LARGE else _aligned(np.empty(nbytes + CACHE_LINE, np.uint8))
 
 
 def aligned_zeros(nbytes: int) -> Bytes:
     """uint8 [nbytes] of zeros that starts on a cache line."""
-    if nbytes >= LARGE:
-        return _mapped(nbytes)
-    raw = np.zeros(nbytes + CACHE_LINE, np.uint8)
-    start = -raw.ctypes.data % CACHE_LINE
-    return raw[start : start + nbytes]
+    return _mapped(nbytes) if nbytes >= LARGE else _aligned(np.zeros(nbytes + CACHE_LINE, np.uint8))
 
 
 class Arena:
@@ -54,6 +46,12 @@ class Arena:
             return aligned_empty(nbytes)
         found, self._left = self._left[:nbytes], self._left[taken:]
         return found
+
+
+def _aligned(raw: Bytes) -> Bytes:
+    """All of `raw` but a cache line, from where one starts."""
+    start = -raw.ctypes.data % CACHE_LINE
+    return raw[start : start + len(raw) - CACHE_LINE]
 
 
 def _mapped(nbytes: int) -> Bytes:

@@ -67,7 +67,7 @@ class Operations(Protocol[M]):
 
 
 class Steps(Protocol):
-    """Buffers for steps of a program, as those use it who feed it: see `kernels.program.Workspace`."""
+    """Buffers for steps of a program, as those use it who feed it: see `kernels.workspace.Workspace`."""
 
     rows: int
     tail: int

@@ -17,16 +17,15 @@ from typing import Any
 import numba
 from llvmlite import ir
 from numba.core import types
-from numba.extending import intrinsic, models, overload, register_model
+from numba.extending import models, overload, register_model
 
-from .isa import choose, has_half_conversions
-
-choose()  # before anything is compiled
+from .half import narrow, widen
+from .intrinsic import call_llvm, define, load, pointer, splat, store
 
 LANES = 16
 
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
-_F16, _F32 = ir.HalfType(), ir.FloatType()
+_F32 = ir.FloatType()
 
 
 class _Vector(types.Type):
@@ -56,101 +55,6 @@ u8x64 = _VectorU8("u8x64", _I8, 64)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, dmm: Any, fe_type: _Vector) -> None:
         super().__init__(dmm, fe_type, fe_type.llvm)  # type: ignore[no-untyped-call]
-
-
-def define(result: Any, *parameters: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Make an intrinsic of `emit(context, builder, *values)`, with fixed types."""
-
-    def decorate(emit: Callable[..., Any]) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            values = [
-                context.cast(builder, value, came, want)
-                for value, came, want in zip(values, signature.args, parameters, strict=True)
-            ]
-            produced = emit(context, builder, *values)
-            return context.get_dummy_value() if result is types.void else produced
-
-        names = ", ".join(f"a{i}" for i in range(len(parameters)))
-        scope: dict[str, Any] = {
-            "types": types,
-            "result": result,
-            "parameters": parameters,
-            "codegen": codegen,
-        }
-        # numba reads an intrinsic's arity from its signature, hence the one generated line.
-        exec(f"def {emit.__name__}(typingctx, {names}): return result(*parameters), codegen", scope)
-        made = scope[emit.__name__]
-        made.__doc__, made.__module__ = emit.__doc__, __name__
-        return intrinsic(made)
-
-    return decorate
-
-
-def pointer(builder: Any, address: Any, element: Any) -> Any:
-    return builder.inttoptr(address, element.as_pointer())
-
-
-def load(builder: Any, address: Any, kind: Any, align: int) -> Any:
-    return builder.load(pointer(builder, address, kind), align=align)
-
-
-def store(builder: Any, address: Any, value: Any, align: int) -> None:
-    builder.store(value, pointer(builder, address, value.type), align=align)
-
-
-def splat(builder: Any, value: Any, lanes: int) -> Any:
-    vector = ir.VectorType(value.type, lanes)
-    one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(_I32, 0))
-    zeros = ir.Constant(ir.VectorType(_I32, lanes), [0] * lanes)
-    return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), zeros)
-
-
-def call_llvm(builder: Any, name: str, result: Any, *values: Any) -> Any:
-    function_type = ir.FunctionType(result, [value.type for value in values])
-    function = builder.module.globals.get(name) or ir.Function(builder.module, function_type, name)
-    return builder.call(function, values)
-
-
-def _like(kind: Any, shape: Any) -> Any:
-    """`kind`, or a vector of it where `shape` is a vector."""
-    return ir.VectorType(kind, shape.count) if isinstance(shape, ir.VectorType) else kind
-
-
-def _constant(kind: Any, value: float) -> Any:
-    return ir.Constant(kind, [value] * kind.count if isinstance(kind, ir.VectorType) else value)
-
-
-def _widen(builder: Any, half: Any) -> Any:
-    """float16, as 16-bit integers, to float32; scalar or vector. Done without the CPU: finite ones only."""
-    words, floats = _like(_I32, half.type), _like(_F32, half.type)
-    if has_half_conversions():
-        return builder.fpext(builder.bitcast(half, _like(_F16, half.type)), floats)
-    bits = builder.zext(half, words)
-    magnitude = builder.shl(builder.and_(bits, _constant(words, 0x7FFF)), _constant(words, 13))
-    # the exponents' biases differ by 112; a product also puts subnormal values right
-    value = builder.fmul(builder.bitcast(magnitude, floats), _constant(floats, 2.0**112))
-    sign = builder.shl(builder.and_(bits, _constant(words, 0x8000)), _constant(words, 16))
-    return builder.bitcast(builder.or_(builder.bitcast(value, words), sign), floats)
-
-
-def _narrow(builder: Any, value: Any) -> Any:
-    """float32 to float16, as 16-bit integers, to the nearest, ties to even; too large becomes 65504 or
-    infinity.
-    """
-    halves, words, floats = (_like(kind, value.type) for kind in (_I16, _I32, _F32))
-    if has_half_conversions():
-        return builder.bitcast(builder.fptrunc(value, _like(_F16, value.type)), halves)
-    bits = builder.bitcast(value, words)
-    magnitude = builder.bitcast(builder.and_(bits, _constant(words, 0x7FFFFFFF)), floats)
-    most = _constant(floats, 65504.0)
-    magnitude = builder.select(builder.fcmp_ordered("<", magnitude, most), magnitude, most)
-    small = builder.bitcast(builder.fmul(magnitude, _constant(floats, 2.0**-112)), words)
-    even = builder.and_(builder.lshr(small, _constant(words, 13)), _constant(words, 1))
-    rounded = builder.lshr(
-        builder.add(small, builder.add(even, _constant(words, 0xFFF))), _constant(words, 13)
-    )
-    sign = builder.and_(builder.lshr(bits, _constant(words, 16)), _constant(words, 0x8000))
-    return builder.trunc(builder.or_(rounded, sign), halves)
 
 
 # Scalars by address
@@ -183,7 +87,7 @@ def load_f32(context: Any, builder: Any, address: Any) -> Any:
 
 @define(types.float32, types.int64)
 def load_f16(context: Any, builder: Any, address: Any) -> Any:
-    return _widen(builder, load(builder, address, _I16, 2))
+    return widen(builder, load(builder, address, _I16, 2))
 
 
 @define(types.float32, types.int64)
@@ -214,7 +118,7 @@ def store_f32(context: Any, builder: Any, address: Any, value: Any) -> None:
 
 @define(types.void, types.int64, types.float32)
 def store_f16(context: Any, builder: Any, address: Any, value: Any) -> None:
-    store(builder, address, _narrow(builder, value), 2)
+    store(builder, address, narrow(builder, value), 2)
 
 
 # Vectors by address
@@ -228,7 +132,7 @@ def vload_f32(context: Any, builder: Any, address: Any) -> Any:
 @define(f32x16, types.int64)
 def vload_f16(context: Any, builder: Any, address: Any) -> Any:
     """16 float16 values, widened to float32."""
-    return _widen(builder, load(builder, address, ir.VectorType(_I16, 16), 2))
+    return widen(builder, load(builder, address, ir.VectorType(_I16, 16), 2))
 
 
 @define(u8x64, types.int64)

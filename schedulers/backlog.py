@@ -1,15 +1,15 @@
 """The backlog of a device as a newcomer finds it: what is served there before it ends.
 
 Found from keys alone, so it holds for any policy whose keys are times or places: each of the others is
-compared as if it became ready now, like the newcomer. Whose key would be smaller is served before it, all of
-it; with whom it is equal it takes turns, slice by slice; and of the others those go before it, for a slice at
-a time, whose key is smaller because they have waited. Under policies that look at the service received,
-everybody takes turns with everybody. Of another tenant's entries, all together take turns with it.
+compared as if it became ready now, like the newcomer. Whose key would be smaller is served before it: until
+the newcomer has waited for so long that a slice later its own is smaller, or all of it if keys do not move
+with time. With whom it is equal it takes turns, slice by slice; and of the others those go before it, for a
+slice at a time, whose key is smaller because they have waited. Under policies that look at the service
+received, everybody takes turns with everybody. Of another tenant's entries, all together take turns with it.
 
-Those who write with one model share its launches (batch.py), so together they take as long as one of them
-does, in launches that are longer by their company. They do not hand over the device in the middle of one: of
-equals' turns theirs are whole launches, each for `_SLICES` of the newcomer's. Who asks for itself and writes
-along with them only has longer launches.
+Those who write with one model count once (company.py). They do not hand over the device in the middle of a
+launch: of equals' turns theirs are whole launches, each for `_SLICES` of the newcomer's. Who asks for itself
+and writes along with them only has longer launches.
 
 Found in bounded time, too: who stands first in a queue is looked at, and the others are thought to be alike.
 """
@@ -17,19 +17,17 @@ Found in bounded time, too: who stands first in a queue is looked at, and the ot
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import islice
-from math import ceil
+from math import ceil, inf
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from coro_rt.schedulers.batch import Batch
+from coro_rt.schedulers.company import LEAST_S, LOOKED_AT, left, together, unseen_others, writes
 from coro_rt.schedulers.entry import Entry
 
 if TYPE_CHECKING:
     from coro_rt.schedulers.ready import ReadyQueue
 
-LOOKED_AT = 4  # entries of a heap that are looked at one by one
-
-_LEAST_S = 0.0005  # that somebody is thought to take who has said nothing, or said less than it was
 _SLICES = 2  # for somebody who shares launches to run, and to bring the next one
 
 
@@ -42,6 +40,14 @@ class Aged(NamedTuple):
     every_s: float
 
 
+class Ahead(NamedTuple):
+    """Somebody more urgent with `left_s` to run, who goes before the newcomer as long as that has waited for
+    less than `lead_s` for each of its slices."""
+
+    left_s: float
+    lead_s: float
+
+
 class Shared(NamedTuple):
     """Several who share launches of `launch_s` with each other: together they have `left_s` to run."""
 
@@ -52,12 +58,12 @@ class Shared(NamedTuple):
 class Backlog(NamedTuple):
     """What a newcomer would wait for on one device.
 
-    `before_s` is served before it whatever its own length. `turns_s` are the seconds left of those with whom
-    it takes turns of `slice_s`; `more` others are like the average of these. If who runs is one of them, it
-    is the first, and of its slice `rest_s` are left. So it does with those that are `shared`. For those in
-    its own launches what it runs takes longer by the part `company`. Background is owed `owed_s` (negative:
-    it has had more than its share), and gets the part `share` of what is served from now on. `busy`: somebody
-    runs there now, whom it may preempt or not.
+    `before_s` is served before it whatever its own length; then come those `ahead`, the longest lead first.
+    `turns_s` are the seconds left of those with whom it takes turns of `slice_s`; `more` others are like the
+    average of these. If who runs is one of them, it is the first, and of its slice `rest_s` are left. It
+    takes turns with those that are `shared`, too. For those in its own launches what it runs takes longer by
+    the part `company`. Background is owed `owed_s` (negative: it has had more than its share), and gets the
+    part `share` of what is served from now on. `busy`: somebody runs there now, whom it may preempt or not.
     """
 
     device: str
@@ -65,6 +71,7 @@ class Backlog(NamedTuple):
     turns_s: tuple[float, ...] = ()
     more: int = 0
     aged: tuple[Aged, ...] = ()
+    ahead: tuple[Ahead, ...] = ()
     shared: tuple[Shared, ...] = ()
     company: float = 0.0
     slice_s: float = 0.002
@@ -76,25 +83,29 @@ class Backlog(NamedTuple):
     @property
     def idle(self) -> bool:
         """Whether nobody is there."""
-        return not (self.busy or self.before_s or self.turns_s or self.aged or self.shared or self.company)
+        others = self.before_s or self.ahead or self.turns_s or self.aged or self.shared or self.company
+        return not (self.busy or others)
 
     def wait_s(self, run_s: float) -> float:
         """For how long somebody who runs for `run_s` is ready there without running."""
         wait_s = self.before_s + run_s * self.company
+        slices = ceil(run_s / self.slice_s - 1e-9)
+        for other in self.ahead:
+            wait_s += max(0.0, min(other.left_s, slices * other.lead_s - wait_s))
         if self.turns_s:
-            turn_s = ceil(run_s / self.slice_s - 1e-9) * self.slice_s
+            turn_s = slices * self.slice_s
             turns_s = sum([left_s if left_s < turn_s else turn_s for left_s in self.turns_s])
             wait_s += turns_s + turns_s / len(self.turns_s) * self.more
             if self.rest_s is not None:
                 first_s = self.turns_s[0]
                 wait_s += min(first_s, turn_s - self.slice_s + self.rest_s) - min(first_s, turn_s)
         for left_s, launch_s in self.shared:
-            wait_s += min(left_s, ceil(run_s / (_SLICES * self.slice_s) - 1e-9) * launch_s)
-        for other in self.aged:
-            stay_s = wait_s + run_s - other.first_s
+            wait_s += min(left_s, ceil(slices / _SLICES) * launch_s)
+        for late in self.aged:
+            stay_s = wait_s + run_s - late.first_s
             if stay_s > 0.0:
-                slices = 1 + (stay_s // other.every_s if other.every_s > 0.0 else 0.0)
-                wait_s += min(other.left_s, slices * self.slice_s)
+                theirs = 1 + (stay_s // late.every_s if late.every_s > 0.0 else 0.0)
+                wait_s += min(late.left_s, theirs * self.slice_s)
         if self.share:
             wait_s += max(0.0, (self.owed_s + (wait_s + run_s) * self.share) / (1.0 - self.share))
         return wait_s
@@ -112,9 +123,9 @@ def backlog(
 ) -> Backlog:
     """What `newcomer`, an entry that is nobody's, with its lane and key, would find. `key` is the policy's,
     who counts service if `by_service`. `without` is left out: it asks for itself."""
-    before_s, turns_s, more, aged, shared = 0.0, list[float](), 0, list[Aged](), list[Shared]()
+    before_s, ahead, turns_s, more, aged = 0.0, list[Ahead](), list[float](), 0, list[Aged]()
+    shared, company = list[Shared](), 0.0
     counted: set[Batch] = set()  # whose writers were
-    company = 0.0
     running = None if queue.running is without else queue.running
     unbooked_s, rest_s = 0.0, None
     own, own_lane, foreground = newcomer.key, newcomer.lane, not newcomer.background
@@ -132,41 +143,37 @@ def backlog(
             if not heap:
                 continue
             seen = [entry for _, ticket, entry in heap[:LOOKED_AT] if ticket == entry.ticket]
-            unseen = 0 if len(heap) <= LOOKED_AT else _unseen(queue, seen, len(heap) - LOOKED_AT)
+            unseen = 0 if len(heap) <= LOOKED_AT else unseen_others(queue, seen, len(heap) - LOOKED_AT)
             if lane is own_lane:
                 crowds.append((seen, unseen))
             elif heap is lane.foreground or not foreground:
                 lane_s = sum([left(entry) for entry in seen])
                 tenants_s.append(lane_s * len(heap) / LOOKED_AT if unseen else lane_s)
     for seen, unseen in crowds:
-        earlier_s = before_s
+        earlier_s, earlier = before_s, len(ahead)
         for entry in seen:
             if entry is without:
                 continue
             left_s = entry.predicted_seconds_left - entry.served_s + entry.predicted_at_s  # see `left`
             if entry is running:
                 left_s -= unbooked_s
-            if not left_s > _LEAST_S:
-                left_s = _LEAST_S
+            if not left_s > LEAST_S:
+                left_s = LEAST_S
             launch_s = 0.0
-            if entry.batch is not None and entry.brought == 1 and entry.batch.members > 1:
+            if entry.batch is not None and writes(entry):
                 if entry.batch in counted:
                     continue
                 counted.add(entry.batch)
-                together = _together(queue, entry.batch, without)
+                found = together(queue, entry.batch, without)
                 if without is not None and without is queue.running and without.batch is entry.batch:
-                    company = together.stretch - 1.0
+                    company = found.stretch - 1.0
                     continue
-                if together.writers > 1:
-                    left_s, launch_s = together.left_s, together.launch_s
+                if found.writers > 1:
+                    left_s, launch_s = found.left_s, found.launch_s
             if by_service:
                 turns_s.append(left_s)
                 continue
-            since, entry.ready_since = entry.ready_since, now
-            try:
-                renewed = key(entry, now)
-            finally:
-                entry.ready_since = since
+            renewed = _key_if_ready(entry, now, key)
             if renewed == own and launch_s:
                 shared.append(Shared(left_s, launch_s))
             elif renewed == own:
@@ -174,7 +181,11 @@ def backlog(
                     rest_s = max(0.0, slice_s - queue.used_s - unbooked_s)
                 turns_s.append(left_s)
             elif renewed < own:
-                before_s += left_s
+                lead_s = _lead_s(entry, renewed, own, now, key)
+                if lead_s < inf:
+                    ahead.append(Ahead(left_s, lead_s))
+                else:
+                    before_s += left_s
             else:
                 unseen = 0  # those behind it are even later
                 if entry is not running and type(renewed) is float:
@@ -184,63 +195,34 @@ def backlog(
             more += unseen
         elif unseen:
             before_s += (before_s - earlier_s) * unseen / LOOKED_AT
+            alike = ahead[earlier:]
+            if alike:
+                left_s = sum([other.left_s for other in alike]) * unseen / LOOKED_AT
+                ahead.append(Ahead(left_s, alike[-1].lead_s))
     owed_s = share = 0.0
     if foreground and queue.background_count:
         owed_s, share = queue.background_owed_s, queue.guaranteed_share
+    ahead.sort(key=attrgetter("lead_s"), reverse=True)
+    turns = (*turns_s, *tenants_s)
     busy = running is not None
     return Backlog(
-        queue.name, before_s, (*turns_s, *tenants_s), more, tuple(aged), tuple(shared), company, slice_s,
-        owed_s, share, busy, rest_s,
+        queue.name, before_s, turns, more, tuple(aged), tuple(ahead), tuple(shared), company, slice_s, owed_s,
+        share, busy, rest_s,
     )  # fmt: skip
 
 
-class _Together(NamedTuple):
-    """Those who write with one model on a device: how many, what they have left to run together, what a
-    launch for each takes, and how many times as long that is as a launch of one's own."""
-
-    writers: int
-    left_s: float
-    launch_s: float
-    stretch: float
-
-
-def _together(queue: ReadyQueue, batch: Batch, without: Entry | None) -> _Together:
-    """As far as some of them show. `without` is not among them, but in the launches, if it runs."""
-    crowd, running = queue.crowds.get(batch), queue.running
-    looked: list[Entry] = []
-    count = 0
-    if crowd is not None:
-        for some in (crowd.between, crowd.pending, crowd.suspended):
-            looked += islice(some, LOOKED_AT)
-        count = len(crowd)
-    if running is not None and running.batch is batch:
-        looked.append(running)
-        count += 1
-    for leader in tuple(looked):
-        looked += leader.riders
-        count += len(leader.riders)
-    writers = [entry for entry in looked if entry.brought == 1]
-    count -= len(looked) - len(writers)
-    most = min(batch.members, batch.rows)
-    launches = ceil(count / most)
-    launch_s = launches * batch.seconds(max(1, min(count, most)))
-    stretch = launch_s / batch.seconds(1)
-    longest_s = max([left(entry) for entry in writers if entry is not without], default=0.0)
-    others = count - (without in writers)
-    return _Together(others, longest_s * stretch, launch_s, stretch)
+def _key_if_ready(entry: Entry, since: float, key: Callable[[Entry, float], Any]) -> Any:
+    """An entry's key, had it become ready then."""
+    before, entry.ready_since = entry.ready_since, since
+    try:
+        return key(entry, since)
+    finally:
+        entry.ready_since = before
 
 
-def _unseen(queue: ReadyQueue, seen: list[Entry], unseen: int) -> int:
-    """How many of the unseen share no launches with somebody who was seen."""
-    for batch in {entry.batch for entry in seen if entry.batch is not None and entry.brought == 1}:
-        if batch.members == 1:
-            continue
-        crowd = queue.crowds.get(batch, ())
-        unseen -= len(crowd) - sum(entry.batch is batch for entry in seen)
-    return max(0, unseen)
-
-
-def left(entry: Entry) -> float:
-    """The device seconds that an entry will still take, as far as anybody said."""
-    left_s = entry.predicted_seconds_left - entry.served_s + entry.predicted_at_s
-    return left_s if left_s > _LEAST_S else _LEAST_S  # a NaN prediction is none
+def _lead_s(entry: Entry, renewed: Any, own: Any, now: float, key: Callable[[Entry, float], Any]) -> float:
+    """How long it takes until the renewed key of an entry has grown to the newcomer's."""
+    if type(renewed) is not float:
+        return inf
+    each_s: float = _key_if_ready(entry, now + 1.0, key) - renewed
+    return (own - renewed) / each_s if each_s > 0.0 else inf

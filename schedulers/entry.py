@@ -97,7 +97,6 @@ class Entry:
     def __init__(
         self,
         id: int,
-        *,
         name: str = "",
         qos: QoS = QoS.DEFAULT,
         deadline: float = inf,

@@ -16,7 +16,8 @@ import numpy as np
 from coro_rt.kernels.formats import Format
 from coro_rt.kernels.gang import Gang
 from coro_rt.kernels.packed import PackedMatrix
-from coro_rt.kernels.program import Buffer, Program, Widths, Workspace
+from coro_rt.kernels.program import Buffer, Program
+from coro_rt.kernels.workspace import Widths, Workspace
 
 from .limits import Limits
 from .machine import last_cache_bytes

@@ -9,7 +9,8 @@ from coro_rt.compare import (
     switch,
     thread_switch,
 )
-from coro_rt.compare.claim import ARTICLE, Claim, Judge
+from coro_rt.compare.claim import ARTICLE, BETTER_PLACED, Claim, Judge
+from coro_rt.compare.hosts import placements
 
 
 def article(judge: Judge) -> None:
@@ -17,7 +18,7 @@ def article(judge: Judge) -> None:
     of = judge.of
     ours = of.median(switch.READY, switch.OURS, 1000)
     for peer in (thread_switch.EVENT, thread_switch.LOCK):
-        theirs = of.best(switch.DEPENDENT, thread_switch.best_of(peer), 1000)
+        theirs = of.best(switch.DEPENDENT, placements(peer), 1000)
         judge.say(
             ARTICLE,
             f"coroutines save 50 % of a task switch (1,000 ready, beside {peer})",
@@ -25,7 +26,7 @@ def article(judge: Judge) -> None:
             "% saved",
             "switch",
             least=50,
-            note="threads at the better of pinned and unpinned",
+            note=BETTER_PLACED,
         )
     judge.say(
         ARTICLE,

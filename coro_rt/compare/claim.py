@@ -8,6 +8,7 @@ from typing import Any
 from coro_rt.compare.statistics import Figures
 
 ARTICLE, OURS, LOSES = "The article says", "coro_rt promises", "Where others win"
+BETTER_PLACED = "threads at the better of pinned and unpinned"
 
 
 @dataclass(frozen=True, slots=True)

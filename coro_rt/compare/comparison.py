@@ -28,7 +28,7 @@ from coro_rt.compare import (
 from coro_rt.compare.claim import Claim
 from coro_rt.compare.claims import judge
 from coro_rt.compare.drivers import DRIVERS, Driver
-from coro_rt.compare.hosts import run_on
+from coro_rt.compare.hosts import BACKENDS, placements, run_on
 from coro_rt.compare.statistics import Figures, Noise, Probe
 from coro_rt.compare.timeline import Timeline
 from coro_rt.instruments import Instrument
@@ -266,7 +266,7 @@ TICKS: dict[str, Callable[[Extent], int]] = {
     "switch": lambda of: (
         len(switch.probes(of.counts, 2)) * of.repeat + len(switch.probes(of.crowds, 2)) * of.rarely
     ),
-    "roundtrip": lambda of: 3,
+    "roundtrip": lambda of: len(BACKENDS) * len(placements("")),
     "starting": lambda of: 5 * of.repeat + len(of.waiting) * of.rarely,
     "kernels": lambda of: 1,
     "decisions": lambda of: len(decisions.probes((decisions.FEWEST, *of.counts[1:], *of.crowds))) * of.rarely,

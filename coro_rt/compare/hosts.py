@@ -1,8 +1,10 @@
-"""Run an async function on one of the three host loops."""
+"""Run an async function on one of the three host loops, and threads on one core."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import anyio
@@ -10,6 +12,25 @@ import anyio
 T = TypeVar("T")
 
 BACKENDS = ("trio", "asyncio", "uvloop")
+CAN_PIN = hasattr(os, "sched_setaffinity")
+PINNED = ", on one core"
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """This thread, and those that it starts in the block, share a core."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(allowed)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def placements(who: str) -> tuple[str, ...]:
+    """The names of two figures of which the better one counts: as the system places the threads, and all on
+    one core, if that can be had."""
+    return (who, who + PINNED) if CAN_PIN else (who,)
 
 
 def run_on(backend: str, fn: Callable[..., Awaitable[T]], *args: Any) -> T:

@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from coro_rt.compare import decisions, kernel_length, roundtrip, scene, starting, switch, thread_switch
 from coro_rt.compare.drivers import DRIVERS
-from coro_rt.compare.hosts import BACKENDS
+from coro_rt.compare.hosts import BACKENDS, PINNED
 from coro_rt.compare.statistics import Figure, Figures
 
 WIDTH = 4.8  # inches; a phone shows about as many
@@ -178,18 +178,16 @@ def _roundtrips(figures: Figures) -> Plot | None:
     found = figures.of(roundtrip.WHAT)
     if not found:
         return None
-    canvas, axes = _canvas(len(BACKENDS), 0.9)
+    canvas, axes = _canvas(len(BACKENDS), 1.5)
     for panel, backend in zip(axes, BACKENDS, strict=True):
-        some = [
-            (one.who.removesuffix(f", {backend}"), one) for one in found if one.who.endswith(f", {backend}")
-        ]
-        _bars(panel, some)
+        on = f", {backend}"
+        _bars(panel, [(one.who.replace(on, ""), one) for one in found if on in one.who])
         panel.set_title(f"on {backend}, µs", loc="left", fontsize=9)
     return Plot(
         "Host → device → host",
         f"A task asks for one kernel of {roundtrip.KERNEL_S * 1e6:.0f} µs and waits for it: two "
-        "hand-overs between threads, whatever the way. Shorter is better; ours is a whole job, with "
-        "deadline, ledger and cancelling.",
+        "hand-overs between threads, whatever the way; with the threads where the system places them, and "
+        "all on one core. Shorter is better; ours is a whole job, with deadline, ledger and cancelling.",
         _svg(canvas),
     )
 
@@ -290,8 +288,8 @@ def _bars(panel: Any, some: list[tuple[str, Figure]], *, logarithmic: bool = Fal
 
 def _line(panel: Any, lines: list[Figure], who: str, *, least: float = 0.0) -> None:
     lines = sorted(lines, key=lambda figure: figure.at or 0.0)
-    pinned = who.endswith(thread_switch.PINNED)
-    colour = COLOURS.get(who.removesuffix(thread_switch.PINNED), OTHERS)
+    pinned = who.endswith(PINNED)
+    colour = COLOURS.get(who.removesuffix(PINNED), OTHERS)
     at = [figure.at for figure in lines]
     panel.plot(
         at, [max(least, figure.median) for figure in lines], marker="o", markersize=3, color=colour,

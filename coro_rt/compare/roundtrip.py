@@ -3,7 +3,10 @@
 Ours is `await runtime.run(job)`, a whole job with its ledger, deadline and cancelling; the peers hand a
 function to a thread: `trio.to_thread.run_sync`, `anyio.to_thread.run_sync`, `loop.run_in_executor`. On each
 loop all take turns, some hundred asks at a time; a sample is the median ask of one turn. Nobody spins while
-waiting: `host_cpu` in the JSON is the CPU time of the process per ask.
+waiting: `CPU` is the CPU time of the process per ask.
+
+All of it twice: with the threads where the system places them, and all on one core, which saves them the way
+to another one, but keeps the two from running at once.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from functools import partial
 from statistics import median
 from typing import Any
@@ -19,7 +23,7 @@ import anyio.to_thread
 import trio
 
 import coro_rt
-from coro_rt.compare.hosts import BACKENDS, run_on
+from coro_rt.compare.hosts import BACKENDS, one_core, placements, run_on
 from coro_rt.compare.statistics import Figures, Noise
 from coro_rt.compare.work import spin, spin_kernel, turns
 
@@ -31,13 +35,15 @@ Ask = Callable[[], Awaitable[Any]]
 
 
 def measure(figures: Figures, asks: int, repeat: int, tick: Callable[[str], object], noise: Noise) -> None:
-    """A figure for each way on each loop, named "way, loop"; µs per ask."""
+    """A figure for each way on each loop and each `placements` of it, named "way, loop"; µs per ask."""
     for backend in BACKENDS:
-        tick(f"{WHAT}: {backend}")
-        run_on(backend, _on, backend, figures, asks, repeat, noise)
+        for where in placements(""):
+            tick(f"{WHAT}: {backend}{where}")
+            with one_core() if where else nullcontext():
+                run_on(backend, _on, backend, where, figures, asks, repeat, noise)
 
 
-async def _on(backend: str, figures: Figures, asks: int, repeat: int, noise: Noise) -> None:
+async def _on(backend: str, where: str, figures: Figures, asks: int, repeat: int, noise: Noise) -> None:
     length = turns(KERNEL_S)
 
     async def job() -> int:
@@ -66,5 +72,5 @@ async def _on(backend: str, figures: Figures, asks: int, repeat: int, noise: Noi
                     began = time.perf_counter()
                     await ask()
                     times.append(time.perf_counter() - began)
-                figures.add(WHAT, f"{way}, {backend}", "µs", median(times) * 1e6)
-                figures.add(CPU, f"{way}, {backend}", "µs", (time.process_time() - cpu) / asks * 1e6)
+                figures.add(WHAT, f"{way}, {backend}{where}", "µs", median(times) * 1e6)
+                figures.add(CPU, f"{way}, {backend}{where}", "µs", (time.process_time() - cpu) / asks * 1e6)

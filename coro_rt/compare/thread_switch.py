@@ -8,7 +8,6 @@ submits the next.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,19 +15,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 
+from coro_rt.compare.hosts import CAN_PIN, PINNED, one_core
 from coro_rt.compare.statistics import Probe
 from coro_rt.devices.cpu import usable_cpus
 
 MOST_THREADS = 10_000
 HAND_OFFS = 20_000  # at most, in one sample: they are slow
 EVENT, LOCK, POOL = "threads, Event", "threads, Lock", "thread pool"
-PINNED = ", on one core"
 STACK = 128 * 1024
-
-
-def best_of(who: str) -> tuple[str, str]:
-    """The two figures of a thread's ring of which the better one counts."""
-    return who, who + PINNED
 
 
 def thread_probes(ready: str, dependent: str, jobs: int, switches: int) -> list[Probe]:
@@ -39,7 +33,7 @@ def thread_probes(ready: str, dependent: str, jobs: int, switches: int) -> list[
     found = []
     for who, ring in ((EVENT, event_ring), (LOCK, lock_ring)):
         found.append(Probe(dependent, who, "µs", partial(ring, jobs, laps), jobs))
-        if hasattr(os, "sched_setaffinity"):
+        if CAN_PIN:
             found.append(Probe(dependent, who + PINNED, "µs", partial(_on_one_core, ring, jobs, laps), jobs))
     found.append(Probe(ready, POOL, "µs", partial(pool_ready, jobs, laps), jobs))
     if jobs == 2:  # the same whatever the number: one is ready, the others are not there yet
@@ -67,13 +61,8 @@ def lock_ring(threads: int, laps: int) -> float:
 
 
 def _on_one_core(ring: Callable[[int, int], float], threads: int, laps: int) -> float:
-    """`ring`, its threads kept on one core."""
-    allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(allowed)})  # of this thread; those that it starts inherit it
-    try:
+    with one_core():
         return ring(threads, laps)
-    finally:
-        os.sched_setaffinity(0, allowed)
 
 
 def _ring(threads: int, laps: int, wait: Callable[[int], object], wake: Callable[[int], object]) -> float:

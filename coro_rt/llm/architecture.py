@@ -11,7 +11,7 @@ from coro_rt.errors import ModelFileError, UnsupportedModel
 from coro_rt.kernels.formats import BLOCK
 from coro_rt.kernels.gated import Activation
 from coro_rt.kernels.kv import KVShape
-from coro_rt.kernels.program import Widths
+from coro_rt.kernels.workspace import Widths
 
 from .gguf_file import GGUFFile
 

@@ -17,7 +17,8 @@ from gguf.constants import PoolingType
 from coro_rt.errors import ModelFileError, UnsupportedModel
 from coro_rt.kernels.formats import BLOCK, Floats
 from coro_rt.kernels.kv import KVShape
-from coro_rt.kernels.program import Buffer, Program, Widths
+from coro_rt.kernels.program import Buffer, Program
+from coro_rt.kernels.workspace import Widths
 
 from .gguf_file import GGUFFile
 from .weights import Weights

@@ -14,8 +14,9 @@ from coro_rt.stream import Stream
 from .seat import Lender
 
 if TYPE_CHECKING:
+    from .decoder import Model
     from .generate import Token
-    from .model import LLM, Model
+    from .model import LLM
     from .request import Message
     from .sequence import Sequence
 

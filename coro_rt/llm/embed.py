@@ -17,7 +17,8 @@ from coro_rt.devices.base import Device
 from coro_rt.errors import ContextOverflow
 from coro_rt.kernels.formats import Floats
 from coro_rt.kernels.kv import PAGE_POSITIONS, new_page
-from coro_rt.kernels.program import Program, Workspace
+from coro_rt.kernels.program import Program
+from coro_rt.kernels.workspace import Workspace
 from coro_rt.memory.budget import Kind
 from coro_rt.memory.residency import Residency
 from coro_rt.traps import current_job

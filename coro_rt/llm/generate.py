@@ -28,7 +28,7 @@ from .step import step
 from .text import TextStream
 
 if TYPE_CHECKING:
-    from .model import Model
+    from .decoder import Model
 
 SCORE_CHUNK = 32
 """Tokens in one step when each one's logits are wanted, which take 4 bytes for every word there is."""

@@ -23,9 +23,9 @@ from coro_rt.kernels.kv import PAGE_POSITIONS
 
 from .architecture import Hyperparameters
 from .build import build, nbytes
+from .decoder import Model
 from .gguf_file import GGUFFile
 from .loaded import Words
-from .model import Model
 from .sequence import Sequence
 from .step import ModelStep, advance, step
 

@@ -21,9 +21,10 @@ from coro_rt.devices.base import Device
 from coro_rt.devices.cpu import CpuDevice
 from coro_rt.errors import DeviceError, DeviceLost, RuntimeClosed
 from coro_rt.job import Job
-from coro_rt.kernels.program import Widths, Workspace
+from coro_rt.kernels.workspace import Widths, Workspace
 from coro_rt.memory.budget import Kind, Reservation
-from coro_rt.memory.residency import Holder, Residency
+from coro_rt.memory.holders import Holder
+from coro_rt.memory.residency import Residency
 from coro_rt.on_host import on_host
 from coro_rt.schedulers.pace import Pace
 from coro_rt.sync import Event

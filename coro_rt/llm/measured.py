@@ -19,7 +19,7 @@ from coro_rt.qos import current_urgency
 from coro_rt.schedulers.choice import Choice, Work
 from coro_rt.schedulers.entry import Entry
 from coro_rt.schedulers.qos import QoS
-from coro_rt.traps import local
+from coro_rt.trap import local
 
 from .architecture import Hyperparameters
 from .chooser import Chooser, Place, Wanted
@@ -28,7 +28,7 @@ from .gguf_file import GGUFFile
 if TYPE_CHECKING:
     from coro_rt.engine import Engine
 
-    from .model import Model
+    from .decoder import Model
 
 LOOK_S = 0.25  # between two looks of a generation whether it should go elsewhere
 _LOADED_BYTES_S = 2e8  # of weights, into a device that does not have them: a cautious guess, not measured

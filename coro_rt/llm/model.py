@@ -1,182 +1,43 @@
-"""A loaded language model: what an application holds, and what its jobs work with."""
+"""A loaded language model: what an application holds."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Tokens
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from contextlib import suppress
 from functools import partial
 from os import PathLike
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import anyio.to_thread
 import numpy as np
 
-from coro_rt.devices.base import Device
-from coro_rt.devices.cpu import CpuDevice
-from coro_rt.errors import (
-    ContextOverflow,
-    DeviceLost,
-    JobCancelled,
-    ModelFileError,
-    TemplateError,
-    UnsupportedModel,
-)
+from coro_rt.errors import DeviceLost, JobCancelled, UnsupportedModel
 from coro_rt.job import Job
 from coro_rt.kernels.formats import Floats
-from coro_rt.kernels.kv import PAGE_POSITIONS
-from coro_rt.kernels.program import LONGEST_BURST, Program
-from coro_rt.memory.budget import Kind
-from coro_rt.memory.pages import Page
-from coro_rt.memory.prefixes import Prefixes
-from coro_rt.memory.residency import Holder, Residency
-from coro_rt.schedulers.pace import CHUNK
+from coro_rt.kernels.workspace import LONGEST_BURST
 from coro_rt.stream import Stream
-from coro_rt.traps import current_job
 
-from . import bert
-from .architecture import Hyperparameters
-from .build import build, nbytes
 from .catalog import resolve
 from .chooser import Wanted
 from .conversation import Conversation, Turn
-from .devices import Devices, choose_devices
+from .decoder import Model
+from .devices import choose_devices
 from .embed import EncoderModel, checked_texts, embed
 from .generate import Token, generate, score
-from .gguf_file import GGUFFile, open_gguf
-from .loaded import Loaded, Words, closed_error
+from .loaded import closed_error
 from .measured import Measured
+from .opening import open_model
 from .places import Places
 from .request import Message, chat_ids, checked_ids, make_request, prompt_ids
 from .sampling import SamplingParams
 from .seat import Lender
-from .sequence import Sequence
-from .template import ChatTemplate
 from .tokenizer import Tokenizer
-from .turnaround import Turnaround
 from .wordpiece import WordPiece
-from .workspaces import Workspaces
 
 if TYPE_CHECKING:
     from coro_rt.runtime import Runtime
-
-LARGEST_DEFAULT_CONTEXT = 32768
-"""Tokens, unless `load_model(context=...)` asks for more: some files state contexts that no memory here would
-hold.
-"""
-
-
-class Model(Loaded):
-    """What the jobs share that generate with one model on one device. Its program runs on the CPU; other
-    devices have subclasses.
-    """
-
-    def __init__(
-        self,
-        device: Device,
-        file: GGUFFile,
-        sizes: Hyperparameters,
-        tokenizer: Tokenizer,
-        template: ChatTemplate | TemplateError,
-        context: int,
-        residency: Residency,
-        *,
-        prefix_reuse: bool,
-        words: Words | None = None,
-    ) -> None:
-        size = self.nbytes_of(file, sizes, context)
-        words = words or Words(sizes.vocabulary)
-        super().__init__(device, file, size, sizes.widths, words, context, residency)
-        self.sizes, self.tokenizer, self.template = sizes, tokenizer, template
-        self.workspaces = Workspaces(self)
-        self.prefixes = Prefixes(residency.pages) if prefix_reuse else None
-        self.turnaround = Turnaround()
-        self.ends = np.array(sorted(tokenizer.eos_ids), np.int32)
-
-    def on(self, device: Device, kind: type[Model], *, prefix_reuse: bool) -> Model:
-        """The same for another device; of what is in memory they share the tokenizer."""
-        return kind(
-            device, self.file, self.sizes, self.tokenizer, self.template, self.context, self.residency,
-            prefix_reuse=prefix_reuse, words=self.words,
-        )  # fmt: skip
-
-    @staticmethod
-    def nbytes_of(file: GGUFFile, sizes: Hyperparameters, context: int) -> int:
-        """What `build` takes, to be asked of the memory budget first."""
-        return nbytes(file, sizes, context)
-
-    def build(self) -> Any:
-        program = Program(self._nbytes)
-        build(self.file, self.sizes, self.context, program)
-        return program
-
-    def spare_page(self) -> tuple[int, Callable[[], None]]:
-        """A page as tables have it, and how it is given back. Raises MemoryBudgetExceeded."""
-        size, what = self.sizes.kv.page_bytes, "a page of keys and values"
-        page = Page(size, self.residency.budget.reserve(size, what, Kind.PAGES))
-        return page.address, page.drop
-
-    def new_sequence(self, *, reuse: bool = True) -> Sequence:
-        """`reuse`: its full pages may serve others, and those of others may serve it."""
-        return Sequence(self, self.prefixes if reuse else None)
-
-    @contextmanager
-    def lend(self, answer: list[str], *, reuse: bool = True) -> Iterator[Sequence]:
-        """A sequence for one job, given back when it ends. (A `Turn` of a conversation lends the
-        conversation's.)
-        """
-        sequence = self.new_sequence(reuse=reuse)
-        try:
-            with sequence.used_by(current_job()):
-                yield sequence
-        finally:
-            sequence.release()
-
-    def check(self, prompt: int, tokens: int) -> None:
-        """Raise MemoryBudgetExceeded if a prompt of so many tokens, or a sequence, could never be held."""
-        reading = self._sequence_bytes(prompt) + self.workspaces.bytes_for(min(prompt, CHUNK))
-        writing = self._sequence_bytes(tokens) + self.workspace_bytes(1, 1)
-        what = f"{self.name} with a sequence of {tokens} tokens"
-        self.residency.check(self._nbytes + max(reading, writing), what)
-
-    def _sequence_bytes(self, tokens: int) -> int:
-        return -(-tokens // PAGE_POSITIONS) * self.sizes.kv.page_bytes
-
-    def fits(self, tokens: int) -> bool:
-        """Whether there is memory that nobody uses, to load it if need be and for a sequence of so many
-        tokens.
-        """
-        free = self.residency.budget.free
-        step = self.workspaces.lacking(min(tokens, CHUNK))
-        return free is None or self.missing_bytes + self._sequence_bytes(tokens) + step <= free
-
-    def abandon(self, lost: DeviceLost) -> None:
-        super().abandon(lost)
-        self.workspaces.trim(0)
-        if self.prefixes is not None:
-            self.prefixes.clear()
-        self.residency.changed()
-
-    def give_back(self) -> None:
-        super().give_back()
-        if self.prefixes is not None:
-            self.prefixes.clear()
-
-    def idle(self) -> None:
-        self.workspaces.trim(0)
-
-    def spare_bytes(self, holder: Holder | None) -> int:
-        return self.workspaces.spare_bytes(self._rows_for(holder))
-
-    def drop_spare(self, holder: Holder | None) -> None:
-        self.workspaces.trim(self._rows_for(holder))
-
-    def _rows_for(self, holder: Holder | None) -> int:
-        return holder.rows if isinstance(holder, Sequence) and holder.model is self else 0
 
 
 class LLM:
@@ -351,7 +212,7 @@ async def load_model(
         raise ValueError(f"keys and values are kept in 16 bits or in 8, not in {kv_bits!r}")
     found = choose_devices(runtime.devices, device, devices, prefill_on, kv_bits)
     opening = partial(
-        _open_model, runtime._residency, resolve(source), found, context, kv_bits, prefix_reuse=prefix_reuse
+        open_model, runtime._residency, resolve(source), found, context, kv_bits, prefix_reuse=prefix_reuse
     )
     made: list[Places | EncoderModel] = []  # not returned: a worker thread keeps its last result alive
     await anyio.to_thread.run_sync(lambda: made.append(opening()))
@@ -393,71 +254,6 @@ async def _load(model: Model | EncoderModel) -> None:
     """A job, so that loading has a place among what others want to load, and waits for memory like them."""
     async with model.in_use():
         pass
-
-
-def _open_model(
-    residency: Residency, path: Path, found: Devices, context: int | None, kv_bits: int, *, prefix_reuse: bool
-) -> Places | EncoderModel:
-    """Everything but the weights."""
-    file, device = open_gguf(path), found.places[0]
-    if file.architecture == bert.ARCHITECTURE:
-        if not isinstance(device, CpuDevice):
-            raise UnsupportedModel(f"{path}: encoders run on the CPU: load it with device='cpu'")
-        if found.prefill is not None:
-            raise UnsupportedModel(f"{path}: an encoder has no prompts to read: leave prefill_on out")
-        return _open_encoder(device, file, context, residency)
-    sizes = replace(Hyperparameters.from_gguf(file), kv_bits=kv_bits)
-    if context is not None and context > sizes.context:
-        raise ContextOverflow(
-            f"{path}: the model's context is {sizes.context} tokens, {context} were asked for"
-        )
-    length = context or min(sizes.context, LARGEST_DEFAULT_CONTEXT)
-    tokenizer = Tokenizer.from_gguf(file)
-    if tokenizer.vocab_size > sizes.vocabulary:
-        raise ModelFileError(
-            f"{path}: {tokenizer.vocab_size} tokens in the vocabulary, embeddings for {sizes.vocabulary}"
-        )
-    # what is read elsewhere is not the same to the bit, so a text must not depend on whose pages it finds
-    prefix_reuse = prefix_reuse and found.prefill is None
-    kinds = {each.name: (each, _kind(each)) for each in found.places}
-    first = kinds[device.name][1](
-        device, file, sizes, tokenizer, _template(file), length, residency, prefix_reuse=prefix_reuse
-    )
-    readers = {each.name: (each, None if each.kind == "npu" else _kind(each)) for each in found.readers}
-    return Places(first, kinds, readers, found.borrowers, found.prefill, prefix_reuse=prefix_reuse)
-
-
-def _kind(device: Device) -> type[Model]:
-    if device.kind == "cpu":
-        return Model
-    from .gpu import GpuModel  # here: it needs an extra
-
-    return GpuModel
-
-
-def _open_encoder(device: Device, file: GGUFFile, context: int | None, residency: Residency) -> EncoderModel:
-    sizes = bert.Hyperparameters.from_gguf(file)
-    if context is not None and not 2 <= context <= sizes.context:
-        raise ContextOverflow(
-            f"{file.path}: the model's context is 2 to {sizes.context} tokens, {context} were asked for"
-        )
-    tokenizer = WordPiece(file)
-    if tokenizer.vocab_size > sizes.vocabulary:
-        raise ModelFileError(
-            f"{file.path}: {tokenizer.vocab_size} tokens in the vocabulary, embeddings for {sizes.vocabulary}"
-        )
-    return EncoderModel(device, file, sizes, tokenizer, context or sizes.context, residency)
-
-
-def _template(file: GGUFFile) -> ChatTemplate | TemplateError:
-    """The chat template, or why there is none to use: a model without may still generate."""
-    try:
-        template = ChatTemplate.from_gguf(file)
-    except TemplateError as error:
-        return error
-    return template or TemplateError(
-        "its file has no chat template; use generate() with a prompt of your own"
-    )
 
 
 async def _end(jobs: list[Job[Any]]) -> None:

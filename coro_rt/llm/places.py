@@ -31,7 +31,7 @@ from .chooser import Chooser, Place, Wanted
 from .loaded import closed_error
 
 if TYPE_CHECKING:
-    from .model import Model
+    from .decoder import Model
     from .npu import NpuReader
     from .reader import Reader
 

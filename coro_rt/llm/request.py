@@ -17,7 +17,7 @@ from coro_rt.errors import ContextOverflow, SamplingError, TemplateError
 from .sampling import SamplingParams
 
 if TYPE_CHECKING:
-    from .model import Model
+    from .decoder import Model
 
 Message = Mapping[str, str]
 

@@ -26,7 +26,7 @@ from .sequence import Sequence
 from .step import Advance, Part, advance
 
 if TYPE_CHECKING:
-    from .model import Model
+    from .decoder import Model
 
 logger = logging.getLogger("coro_rt")
 

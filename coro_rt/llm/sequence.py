@@ -24,7 +24,7 @@ from coro_rt.memory.prefixes import Node, Prefixes
 from coro_rt.traps import checkpoint, current_job
 
 if TYPE_CHECKING:
-    from .model import Model
+    from .decoder import Model
 
 
 class Sequence:

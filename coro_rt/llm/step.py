@@ -20,13 +20,13 @@ from coro_rt.kernel import BatchKernel, BatchLaunch, Joint, Kernel
 from coro_rt.kernels.formats import Floats
 from coro_rt.kernels.gang import Outcome
 from coro_rt.kernels.operations import Steps
-from coro_rt.kernels.program import LONGEST_BURST
+from coro_rt.kernels.workspace import LONGEST_BURST
 from coro_rt.schedulers.batch import Batch
 
 from .sequence import Sequence
 
 if TYPE_CHECKING:
-    from .model import Model
+    from .decoder import Model
 
 PLANNED = 0.8
 """The part of a slice that a burst is planned for: one that takes a little longer than its slice comes back,
@@ -106,7 +106,7 @@ class _Place:
 class ModelStep(Joint):
     """Members' rows lie behind each other, and behind all of them the last ones, whose logits are wanted."""
 
-    bursts = True  # several steps may follow each other, see `kernels.program`
+    bursts = True  # several steps may follow each other, see `kernels.units`
 
     def __init__(self, launches: list[BatchLaunch[Any]]) -> None:
         super().__init__(launches)

@@ -9,9 +9,9 @@ that wait. Nobody can look at the tokens meanwhile.
 import time
 
 USUAL_S = 0.01
-LONGEST_S = 0.1
+LONGEST_S = 0.15
 PART = 30
-_WEIGHT = 0.2
+_WEIGHT = 0.4
 
 
 class Turnaround:

@@ -19,7 +19,7 @@ from coro_rt.kernels.operations import Steps
 from coro_rt.memory.budget import Kind, Reservation
 
 if TYPE_CHECKING:
-    from .model import Model
+    from .decoder import Model
 
 __all__ = ["Workspaces"]
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from coro_rt._version import __version__
 from coro_rt.instruments import Instrument
-from coro_rt.traps import local
+from coro_rt.trap import local
 
 if TYPE_CHECKING:
     from coro_rt.devices.base import Device

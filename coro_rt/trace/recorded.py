@@ -12,141 +12,13 @@ from __future__ import annotations
 from math import inf
 from typing import Any
 
-from coro_rt.schedulers.outcome import JobOutcome, Outcome, Span
-from coro_rt.schedulers.qos import QoS
-from coro_rt.schedulers.workload import (
-    Change,
-    DeviceTiming,
-    Milestone,
-    PowerChange,
-    Predict,
-    Rows,
-    Run,
-    Step,
-    Wait,
-    Workload,
-    WorkloadJob,
-)
+from coro_rt.schedulers.outcome import Outcome, Span
+from coro_rt.schedulers.workload import Change, Milestone, PowerChange, Predict, Wait, Workload
 from coro_rt.trace.calls import BATCH, POWER, WORKER, Call
 from coro_rt.trace.reader import Trace
+from coro_rt.trace.recorded_device import RecordedDevice
+from coro_rt.trace.recorded_job import RecordedJob
 from coro_rt.trace.shared import RecordedBatch, RecordedLaunch
-
-
-class RecordedJob:
-    """One entry of the trace, as far as it has been read."""
-
-    def __init__(
-        self,
-        number: int,
-        call: Call,
-        now: float,
-        device: _Device,
-        *,
-        after: Milestone | None,
-        before: RecordedJob | None,
-    ) -> None:
-        entry = call.entry
-        self.number = number
-        self.name: str = entry["name"]
-        self.qos: QoS = entry["qos"]
-        self.tenant: str = entry["tenant"]
-        self.device: str = entry["device"]
-        self.at = device  # where it is, if it has moved
-        self.deadline: float = entry["deadline"]
-        self.predicted_s: float = entry["predicted_seconds_left"]
-        self.after = after
-        self.before = before  # what its task had asked for before, and had
-        self.arrived = now
-        self.started = self.ended = inf
-        self.steps: list[Step] = []
-        self.changes: list[Change] = []
-        self.served_s = 0.0
-        self.stepped_s = 0.0  # of that, in steps already
-        self.booked = 0.0  # when it was granted the device, or last booked
-        self.running = False
-        self._ready_since: float | None = None
-        self.ready_since = now
-        self.waited_s = 0.0
-        self.waits = 0  # of its steps
-        self.waits_since: float | None = None  # None: it does not wait
-        self.waits_on: RecordedJob | None = None
-        self.batch: int | None = entry.get(BATCH)  # as it came, from 1
-        self.offered: tuple[int, int] | None = None  # batch and rows of its launch
-        self.launch: RecordedLaunch | None = None  # that it is in
-        self.burst = 1  # of its last steps, those that were launched as one
-        self.rest_of: int | None = None  # the step whose rows were not all granted: the rest comes
-
-    @property
-    def ready_since(self) -> float | None:
-        """None: it is not ready."""
-        return self._ready_since
-
-    @ready_since.setter
-    def ready_since(self, since: float | None) -> None:
-        self.at.ready += (since is not None) - (self._ready_since is not None)
-        self._ready_since = since
-
-    def progress(self, now: float) -> float:
-        """Its service at a time, that not yet booked included."""
-        return self.served_s + max(0.0, now - self.booked) if self.running else self.served_s
-
-    def run(self, served_s: float) -> None:
-        """A piece of device time ends here. If a burst came before it, a part of it belongs to each token."""
-        each_s = max(0.0, served_s - self.stepped_s) / self.burst
-        written = self.steps[len(self.steps) - self.burst :] if self.burst > 1 else []
-        del self.steps[len(self.steps) - len(written) :]
-        for step in written[:-1]:
-            self.steps += [step, Run(each_s)]
-        self.steps += [*written[-1:], Run(each_s)]
-        self.stepped_s, self.burst = max(self.stepped_s, served_s), 1
-
-    def rows(self, granted: int, times: int = 1) -> None:
-        """A launch of it is done, or given up; of a burst, `times` as many. If fewer rows were granted,
-        the rest belongs to the same step, because elsewhere they may be."""
-        assert self.offered is not None
-        batch, wanted = self.offered
-        seconds = self.served_s - self.stepped_s
-        self.stepped_s, self.offered = self.served_s, None
-        if self.rest_of is None:
-            self.steps += [Rows(batch - 1, granted, wanted, seconds / times)] * times
-            self.burst = times
-            at = len(self.steps) - 1
-        else:
-            at = self.rest_of
-            step = self.steps[at]
-            assert isinstance(step, Rows)
-            most = max(step.most, wanted)
-            self.steps[at] = Rows(batch - 1, step.rows + granted, most, step.seconds + seconds)
-        self.rest_of = at if granted < wanted else None
-
-
-class _Device:
-    """What is happening on one device."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.ready = 0  # jobs
-        self.running: RecordedJob | None = None
-        self.alone = False  # nobody was ready when the slice began, which is long then
-        self.last: RecordedJob | None = None
-        self.since = 0.0
-        self.slice_s = 0.0
-        self.used_s = 0.0
-        self.broken = False  # somebody was woken within the slice, as will be when it is simulated
-        self.asked_at: float | None = None  # whoever runs should give way, since then
-        self.delays: list[float] = []  # how long that took
-        self.woken_at: float | None = None  # it was idle, and somebody has come
-        self.wakes: list[float] = []  # how long it took to begin then
-        self.overruns: list[float] = []  # by how much slices were too long where another job's turn came
-
-    def timing(self) -> DeviceTiming:
-        """What a trace does not show is left as it is by default."""
-        usual = DeviceTiming()
-        return DeviceTiming(
-            tuple(self.delays) or usual.give_way_s,
-            tuple(self.overruns) or usual.overrun_s,
-            tuple(self.wakes) or usual.wake_s,
-        )
 
 
 class Recorded:
@@ -160,7 +32,7 @@ class Recorded:
         self._trace = trace
         self._start = header.now
         self._jobs: dict[int, RecordedJob] = {}
-        self._devices = {name: _Device(name) for name in header.devices}
+        self._devices = {name: RecordedDevice(name) for name in header.devices}
         self._batches: list[RecordedBatch] = []
         self._power: list[PowerChange] = []
         self._spans: list[Span] | None = [] if spans else None
@@ -174,7 +46,7 @@ class Recorded:
                 job.run(job.served_s)
         self.complete = trace.complete
         self.workload = Workload(
-            jobs=tuple(self._workload_job(job) for job in self._jobs.values()),
+            jobs=tuple(job.workload_job(self._start) for job in self._jobs.values()),
             devices={name: device.timing() for name, device in self._devices.items()},
             shares=header.shares,
             background_share=header.background_share,
@@ -192,7 +64,7 @@ class Recorded:
             self._batches.append(RecordedBatch(call.kind))
         match call.name:
             case "add_device":
-                self._devices[arguments["device"]] = _Device(arguments["device"])
+                self._devices[arguments["device"]] = RecordedDevice(arguments["device"])
             case "submit":
                 self._submit(call, now)
             case "next":
@@ -255,7 +127,7 @@ class Recorded:
             case "done":
                 self._done(call, device, job, now)
 
-    def _ran(self, device: _Device, job: RecordedJob, seconds: float, now: float) -> None:
+    def _ran(self, device: RecordedDevice, job: RecordedJob, seconds: float, now: float) -> None:
         if job.launch is None:
             job.served_s += seconds
         else:
@@ -266,7 +138,7 @@ class Recorded:
             device.delays.append(max(0.0, now - device.asked_at))
             device.asked_at = None
 
-    def _turn(self, call: Call, device: _Device, job: RecordedJob, now: float) -> None:
+    def _turn(self, call: Call, device: RecordedDevice, job: RecordedJob, now: float) -> None:
         self._ran(device, job, call.arguments["seconds"], now)
         self._decisions += 1
         slice_over = device.used_s >= device.slice_s
@@ -283,7 +155,7 @@ class Recorded:
         if call.answer is None:
             device.alone = not device.ready
 
-    def _granted(self, call: Call, device: _Device, now: float) -> None:
+    def _granted(self, call: Call, device: RecordedDevice, now: float) -> None:
         if call.answer is None:
             return
         if device.woken_at is not None:
@@ -326,7 +198,7 @@ class Recorded:
                 member.ready_since = None
             member.launch = launch
 
-    def _offer(self, call: Call, device: _Device, job: RecordedJob, now: float) -> None:
+    def _offer(self, call: Call, device: RecordedDevice, job: RecordedJob, now: float) -> None:
         job.run(job.served_s)
         job.offered = call.arguments[BATCH], call.arguments["rows"]
         if call.answer is True:
@@ -362,7 +234,7 @@ class Recorded:
         if not any(change.cancel for change in job.changes):
             job.changes.append(Change(now - self._start, cancel=True))
 
-    def _left(self, call: Call, device: _Device, job: RecordedJob, now: float) -> None:
+    def _left(self, call: Call, device: RecordedDevice, job: RecordedJob, now: float) -> None:
         if device.running is not job:
             raise self._trace.error(call.line, f"{job.name} leaves a device that it does not have")
         if self._spans is not None:
@@ -371,7 +243,7 @@ class Recorded:
         device.running = device.asked_at = None
         job.running = False
 
-    def _park(self, call: Call, device: _Device, job: RecordedJob, now: float) -> None:
+    def _park(self, call: Call, device: RecordedDevice, job: RecordedJob, now: float) -> None:
         if isinstance(call.answer, dict):  # it raised: a circle
             return
         if job.running:
@@ -397,7 +269,7 @@ class Recorded:
         job.waits += 1
         job.waits_since, job.ready_since = None, now
 
-    def _done(self, call: Call, device: _Device, job: RecordedJob, now: float) -> None:
+    def _done(self, call: Call, device: RecordedDevice, job: RecordedJob, now: float) -> None:
         job.ended = now
         if job.running:
             self._left(call, device, job, now)
@@ -406,7 +278,7 @@ class Recorded:
             job.ready_since = None
             job.changes.append(Change(now - self._start, cancel=True))
 
-    def _asks(self, device: _Device, call: Call, now: float) -> None:
+    def _asks(self, device: RecordedDevice, call: Call, now: float) -> None:
         """If the host asks the running job to give way, or it was alone and is not any more, this is when. A
         job's own step, and a worker that wakes a sleeper, are about to decide anyway."""
         if device.running is None:
@@ -417,7 +289,7 @@ class Recorded:
         elif (call.answer is True or device.alone) and device.asked_at is None:
             device.asked_at = now
 
-    def _device(self, call: Call, name: str) -> _Device:
+    def _device(self, call: Call, name: str) -> RecordedDevice:
         device = self._devices.get(name)
         if device is None:
             raise self._trace.error(call.line, f"there is no device {name!r}, only {sorted(self._devices)}")
@@ -429,49 +301,14 @@ class Recorded:
         job = self._jobs[by]
         return Milestone(job.number, job.progress(now), job.waits)
 
-    def _workload_job(self, job: RecordedJob) -> WorkloadJob:
-        after, pause_s = job.after, None
-        if job.before is not None and job.before.ended <= job.arrived:
-            after, pause_s = Milestone(job.before.number), job.arrived - job.before.ended
-        return WorkloadJob(
-            name=job.name,
-            arrives_s=max(0.0, job.arrived - self._start),
-            steps=tuple(job.steps),
-            qos=job.qos,
-            tenant=job.tenant,
-            device=job.device,
-            deadline_s=job.deadline - self._start,
-            predicted_s=job.predicted_s,
-            after=after,
-            pause_s=pause_s,
-            changes=tuple(job.changes),
-            batch=None if job.batch is None else job.batch - 1,
-        )
-
     def _outcome(self, policy: str) -> Outcome:
-        start = self._start
         return Outcome(
             policy=policy,
-            jobs=[
-                JobOutcome(
-                    number=job.number,
-                    name=job.name,
-                    qos=job.qos,
-                    tenant=job.tenant,
-                    device=job.device,
-                    arrived_s=job.arrived - start,
-                    started_s=job.started - start,
-                    ended_s=job.ended - start,
-                    deadline_s=job.deadline - start,
-                    waited_s=job.waited_s,
-                    served_s=job.served_s,
-                )
-                for job in self._jobs.values()
-            ],
+            jobs=[job.outcome(self._start) for job in self._jobs.values()],
             switches=self._switches,
             preemptions=self._preemptions,
             decisions=self._decisions,
             events=self._calls,
-            ended_s=self._end - start,
+            ended_s=self._end - self._start,
             spans=self._spans or (),
         )

@@ -32,7 +32,7 @@ from coro_rt.trace.calls import (
     written,
 )
 from coro_rt.trace.writer import TraceWriter
-from coro_rt.traps import local
+from coro_rt.trap import local
 
 if TYPE_CHECKING:
     from coro_rt.engine import Engine

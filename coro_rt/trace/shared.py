@@ -10,7 +10,7 @@ from coro_rt.schedulers.workload import BatchTiming, SeenLaunch
 from coro_rt.trace.calls import make_batch
 
 if TYPE_CHECKING:
-    from coro_rt.trace.recorded import RecordedJob
+    from coro_rt.trace.recorded_job import RecordedJob
 
 
 class RecordedLaunch:

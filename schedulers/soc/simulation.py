@@ -13,9 +13,10 @@ from math import inf
 from coro_rt.schedulers.batch import Batch
 from coro_rt.schedulers.entry import Entry, State
 from coro_rt.schedulers.errors import SchedulerError
+from coro_rt.schedulers.live import Launch, Live
 from coro_rt.schedulers.outcome import ChipOutcome, Outcome
 from coro_rt.schedulers.registry import PolicyLike
-from coro_rt.schedulers.simulation import Device, Launch, Live, Simulation
+from coro_rt.schedulers.simulation import Device, Simulation
 from coro_rt.schedulers.soc.board import Board
 from coro_rt.schedulers.soc.chip import Chip
 from coro_rt.schedulers.soc.language_model import LanguageModel, Load

@@ -295,7 +295,7 @@ def test_a_server_answers_through_its_pipe_and_renews_its_background():
             assert await server.open() == "AVX2 = 1 | REPACK = 1"
             assert len((await server.ask(PROMPTS.take(0, scene.PROMPT))).arrivals_s) == scene.ANSWER
             async with server.background() as counted:
-                with anyio.fail_after(20):
+                with anyio.fail_after(300):
                     while (found := await counted()).read < 6 * scene.READ:
                         pass
             assert found.begun == 3
@@ -324,7 +324,7 @@ def test_an_error_in_the_servers_background_is_told_by_the_next_count():
                 pass
 
     async def main():
-        with closing(Server(Path("a.gguf"), bad, threads=2, batch=None)) as server, anyio.fail_after(20):
+        with closing(Server(Path("a.gguf"), bad, threads=2, batch=None)) as server, anyio.fail_after(300):
             await server.open()
             with pytest.raises(CoroRtError, match="no such token"):
                 await watch(server)

@@ -30,6 +30,7 @@ def runtime_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where the sockets are; pytest's own folders have names too long for them."""
     with tempfile.TemporaryDirectory(prefix="rt-") as name:
         monkeypatch.setenv("XDG_RUNTIME_DIR", name)
+        monkeypatch.setattr("coro_rt.monitor.client.PATIENCE_S", 300)
         yield Path(name)
 
 
@@ -162,7 +163,7 @@ def _until_it_closes(monkeypatch: pytest.MonkeyPatch, command: Command, *argumen
         pauses.append(seconds)
         if len(pauses) == 2:
             twice.set()
-            assert closed.wait(20)
+            assert closed.wait(300)
 
     ended: list[Any] = []
     monkeypatch.setattr("coro_rt.cli.top.time.sleep", pause)
@@ -170,7 +171,7 @@ def _until_it_closes(monkeypatch: pytest.MonkeyPatch, command: Command, *argumen
 
     async def then(runtime: Runtime) -> None:
         thread.start()
-        assert await anyio.to_thread.run_sync(twice.wait, 20)
+        assert await anyio.to_thread.run_sync(twice.wait, 300)
 
     anyio.run(_busy, then)
     closed.set()

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rt_tools import opened, until
+from rt_tools import PATIENCE_S, opened, until
 
-from coro_rt import DeviceLost, JobCancelled, sleep
+from coro_rt import DeviceLost, JobCancelled, current_job, sleep
 from coro_rt.devices.gpu import GpuDevice
 from coro_rt.faults import REASONS
 from coro_rt.kernel import Kernel
@@ -120,18 +120,19 @@ async def test_a_device_that_is_gone_beneath_us_is_lost_and_comes_back() -> None
 
 
 class Never:
-    """A promise of a driver that does not answer, until it is told to."""
+    """A promise of a driver that does not answer, until it is told to. That takes too long at once."""
 
     def __init__(self) -> None:
         self.told = threading.Event()
 
     def sync_wait(self) -> None:
-        assert self.told.wait(20)
+        current_job().worker.guard.watch.expire()
+        assert self.told.wait(PATIENCE_S)
 
 
 @pytest.mark.anyio
 async def test_a_submission_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    device, never = quick(watchdog_s=1.0), Never()
+    device, never = quick(watchdog_s=PATIENCE_S), Never()
     submit = device._submit
 
     def hangs(*args: Any) -> Any:

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
-from rt_tools import opened, simulated, until
+from rt_tools import PATIENCE_S, opened, simulated, until
 from scene import LIMIT_S, NOTICED_S, elsewhere, started
 
 import coro_rt
@@ -58,7 +58,7 @@ async def test_the_job_goes_on_once_whoever_comes_back(caplog: pytest.LogCapture
     @coro_rt.kernel
     def slow() -> str:
         inside.set()
-        assert gate.wait(20)
+        assert gate.wait(PATIENCE_S)
         return "late"
 
     async def job() -> str:
@@ -87,6 +87,7 @@ async def test_a_thread_that_never_comes_back_is_left_behind_and_closing_says_so
 ) -> None:
     monkeypatch.setattr("coro_rt.guard.STRAY_S", 0.0)
     device = SimDevice("near", watchdog_s=SOON_S)
+    device.pauses_s = ()
     faults = FaultInjection(device, Fault("hung", stuck=True))
     closed = []
     monkeypatch.setattr(device, "close", lambda: closed.append(1))

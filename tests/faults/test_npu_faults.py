@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rt_tools import opened, until
+from rt_tools import PATIENCE_S, opened, until
 
 pytest.importorskip("onnx", reason="the extra is not installed: pip install 'coro-rt[npu]'")
 pytest.importorskip("onnxruntime", reason="the extra is not installed: pip install 'coro-rt[npu]'")
 
-from coro_rt import DeviceError, DeviceLost
+from coro_rt import DeviceError, DeviceLost, current_job
 from coro_rt.devices.known_answer import answers_rightly
 from coro_rt.devices.npu import NpuDevice
 from coro_rt.devices.npu.device import Session
@@ -52,8 +52,11 @@ def quick(**options: Any) -> NpuDevice:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("reason", REASONS)
-async def test_each_fault_fences_it_and_its_sessions_begin_anew(reason: str) -> None:
-    device = quick(watchdog_s=4.0)
+async def test_each_fault_fences_it_and_its_sessions_begin_anew(
+    reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coro_rt.watchdog.GRACE", 0.0)
+    device = quick(watchdog_s=PATIENCE_S)
     FaultInjection(device, Fault(reason, tries=1), hurry=True)
     async with opened(devices=["cpu", device]) as runtime:
         with pytest.raises(DeviceLost) as caught:
@@ -114,6 +117,7 @@ endless: Kernel[[], None] = Kernel("endless")
 @endless.on("npu")
 def _endless(device: NpuDevice, launch: Any, slice_s: float) -> bool:
     def until_terminated(options: Any) -> None:
+        current_job().worker.guard.watch.expire()
         tick = threading.Event()
         while not options.terminate:
             tick.wait(0.001)
@@ -129,10 +133,10 @@ async def wait() -> None:
 
 @pytest.mark.anyio
 async def test_a_run_that_takes_too_long_is_ended_and_its_thread_kept() -> None:
-    device = quick(watchdog_s=0.5)
+    device = quick(watchdog_s=PATIENCE_S)
     async with opened(devices=["cpu", device]) as runtime:
         thread = runtime._engine.workers["npu"]._thread
-        with pytest.raises(DeviceLost, match=r"hung: a layer group did not end within 0\.5 s"):
+        with pytest.raises(DeviceLost, match=f"hung: a layer group did not end within {PATIENCE_S} s"):
             await runtime.run(wait, device="npu")
         assert runtime._engine.workers["npu"]._thread is thread
         await until(lambda: device.fenced is None)

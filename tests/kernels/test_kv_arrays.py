@@ -6,7 +6,8 @@ import pytest
 from coro_rt.kernels import kv_arrays, kv_words
 from coro_rt.kernels.gang import Gang
 from coro_rt.kernels.kv import KVShape, new_page, round_reference
-from coro_rt.kernels.program import Buffer, Program, Widths, Workspace
+from coro_rt.kernels.program import Buffer, Program
+from coro_rt.kernels.workspace import Widths, Workspace
 
 HEADS, SIZE, LAYERS = 2, 32, 3
 

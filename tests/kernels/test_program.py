@@ -14,8 +14,9 @@ from coro_rt.kernels.formats import Format
 from coro_rt.kernels.gang import Gang, Outcome
 from coro_rt.kernels.kv import PAGE_POSITIONS, KVShape, new_page
 from coro_rt.kernels.packed import PackedMatrix
-from coro_rt.kernels.program import Buffer, Program, Widths, Workspace
+from coro_rt.kernels.program import Buffer, Program
 from coro_rt.kernels.rope import table
+from coro_rt.kernels.workspace import Widths, Workspace
 
 HIDDEN, HEADS, GATED, VOCABULARY, CONTEXT = 256, 8, 256, 500, 256
 KV = KVShape(layers=2, heads=2, head_size=32)

@@ -14,7 +14,8 @@ from coro_rt.errors import ModelError, ModelFileError, UnsupportedModel
 from coro_rt.kernels.formats import Format
 from coro_rt.kernels.gang import Gang, Outcome
 from coro_rt.kernels.kv import new_page
-from coro_rt.kernels.program import Program, Workspace
+from coro_rt.kernels.program import Program
+from coro_rt.kernels.workspace import Workspace
 from coro_rt.llm.architecture import Hyperparameters
 from coro_rt.llm.build import build
 from coro_rt.llm.gguf_file import open_gguf

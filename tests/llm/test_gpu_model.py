@@ -13,7 +13,8 @@ from coro_rt import QoS, Runtime, open_runtime, qos
 from coro_rt.devices.gpu import GpuDevice
 from coro_rt.devices.gpu.program import When
 from coro_rt.errors import DeviceError, MemoryBudgetExceeded, UnsupportedModel
-from coro_rt.llm.model import LLM, Model
+from coro_rt.llm.decoder import Model
+from coro_rt.llm.model import LLM
 from coro_rt.llm.step import step
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu")]

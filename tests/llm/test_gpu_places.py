@@ -1,19 +1,20 @@
 """One model on the CPU and on a GPU: texts go from one to the other, and on where one is lost."""
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from choosers import Sent
 from tiny import Tiny
 
 from coro_rt import DeviceLost, ModelError, Runtime, open_runtime
 from coro_rt.devices.cpu import CpuDevice
 from coro_rt.devices.gpu import GpuDevice
 from coro_rt.devices.gpu.workspace import GpuWorkspace
-from coro_rt.llm.chooser import Chooser, Place, Wanted
+from coro_rt.llm.chooser import Chooser
 from coro_rt.llm.generate import Token
 from coro_rt.llm.gpu import GpuStep
 from coro_rt.llm.model import LLM
@@ -28,21 +29,11 @@ COUNT = 8
 OPTIONS: list[dict[str, Any]] = [{}, {"temperature": 0.8, "top_p": 0.9, "seed": 3}]
 
 
-class From(Chooser):
+class From(Sent):
     """Begins on one device, and goes to the other when there are so many tokens."""
 
     def __init__(self, first: str, at: int = 0) -> None:
-        self.first, self.at = first, at
-
-    def begin(
-        self, wanted: Wanted, places: Sequence[Place], readers: Sequence[str]
-    ) -> tuple[str, str | None]:
-        names = [place.name for place in places]
-        return (self.first if self.first in names else names[0]), None
-
-    def next(self, here: str, wanted: Wanted, places: Sequence[Place]) -> str:
-        others = [place.name for place in places if place.name != here]
-        return others[0] if others and wanted.text == self.at else here
+        super().__init__(lambda text: text == at, first)
 
 
 @pytest.fixture

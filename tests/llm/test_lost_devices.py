@@ -11,8 +11,9 @@ import pytest
 from coro_rt import DeviceLost, QoS, Runtime, open_runtime, qos
 from coro_rt.devices.cpu import CpuDevice
 from coro_rt.llm.chooser import Chooser
+from coro_rt.llm.decoder import Model
 from coro_rt.llm.generate import Token
-from coro_rt.llm.model import LLM, Model
+from coro_rt.llm.model import LLM
 from coro_rt.llm.step import ModelStep
 
 pytestmark = pytest.mark.anyio

@@ -3,12 +3,13 @@ tokens. (Two devices on the CPU stand for any two: nothing that is computed on o
 """
 
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from choosers import Sent
 
 from coro_rt import (
     DeviceError,
@@ -21,7 +22,7 @@ from coro_rt import (
     qos,
 )
 from coro_rt.devices.cpu import CpuDevice
-from coro_rt.llm.chooser import Chooser, Place, Wanted
+from coro_rt.llm.chooser import Chooser
 from coro_rt.llm.generate import Token
 from coro_rt.llm.model import LLM
 from coro_rt.llm.sequence import Sequence as TextSequence
@@ -36,25 +37,6 @@ COUNT = 12
 Options = dict[str, Any]
 GREEDY: Options = {}
 DRAWN: Options = {"temperature": 1.1, "top_p": 0.95, "repetition_penalty": 1.2, "seed": 5}
-
-
-class Sent(Chooser):
-    """Sends who is on one device to the other, when `goes` says so of the tokens that there are."""
-
-    def __init__(self, goes: Callable[[int], bool], first: str = "a") -> None:
-        self.goes, self.first = goes, first
-        self.at: list[str] = []  # where it was asked
-
-    def begin(
-        self, wanted: Wanted, places: Sequence[Place], readers: Sequence[str]
-    ) -> tuple[str, str | None]:
-        names = [place.name for place in places]
-        return (self.first if self.first in names else names[0]), None
-
-    def next(self, here: str, wanted: Wanted, places: Sequence[Place]) -> str:
-        self.at.append(here)
-        others = [place.name for place in places if place.name != here]
-        return others[0] if others and self.goes(wanted.text) else here
 
 
 def two() -> list[CpuDevice]:

@@ -52,7 +52,7 @@ class Crowd:
 
 
 async def until(condition: Any) -> None:
-    with anyio.fail_after(20):
+    with anyio.fail_after(300):
         while not condition():  # noqa: ASYNC110 (nobody sets an event for this)
             await anyio.sleep(0.0002)
 

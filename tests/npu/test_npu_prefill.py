@@ -27,7 +27,7 @@ from coro_rt import (
     qos,
 )
 from coro_rt.devices.npu import NpuDevice
-from coro_rt.kernels.program import Workspace
+from coro_rt.kernels.workspace import Workspace
 from coro_rt.llm import npu as npu_module
 from coro_rt.llm.chooser import Chooser
 

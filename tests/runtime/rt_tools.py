@@ -6,9 +6,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
+import pytest
 
 import coro_rt
 from coro_rt import Job, JobHandle, Runtime, Stream
+from coro_rt.schedulers import Outcome
 from coro_rt.schedulers.entry import State
 from coro_rt.testing import VirtualClock
 
@@ -36,9 +38,13 @@ async def simulated(**options: Any) -> AsyncIterator[tuple[Runtime, VirtualClock
         yield runtime, clock
 
 
+PATIENCE_S = 300
+"""How long a test waits for what has to come: it may be compiled first, on a machine that others use."""
+
+
 async def until(condition: Callable[[], object]) -> None:
     """Wait until `condition()` holds."""
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE_S):
         while not condition():  # noqa: ASYNC110 (tests look at what nobody sets an event for)
             await anyio.sleep(0.0005)
 
@@ -60,7 +66,7 @@ class Gate:
 
     def _wait(self) -> None:
         self.reached.set()
-        assert self._open.wait(20)
+        assert self._open.wait(PATIENCE_S)
 
     def open(self) -> None:
         self._open.set()
@@ -88,3 +94,14 @@ async def forever(log: list[str] | None = None) -> None:
     finally:
         if log is not None:
             log.append("clean")
+
+
+def check_waits(outcome: Outcome, recorded: Outcome, *, medians: bool = True) -> None:
+    """On each level as many jobs waited, for as long within 15 %."""
+    assert list(outcome.waiting_s) == list(recorded.waiting_s)
+    for qos, was in recorded.waiting_s.items():
+        now = outcome.waiting_s[qos]
+        assert now.jobs == was.jobs
+        if medians:
+            assert now.median == pytest.approx(was.median, rel=0.15, abs=0.0002), qos
+        assert now.mean == pytest.approx(was.mean, rel=0.15, abs=0.0002), qos

@@ -3,18 +3,20 @@
 import asyncio
 import math
 import random
+import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import anyio
 import pytest
 import trio
-from rt_tools import Gate, forever, opened, simulated, until, until_state
+from rt_tools import PATIENCE_S, Gate, forever, opened, simulated, until, until_state
 
 import coro_rt
 from coro_rt import Runtime
 from coro_rt.schedulers.entry import State
 from coro_rt.testing import sim_work
+from coro_rt.turn import Turn
 
 pytestmark = pytest.mark.anyio
 
@@ -365,6 +367,34 @@ async def test_a_host_function_is_cancelled_with_its_job_not_before() -> None:
     assert errors == [coro_rt.Cancelled]
 
 
+async def test_a_host_function_that_is_cancelled_before_the_loop_has_heard_of_it_ends() -> None:
+    """Its worker has parked the job, and is about to tell the loop to call the function."""
+    told, cancelled = threading.Event(), threading.Event()
+
+    async def job() -> None:
+        await coro_rt.on_host(anyio.sleep, math.inf)
+
+    async with opened() as runtime:
+        host = runtime._engine.host
+        post = host.post
+
+        def overtaken(callback: Callable[[], None]) -> None:
+            if callback.__name__ == "_start":
+                told.set()
+                assert cancelled.wait(PATIENCE_S)
+            post(callback)
+            if callback.__name__ == "_cancel":
+                cancelled.set()
+
+        host.post = overtaken  # type: ignore[method-assign]
+        async with runtime.start(job) as handle:
+            await until(told.is_set)
+            handle.cancel()
+            await until_state(handle, State.DONE)
+            with pytest.raises(coro_rt.JobCancelled):
+                await handle.result()
+
+
 async def test_simulated_work_is_cancelled_at_the_end_of_its_quantum() -> None:
     async def job() -> None:
         await sim_work(3600)
@@ -439,20 +469,20 @@ class TestAsyncio:
             assert task is not None
             assert task.cancelling() == 0
 
-    async def test_waiting_for_a_slow_cleaning_up_does_not_keep_the_loop_busy(self) -> None:
+    async def test_waiting_for_a_slow_cleaning_up_does_not_keep_the_loop_busy(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """anyio cancels again at every turn of the loop; the wait is shielded from that."""
 
-        class CountingLoop:
-            futures = 0
+        class CountedTurn(Turn):
+            made = 0
 
-            def __getattr__(self, name: str) -> Any:
-                return getattr(loop, name)
+            def __init__(self, **options: Any) -> None:
+                super().__init__(**options)
+                CountedTurn.made += 1
 
-            def create_future(self) -> "asyncio.Future[None]":
-                self.futures += 1
-                return loop.create_future()
-
-        loop, counting, gate = asyncio.get_running_loop(), CountingLoop(), Gate()
+        gate = Gate()
+        monkeypatch.setattr("coro_rt.hosts.Turn", CountedTurn)
 
         async def job() -> None:
             try:
@@ -463,7 +493,7 @@ class TestAsyncio:
         async with opened() as runtime, anyio.create_task_group() as tg:
             tg.start_soon(runtime.run, job)
             await until(lambda: runtime.stats().jobs_waiting)
-            runtime._engine.host._loop = counting  # type: ignore[attr-defined]
+            CountedTurn.made = 0
             tg.cancel_scope.cancel()
             with anyio.CancelScope(shield=True):
                 await gate.closed()
@@ -471,8 +501,7 @@ class TestAsyncio:
                     await asyncio.sleep(0.001)
                 gate.open()
                 await until(lambda: not runtime._engine.jobs)
-            runtime._engine.host._loop = loop  # type: ignore[attr-defined]
-        assert counting.futures == 1
+            assert CountedTurn.made == 1
 
 
 @pytest.mark.parametrize("anyio_backend", [("trio", {})], ids=["trio"])

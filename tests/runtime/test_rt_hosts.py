@@ -9,15 +9,19 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import nullcontext
+from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import anyio
 import pytest
 import trio
-from rt_tools import Gate, add, opened, until
+from rt_tools import PATIENCE_S, Gate, add, opened, until
 
 import coro_rt
 from coro_rt.hosts import Waiter, current_host
+from coro_rt.turn import Turn
 
 pytestmark = pytest.mark.anyio
 
@@ -102,6 +106,68 @@ def test_on_trio_a_task_goes_on_in_the_turn_of_the_loop_that_heard_of_its_job() 
     trio.run(main)
 
 
+@pytest.mark.parametrize("by", ["a callback", "a task", "a cancel"])
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {}), ("asyncio", {"use_uvloop": True})], ids=str)
+async def test_on_asyncio_the_task_of_a_turn_goes_on_at_once_unless_another_runs(by: str) -> None:
+    loop, log = asyncio.get_running_loop(), []
+    turn, name = Turn(loop=loop), ContextVar("name", default="the loop's")
+
+    async def wait() -> None:
+        name.set("the task's")
+        try:
+            await turn
+        except asyncio.CancelledError:
+            log.append("cancelled")
+            raise
+        log.append(name.get())
+
+    def come() -> None:
+        log.append("before")
+        if not turn.done():
+            turn.come()
+        log.append("after")
+
+    task = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    if by == "a task":
+        come()
+    else:
+        loop.call_soon(come)
+    if by == "a cancel":
+        task.cancel()
+    await asyncio.wait([task])
+    assert (
+        log
+        == {
+            "a callback": ["before", "the task's", "after"],
+            "a task": ["before", "after", "the task's"],
+            "a cancel": ["before", "after", "cancelled"],
+        }[by]
+    )
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_what_is_posted_while_the_loop_hears_waits_for_its_next_turn(
+    fails: bool,
+) -> None:
+    log: list[str] = []
+    async with opened() as runtime:
+        host = runtime._engine.host
+
+        def first() -> None:
+            host.post(partial(log.append, "later"))
+            if fails:
+                raise LookupError
+
+        for heard in (first, partial(log.append, "second")):
+            host._box.append(heard)
+        with pytest.raises(LookupError) if fails else nullcontext():
+            host._drain()
+        assert log == ([] if fails else ["second"])
+        await until(lambda: len(log) == 2)
+    assert log == ["second", "later"]
+
+
 async def test_what_a_worker_posts_last_is_heard_although_the_host_is_closed_right_after() -> None:
     host = current_host()
     waiter, heard = Waiter(host), []
@@ -110,7 +176,7 @@ async def test_what_a_worker_posts_last_is_heard_although_the_host_is_closed_rig
         await host.wait(waiter, lambda: True)
         heard.append(True)
 
-    with anyio.move_on_after(20):
+    with anyio.move_on_after(PATIENCE_S):
         async with anyio.create_task_group() as tg:
             tg.start_soon(wait)
             await anyio.wait_all_tasks_blocked()

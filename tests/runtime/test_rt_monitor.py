@@ -15,7 +15,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import pytest
-from rt_tools import forever, opened, simulated, until, until_state
+from rt_tools import PATIENCE_S, forever, opened, simulated, until, until_state
 
 import coro_rt
 from coro_rt import Lock, MonitorError, QoS, Runtime
@@ -33,6 +33,7 @@ def runtime_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where the sockets are; pytest's own folders have names too long for them."""
     with tempfile.TemporaryDirectory(prefix="rt-") as name:
         monkeypatch.setenv("XDG_RUNTIME_DIR", name)
+        monkeypatch.setattr("coro_rt.monitor.client.PATIENCE_S", PATIENCE_S)
         yield Path(name)
 
 
@@ -48,7 +49,7 @@ async def watched(runtime_dir: Path) -> AsyncIterator[tuple[Runtime, Path]]:
 def connected(path: Path) -> socket.socket:
     """A plain connection."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.settimeout(20)
+    connection.settimeout(PATIENCE_S)
     connection.connect(str(path))
     return connection
 

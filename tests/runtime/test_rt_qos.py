@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import anyio
 import pytest
-from rt_tools import Gate, opened, simulated, until, until_state
+from rt_tools import PATIENCE_S, Gate, opened, simulated, until, until_state
 
 import coro_rt
 from coro_rt import Job, Policy, QoS, Runtime
@@ -293,7 +293,7 @@ async def test_a_job_that_was_put_off_goes_on_at_once_on_an_idle_device_when_its
     ):
         await until(lambda: runtime._engine.workers["sim"].idle)
         assert job.state is State.READY
-        with anyio.fail_after(20):
+        with anyio.fail_after(PATIENCE_S):
             if ends == "goes on":
                 job.set_qos(QoS.USER_INTERACTIVE)
                 await job.result()

@@ -12,7 +12,7 @@ from pathlib import Path
 import anyio
 import anyio.lowlevel
 import pytest
-from rt_tools import opened, simulated
+from rt_tools import PATIENCE_S, check_waits, opened, simulated, until
 
 import coro_rt
 from coro_rt import QoS, TraceFileError
@@ -70,6 +70,7 @@ async def users(seed: int, count: int = 120, changed: float = 0.1) -> None:
 async def record(path: Path, *arguments: float, **options: object) -> None:
     """A busy runtime in virtual time, recorded."""
     async with simulated(record=path, **options) as (runtime, _):
+        await until(lambda: all(worker.idle for worker in runtime._engine.workers.values()))
         with coro_rt.qos(QoS.USER_INTERACTIVE):
             await runtime.run(users, *(arguments or [1]))  # type: ignore[arg-type]
 
@@ -230,12 +231,7 @@ async def test_simulated_waits_are_within_fifteen_percent_of_the_recorded_ones(
     await record(path, seed, 300, 0.0, devices=[SimDevice(quantum_s=0.0003)])
     recorded = Recorded(Trace(path))
     outcome = simulate(recorded.workload, "dynamic")
-    assert list(outcome.waiting_s) == list(recorded.outcome.waiting_s)
-    for qos, was in recorded.outcome.waiting_s.items():
-        now = outcome.waiting_s[qos]
-        assert now.jobs == was.jobs
-        assert now.median == pytest.approx(was.median, rel=0.15, abs=0.0002), qos
-        assert now.mean == pytest.approx(was.mean, rel=0.15, abs=0.0002), qos
+    check_waits(outcome, recorded.outcome)
     assert outcome.service_s == pytest.approx(recorded.outcome.service_s)
 
 
@@ -400,8 +396,8 @@ def test_a_recording_that_is_closed_as_its_writer_stops_gathering_ends(tmp_path:
             seen = super().wait(timeout)
             if not seen:
                 closer.start()
-                assert super().wait(20)
-                assert trace._some.wait(20)
+                assert super().wait(PATIENCE_S)
+                assert trace._some.wait(PATIENCE_S)
             return seen
 
     trace = writer.TraceWriter(tmp_path / "trace.jsonl", lambda note: {"call": note[0]})
@@ -409,9 +405,9 @@ def test_a_recording_that_is_closed_as_its_writer_stops_gathering_ends(tmp_path:
     closer = threading.Thread(target=trace.close, daemon=True)
     trace.open({})
     trace.note(("one",))
-    trace._thread.join(20)
+    trace._thread.join(PATIENCE_S)
     assert not trace._thread.is_alive()
-    closer.join(20)
+    closer.join(PATIENCE_S)
     assert lines(tmp_path / "trace.jsonl") == [{}, {"call": "one"}, {"end": 1}]
 
 

@@ -2,6 +2,7 @@
 
 import gc
 import math
+import time
 import warnings
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -13,6 +14,7 @@ from rt_tools import Gate, opened, until, until_state
 
 import coro_rt
 from coro_rt.schedulers.entry import State
+from coro_rt.stream import Outlet
 
 pytestmark = pytest.mark.anyio
 
@@ -74,6 +76,43 @@ async def test_never_more_than_the_buffer_is_made_ahead() -> None:
             assert await anext(stream) == expected
             await until_state(stream, State.WAITING)
             assert counter.made <= expected + 3
+
+
+async def test_an_item_that_comes_just_when_the_task_has_found_none_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nor if the job has ended since."""
+    take, gate = Outlet.take, Gate()
+
+    def found_none(self: Outlet[int], job: coro_rt.Job[Any], waiter: Any) -> Any:
+        found = take(self, job, waiter)
+        gate.open()
+        while job.state is not State.DONE:  # the loop must not run
+            time.sleep(0)
+        return found
+
+    async def job() -> AsyncIterator[int]:
+        gate._wait()
+        yield 1
+
+    monkeypatch.setattr(Outlet, "take", found_none)
+    async with opened() as runtime:
+        assert [item async for item in runtime.stream(job)] == [1]
+
+
+async def test_whoever_sees_that_the_job_is_done_sees_why() -> None:
+    seen = []
+    async with opened() as runtime, runtime.stream(Counter(), 1) as stream:
+        engine = runtime._engine
+        done = engine.scheduler.done
+
+        def look(entry: Any, now: float) -> None:
+            done(entry, now)
+            seen.append(stream.finish_reason)  # as another thread may, in the middle of the job's end
+
+        engine.scheduler.done = look  # type: ignore[method-assign]
+        assert [item async for item in stream] == [1]
+    assert seen == ["stop"]
 
 
 async def test_a_buffer_of_one() -> None:
@@ -183,9 +222,16 @@ async def test_a_cancelled_task_ends_the_job_it_waits_for() -> None:
 
     async with opened() as runtime:
         stream = runtime.stream(job)
-        with anyio.move_on_after(0.02) as scope:
-            async for _ in stream:
-                pass
+
+        async def cancel() -> None:
+            await until(lambda: stream.job is not None and stream.job.state is State.WAITING)
+            scope.cancel()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(cancel)
+            with anyio.CancelScope() as scope:
+                async for _ in stream:
+                    pass
         assert scope.cancelled_caught
         assert clean
         assert stream.finish_reason == "cancelled"

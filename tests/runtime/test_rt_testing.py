@@ -2,11 +2,12 @@
 
 import random
 import threading
+import time
 from typing import Any
 
 import anyio
 import pytest
-from rt_tools import opened, simulated, until
+from rt_tools import PATIENCE_S, opened, simulated, until
 
 import coro_rt
 from coro_rt import QoS
@@ -50,7 +51,7 @@ async def test_no_time_passes_before_all_threads_have_come(monkeypatch: pytest.M
 
     def one_is_late(self: Worker, job: coro_rt.Job[Any] | None) -> None:
         if self.name == "late":
-            assert come.wait(20)
+            assert come.wait(PATIENCE_S)
         run(self, job)
 
     async def job() -> None:
@@ -60,13 +61,32 @@ async def test_no_time_passes_before_all_threads_have_come(monkeypatch: pytest.M
     monkeypatch.setattr(Worker, "_run", one_is_late)
     devices = [SimDevice("late"), SimDevice("here")]
     async with simulated(devices=devices) as (runtime, clock), anyio.create_task_group() as tg:
-        with clock.hold():
-            for device in devices:
-                tg.start_soon(_on, runtime, job, device.name)
-            await until(lambda: len(runtime._engine.jobs) == 2)
+        for device in devices:
+            tg.start_soon(_on, runtime, job, device.name)
+        await until(lambda: len(runtime._engine.jobs) == 2)
         assert not log
         come.set()
     assert log == [("late", 0.0), ("here", 0.0)]
+
+
+async def test_a_worker_that_runs_is_waited_for_when_it_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or it would begin a job of the block before the others are there."""
+    take, clock = Worker._take, VirtualClock()
+    looked: list[bool] = []
+
+    def slow(self: Worker) -> coro_rt.Job[Any] | None:
+        while not clock._holds and not looked:
+            time.sleep(0)
+        job = take(self)
+        looked.append(True)
+        return job
+
+    monkeypatch.setattr(Worker, "_take", slow)
+    async with opened(devices=["sim"], clock=clock):
+        with clock.hold():
+            found = list(looked)
+            looked.append(True)
+    assert found
 
 
 async def _on(runtime: coro_rt.Runtime, job: object, device: str) -> None:

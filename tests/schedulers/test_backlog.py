@@ -3,7 +3,7 @@
 from math import inf
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from coro_rt.schedulers import (
@@ -41,18 +41,34 @@ def test_an_idle_device_has_none() -> None:
     assert found.wait_s(1.0) == 0.0
 
 
-def test_who_is_more_urgent_is_served_whole_and_equals_take_turns() -> None:
+def test_who_is_more_urgent_is_served_before_and_equals_take_turns() -> None:
     scheduler = Scheduler()
     submit(scheduler, QoS.USER_INTERACTIVE, 0.3)
     submit(scheduler, QoS.USER_INITIATED, 0.2)
     submit(scheduler, QoS.USER_INITIATED, 0.001)
     submit(scheduler, QoS.DEFAULT, 5.0)
     found = scheduler.backlog("cpu", 0.0, qos=QoS.USER_INITIATED)
-    assert found.before_s == pytest.approx(0.3)
+    assert [ahead.left_s for ahead in found.ahead] == [0.3]
     assert found.turns_s == (0.2, 0.001)
     assert found.wait_s(0.01) == pytest.approx(0.3 + 0.01 + 0.001)
     assert found.wait_s(10.0) == pytest.approx(0.3 + 0.2 + 0.001, abs=0.1)  # and the other a few slices
     assert scheduler.backlog("cpu", 0.0, qos=QoS.USER_INTERACTIVE).wait_s(0.01) == pytest.approx(0.01)
+
+
+def test_who_is_more_urgent_goes_before_for_as_long_as_his_lead_with_each_slice() -> None:
+    scheduler = Scheduler()  # whose levels lie apart by 8 s
+    for _ in range(10):
+        submit(scheduler, QoS.DEFAULT, 5.0)
+    found = scheduler.backlog("cpu", 0.0, qos=QoS.UTILITY)
+    assert found.wait_s(0.002) == pytest.approx(8.0)
+    assert found.wait_s(0.004) == pytest.approx(16.0)
+    assert found.wait_s(10.0) == pytest.approx(50.0)
+
+
+def test_under_a_policy_whose_keys_do_not_move_who_is_more_urgent_is_served_whole() -> None:
+    scheduler = Scheduler("strict")
+    submit(scheduler, QoS.DEFAULT, 50.0)
+    assert scheduler.backlog("cpu", 0.0, qos=QoS.UTILITY).wait_s(0.002) == pytest.approx(50.0)
 
 
 def test_who_has_waited_for_long_gets_a_slice_before_somebody_more_urgent() -> None:
@@ -101,7 +117,7 @@ def test_a_crowd_is_looked_at_in_part_and_thought_to_be_alike() -> None:
     for _ in range(1000):
         submit(scheduler, QoS.DEFAULT, 0.5)
     assert scheduler.backlog("cpu", 0.0).wait_s(0.01) == pytest.approx(10.0)
-    assert scheduler.backlog("cpu", 0.0, qos=QoS.UTILITY).wait_s(0.01) == pytest.approx(500.0)
+    assert scheduler.backlog("cpu", 0.0, qos=QoS.UTILITY).wait_s(10.0) == pytest.approx(500.0)
     assert scheduler.backlog("cpu", 0.0, qos=QoS.USER_INTERACTIVE).wait_s(0.01) == 0.0
 
 
@@ -230,6 +246,7 @@ levels = st.sampled_from([QoS.BACKGROUND, QoS.DEFAULT, QoS.USER_INITIATED, QoS.U
     st.sampled_from([0.003, 0.02, 0.2]),
     st.sampled_from([0.001, 0.03, 0.5]),
 )
+@example([(QoS.USER_INTERACTIVE, 0.4)] * 3, QoS.USER_INITIATED, 0.003, 0.001)
 def test_what_is_foreseen_for_somebody_urgent_is_what_comes(
     others: list[tuple[QoS, float]], qos: QoS, run_s: float, at_s: float
 ) -> None:

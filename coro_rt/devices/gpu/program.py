@@ -19,8 +19,9 @@ from coro_rt.kernels.formats import BLOCK, Bytes, Floats, Format
 from coro_rt.kernels.gated import Activation
 from coro_rt.kernels.kv import KVShape
 from coro_rt.kernels.planar import PlanarMatrix
-from coro_rt.kernels.program import Buffer, Widths
+from coro_rt.kernels.program import Buffer
 from coro_rt.kernels.shaders import lanes
+from coro_rt.kernels.workspace import Widths
 from coro_rt.memory import MemoryBudget
 
 from .device import GpuDevice

@@ -11,7 +11,8 @@ from coro_rt.kernels.formats import BLOCK, Floats
 from coro_rt.kernels.kv import PAGE_POSITIONS, KVShape
 from coro_rt.kernels.packed import PackedMatrix
 from coro_rt.kernels.planar import PlanarMatrix
-from coro_rt.kernels.program import Buffer, Widths
+from coro_rt.kernels.program import Buffer
+from coro_rt.kernels.workspace import Widths
 
 from .device import GpuDevice
 from .matrix import GpuMatrix

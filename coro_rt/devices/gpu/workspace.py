@@ -1,5 +1,5 @@
-"""The buffers of a step under way on the device, and where it goes on: what `kernels.program.Workspace` is on
-the CPU.
+"""The buffers of a step under way on the device, and where it goes on: what `kernels.workspace` has for the
+CPU.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from coro_rt.kernels.formats import BLOCK, Floats
 from coro_rt.kernels.kv import PAGE_POSITIONS
-from coro_rt.kernels.program import Buffer, Widths
+from coro_rt.kernels.program import Buffer
+from coro_rt.kernels.workspace import Widths
 
 from .device import GpuDevice
 

@@ -11,7 +11,8 @@ from coro_rt.kernels import activations
 from coro_rt.kernels.formats import BLOCK, F32, Floats
 from coro_rt.kernels.kv import KVShape
 from coro_rt.kernels.packed import PackedMatrix
-from coro_rt.kernels.program import Buffer, Widths
+from coro_rt.kernels.program import Buffer
+from coro_rt.kernels.workspace import Widths
 
 from .device import NpuDevice
 from .graph import Graph, Numbers

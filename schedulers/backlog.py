@@ -124,8 +124,9 @@ def backlog(
     """What `newcomer`, an entry that is nobody's, with its lane and key, would find. `key` is the policy's,
     who counts service if `by_service`. `without` is left out: it asks for itself."""
     before_s, ahead, turns_s, more, aged = 0.0, list[Ahead](), list[float](), 0, list[Aged]()
-    shared, company = list[Shared](), 0.0
-    counted: set[Batch] = set()  # whose writers were
+    shared: tuple[Shared, ...] = ()
+    counted: tuple[Batch, ...] = ()  # whose writers were
+    company = 0.0
     running = None if queue.running is without else queue.running
     unbooked_s, rest_s = 0.0, None
     own, own_lane, foreground = newcomer.key, newcomer.lane, not newcomer.background
@@ -163,7 +164,7 @@ def backlog(
             if entry.batch is not None and writes(entry):
                 if entry.batch in counted:
                     continue
-                counted.add(entry.batch)
+                counted += (entry.batch,)
                 found = together(queue, entry.batch, without)
                 if without is not None and without is queue.running and without.batch is entry.batch:
                     company = found.stretch - 1.0
@@ -173,15 +174,24 @@ def backlog(
             if by_service:
                 turns_s.append(left_s)
                 continue
-            renewed = _key_if_ready(entry, now, key)
+            since, lead_s = entry.ready_since, inf
+            try:
+                entry.ready_since = now
+                renewed = key(entry, now)
+                if renewed < own and type(renewed) is float:
+                    entry.ready_since = now + 1.0
+                    each_s: float = key(entry, now + 1.0) - renewed
+                    if each_s > 0.0:  # until its renewed key has grown to the newcomer's
+                        lead_s = (own - renewed) / each_s
+            finally:
+                entry.ready_since = since
             if renewed == own and launch_s:
-                shared.append(Shared(left_s, launch_s))
+                shared += (Shared(left_s, launch_s),)
             elif renewed == own:
                 if entry is running:
                     rest_s = max(0.0, slice_s - queue.used_s - unbooked_s)
                 turns_s.append(left_s)
             elif renewed < own:
-                lead_s = _lead_s(entry, renewed, own, now, key)
                 if lead_s < inf:
                     ahead.append(Ahead(left_s, lead_s))
                 else:
@@ -202,27 +212,11 @@ def backlog(
     owed_s = share = 0.0
     if foreground and queue.background_count:
         owed_s, share = queue.background_owed_s, queue.guaranteed_share
-    ahead.sort(key=attrgetter("lead_s"), reverse=True)
+    if len(ahead) > 1:
+        ahead.sort(key=attrgetter("lead_s"), reverse=True)
     turns = (*turns_s, *tenants_s)
     busy = running is not None
     return Backlog(
-        queue.name, before_s, turns, more, tuple(aged), tuple(ahead), tuple(shared), company, slice_s, owed_s,
+        queue.name, before_s, turns, more, tuple(aged), tuple(ahead), shared, company, slice_s, owed_s,
         share, busy, rest_s,
     )  # fmt: skip
-
-
-def _key_if_ready(entry: Entry, since: float, key: Callable[[Entry, float], Any]) -> Any:
-    """An entry's key, had it become ready then."""
-    before, entry.ready_since = entry.ready_since, since
-    try:
-        return key(entry, since)
-    finally:
-        entry.ready_since = before
-
-
-def _lead_s(entry: Entry, renewed: Any, own: Any, now: float, key: Callable[[Entry, float], Any]) -> float:
-    """How long it takes until the renewed key of an entry has grown to the newcomer's."""
-    if type(renewed) is not float:
-        return inf
-    each_s: float = _key_if_ready(entry, now + 1.0, key) - renewed
-    return (own - renewed) / each_s if each_s > 0.0 else inf

@@ -81,7 +81,7 @@ class Host(ABC):
         self._backend = anyio.lowlevel.current_token().backend_class
         self._box: deque[Callable[[], None]] = deque()
         self._awake = False  # a call of _drain is on its way
-        self.goes_on = False  # the worker that posts has more to do: it keeps the interpreter's lock
+        self.rests = False  # the worker that posts has no more to do: it need not keep the interpreter's lock
 
     def post(self, callback: Callable[[], None]) -> None:
         """Call `callback` on the loop soon. From any thread, also from `__del__`; does nothing once the loop
@@ -193,7 +193,7 @@ class AsyncioHost(Host):
 
     def _wake(self) -> None:
         if self._bell is not None:
-            self._bell.ring(keep_lock=self.goes_on)
+            self._bell.ring(keep_lock=not self.rests)
             return
         with suppress(RuntimeError):  # the loop is closed: nobody is left to be woken
             self._loop.call_soon_threadsafe(self._drain, context=self._context)
@@ -291,7 +291,7 @@ class TrioHost(Host):
             self._trio.lowlevel.remove_instrument(self._ear)
 
     def _wake(self) -> None:
-        self._bell.ring(keep_lock=self.goes_on)
+        self._bell.ring(keep_lock=not self.rests)
 
     def _resume(self, task: Any) -> None:
         self._trio.lowlevel.reschedule(task)

@@ -349,10 +349,10 @@ class Worker:
             _note_long_step(job, stepped)
         if effects:
             # If the job has left, before anybody else is chosen: who waited for it may run at once.
-            engine.host.goes_on = following is not None or self._scheduler.ready(self.name) > 0
+            engine.host.rests = following is None and not self._scheduler.ready(self.name)
             for effect in effects:
                 effect()
-            engine.host.goes_on = False
+            engine.host.rests = False
             if following is None:
                 following = self._take()
                 self._ended = False  # only after a sleep: how soon it is to end is not in its decisions

@@ -131,6 +131,14 @@ class GpuSequence(Sequence):
         """
         self.check_there()
         await super().make_room(0, rows, own=own, logits=logits)
+        self.take_pages(length, rows)
+
+    def take_pages(self, length: int, rows: int) -> None:
+        """Have pages for `length` tokens, and room on the device for a step of `rows`. Waits for nobody;
+        raises like `make_room`.
+        """
+        self.model.check_lost()
+        self.check_there()
         missing = -(-length // PAGE_POSITIONS) - len(self._numbers)
         if missing > 0:
             pages = self._store_of_numbers = self.gpu.pages

@@ -164,13 +164,14 @@ class GpuReader:
     ) -> ReadingTimes:
         job, model, held = current_job(), theirs.gpu, len(ours.tokens)
         length = held + len(tokens)
-        await theirs.make_room(length, rows=min(len(tokens), CHUNK))
+        # Nothing here waits for memory: others might wait for what `ours` holds, which is pinned. A step for
+        # which there is not enough is smaller.
+        theirs.take_pages(length, min(len(tokens), CHUNK))
         with theirs.pinned():
             handed_s, read_s = await hand_over(ours, theirs), 0.0
         while (left := length - len(theirs.tokens)) > 0:
             chunk = tokens[len(tokens) - left :][:CHUNK]
             job.predict(model.pace.left_s(left, 0) + following_s)
-            await theirs.make_room(length, rows=len(chunk))
             with theirs.pinned():
                 done = await advance(Part(model, theirs, chunk, wanted=False))
             theirs.extend(chunk[: done.taken])

@@ -17,18 +17,20 @@ from coro_rt import (
     QoS,
     Runtime,
     UnsupportedModel,
+    current_job,
     open_runtime,
     qos,
 )
 from coro_rt.devices.cpu import CpuDevice
 from coro_rt.devices.gpu import GpuDevice
 from coro_rt.devices.gpu.pages import GpuPages
-from coro_rt.kernels.program import Workspace
+from coro_rt.kernels.workspace import Workspace
 from coro_rt.llm.chooser import Chooser, Place, Wanted
 from coro_rt.llm.generate import Token
 from coro_rt.llm.gpu import GpuStep
 from coro_rt.llm.measured import Measured
 from coro_rt.llm.model import LLM
+from coro_rt.memory.residency import Residency
 from coro_rt.schedulers.pace import Pace
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu", "step_by_step"), pytest.mark.anyio]
@@ -299,6 +301,22 @@ async def test_where_there_is_no_room_on_the_gpu_the_cpu_reads(
     monkeypatch.setattr(GpuPages, "take", full)
     assert ids(await said(llm)) == alone
     assert sum(rows.cpu) == len(PROMPT) + COUNT - 1
+
+
+async def test_it_never_waits_for_memory_there_as_others_may_want_what_it_holds(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = ids(await said(llm))
+    asked: list[str] = []
+    room = Residency.room
+
+    def noting(residency: Residency, *args: Any) -> Any:
+        asked.append(current_job().worker.name)
+        return room(residency, *args)
+
+    monkeypatch.setattr(Residency, "room", noting)
+    assert ids(await said(llm)) == alone
+    assert set(asked) == {"cpu"}
 
 
 async def test_what_cannot_be_is_an_error_at_loading(runtime: Runtime, tmp_path: Path) -> None:

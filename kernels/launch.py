@@ -18,7 +18,7 @@ from .gang import Gang
 from .gated import Activation
 from .jit import entry
 from .kv import PAGE_POSITIONS, KVShape, new_page
-from .operations import Operations, Steps
+from .operations import EncoderOperations, Operations, Steps
 from .packed import PackedMatrix
 from .program import Buffer, Program
 from .workspace import Widths, Workspace
@@ -275,7 +275,7 @@ def attention_whole(q: Floats, k: Floats, v: Floats, *, on: On = None) -> Floats
     _multiple("query heads", heads, k.shape[1])
     still = np.zeros((count, 0, 2), np.float32)
 
-    def build(program: Program, kv: KVShape) -> None:
+    def build(program: EncoderOperations[Any], kv: KVShape) -> None:
         program.rope_kv(kv, 0, heads, still, halves=False, qkv=Buffer.QKV)
         program.attend(kv, 0, heads, qkv=Buffer.QKV, out=Buffer.ATTENDED, qout=Buffer.QATTENDED, whole=True)
 
@@ -294,10 +294,8 @@ def layer_norm(
     weight, bias = _floats("weight", weight, (columns,)), _floats("bias", bias, (columns,))
     shift = _floats("shift", shift, (columns,) if np.ndim(shift) == 1 else x.shape)
 
-    def build(program: Program) -> None:
-        program.layer_norm(
-            weight, bias, eps, source=Buffer.HIDDEN, out=Buffer.HIDDEN, qout=Buffer.QNORMED, shift=shift
-        )
+    def build(program: EncoderOperations[Any]) -> None:
+        program.layer_norm(weight, bias, eps, out=Buffer.HIDDEN, qout=Buffer.QNORMED, shift=shift)
 
     def fill(workspace: Arrays) -> None:
         workspace.floats(Buffer.HIDDEN)[:, :columns] = x
@@ -311,8 +309,8 @@ def gelu(x: Floats, shift: Floats, *, on: On = None) -> Floats:
     columns = _multiple("columns of x", x.shape[1], BLOCK)
     shift = _floats("shift", shift, (columns,))
 
-    def build(program: Program) -> None:
-        program.gelu(shift, source=Buffer.GATED, out=Buffer.GATED, qout=Buffer.QGATED)
+    def build(program: EncoderOperations[Any]) -> None:
+        program.gelu(shift, out=Buffer.GATED, qout=Buffer.QGATED)
 
     def fill(workspace: Arrays) -> None:
         workspace.floats(Buffer.GATED)[:, :columns] = x
@@ -333,7 +331,7 @@ def pool(x: Floats, spans: list[tuple[int, int]], *, on: On = None) -> Floats:
     ):
         raise ValueError(f"spans {spans} do not share out the {len(x)} rows of x one behind the other")
 
-    def build(program: Program) -> None:
+    def build(program: EncoderOperations[Any]) -> None:
         program.pool(columns, source=Buffer.HIDDEN, out=Buffer.POOLED)
 
     def fill(workspace: Arrays) -> None:

@@ -66,6 +66,23 @@ class Operations(Protocol[M]):
     def summary(self, vocabulary: int, *, logits: Buffer, out: Buffer) -> None: ...
 
 
+class EncoderOperations(Operations[M], Protocol[M]):
+    """What an encoder needs beyond that. Rows of a step are whole texts, one behind the other."""
+
+    def attend(
+        self, kv: KVShape, layer: int, heads: int, *, qkv: Buffer, out: Buffer, qout: Buffer | None,
+        window: int = 0, scale: float | None = None, whole: bool = False,
+    ) -> None: ...  # fmt: skip
+
+    def layer_norm(
+        self, weight: Floats, bias: Floats, eps: float, *, out: Buffer, qout: Buffer | None, shift: Floats
+    ) -> None: ...
+
+    def gelu(self, shift: Floats, *, out: Buffer, qout: Buffer | None) -> None: ...
+
+    def pool(self, columns: int, *, source: Buffer, out: Buffer) -> None: ...
+
+
 class Steps(Protocol):
     """Buffers for steps of a program, as those use it who feed it: see `kernels.workspace.Workspace`."""
 
@@ -86,5 +103,19 @@ class Steps(Protocol):
     def summaries(self) -> tuple[NDArray[np.int64], Floats]: ...
 
     def logprob(self, row: int, token: int) -> float: ...
+
+    def release(self) -> None: ...
+
+
+class EncoderSteps(Protocol):
+    """Buffers for an encoder's steps: see `kernels.workspace.Workspace`."""
+
+    def begin_texts(
+        self, tokens: NDArray[np.int32], lengths: list[int], pages: list[NDArray[np.int64]], *,
+        pooled: int | None = None,
+    ) -> None: ...  # fmt: skip
+
+    @property
+    def pooled(self) -> Floats: ...
 
     def release(self) -> None: ...

@@ -254,24 +254,25 @@ class Program:
         self._add(Op.SUMMARY, IN=logits, OUT=out, COLUMNS=vocabulary, TAIL=True)
 
     def layer_norm(
-        self, weight: Floats, bias: Floats, eps: float, *, source: Buffer, out: Buffer, qout: Buffer | None,
-        shift: Floats,
-    ) -> None:  # fmt: skip
-        """LayerNorm of `source` plus `shift`: float32 [columns], or [positions, columns] by position."""
+        self, weight: Floats, bias: Floats, eps: float, *, out: Buffer, qout: Buffer | None, shift: Floats
+    ) -> None:
+        """In place, LayerNorm of `out` plus `shift`: float32 [columns], or [positions, columns] by
+        position.
+        """
         columns = len(weight)
         assert columns % BLOCK == 0, columns
         assert weight.shape == bias.shape == shift.shape[-1:], (weight.shape, bias.shape, shift.shape)
         self._add(
-            Op.LAYER_NORM, IN=source, OUT=out, QOUT=-1 if qout is None else qout, COLUMNS=columns,
+            Op.LAYER_NORM, IN=out, OUT=out, QOUT=-1 if qout is None else qout, COLUMNS=columns,
             WEIGHT=self._address(np.stack([weight, bias]).astype(np.float32)), NUMBERS=self._number(eps),
             SHIFT=self._address(shift), SHIFT_STRIDE=columns * 4 if shift.ndim == 2 else 0,
         )  # fmt: skip
 
-    def gelu(self, shift: Floats, *, source: Buffer, out: Buffer, qout: Buffer | None) -> None:
-        """GELU of `source` plus `shift`, float32 [columns]."""
+    def gelu(self, shift: Floats, *, out: Buffer, qout: Buffer | None) -> None:
+        """In place, GELU of `out` plus `shift`, float32 [columns]."""
         assert len(shift) % BLOCK == 0, shift.shape
         self._add(
-            Op.GELU, IN=source, OUT=out, QOUT=-1 if qout is None else qout, COLUMNS=len(shift),
+            Op.GELU, IN=out, OUT=out, QOUT=-1 if qout is None else qout, COLUMNS=len(shift),
             SHIFT=self._address(shift),
         )  # fmt: skip
 

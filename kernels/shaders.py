@@ -56,17 +56,22 @@ def lanes(columns: int) -> int:
     return next((count for count in (32, 16) if busy(count) >= 0.85), 8)
 
 
+_QUANTIZE = ("rounding", "quantize")
+
 PARTS: dict[str, tuple[str, ...]] = {
     "matmul": ("matmul",),
     "embed": ("embed",),
-    "rows_quantized": ("quantize", "rows_quantized"),
-    "norm": ("quantize", "norm"),
+    "rows_quantized": (*_QUANTIZE, "rows_quantized"),
+    "norm": (*_QUANTIZE, "norm"),
     "bias": ("bias",),
-    "gate": ("quantize", "gate"),
-    "rope_kv": ("cache", "rope_kv"),
-    "attend": ("cache", "quantize", "parts", "attend"),
-    "fold": ("quantize", "parts", "fold"),
+    "gate": (*_QUANTIZE, "gate"),
+    "rope_kv": ("cache", "rounding", "rope_kv"),
+    "attend": ("cache", "cached", *_QUANTIZE, "parts", "attend"),
+    "fold": (*_QUANTIZE, "parts", "fold"),
     "summary": ("summary",),
+    "layer_norm": (*_QUANTIZE, "layer_norm"),
+    "gelu": (*_QUANTIZE, "gelu"),
+    "pool": ("pool",),
 }
 
 

@@ -68,6 +68,32 @@ class Widths:
         }  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class TextRows:
+    """The rows of a step of whole texts: each one's position, table of pages and text's length; and of each
+    text the first row and how many are pooled.
+    """
+
+    positions: NDArray[np.int32]
+    tables: list[NDArray[np.int64]]
+    lengths: NDArray[np.int32]
+    spans: NDArray[np.int32]
+
+    @classmethod
+    def of(
+        cls, tokens: NDArray[np.int32], lengths: list[int], pages: list[NDArray[np.int64]], pooled: int | None
+    ) -> "TextRows":
+        """See `Workspace.begin_texts`."""
+        assert sum(lengths) == len(tokens), (lengths, len(tokens))
+        counts = np.array(lengths, np.int32)
+        return cls(
+            np.concatenate([np.arange(length, dtype=np.int32) for length in lengths]),
+            [table for table, length in zip(pages, lengths, strict=True) for _ in range(length)],
+            np.repeat(counts, counts),
+            np.stack([np.cumsum(counts, dtype=np.int32) - counts, np.minimum(counts, pooled or counts)], 1),
+        )
+
+
 _PER_TAIL = (Buffer.LOGITS, Buffer.SUMMARY, Buffer.SPANS, Buffer.POOLED, Buffer.MADE)
 
 
@@ -161,15 +187,10 @@ class Workspace:
         """Set up a step of an encoder: whole texts, one behind the other, `lengths` tokens each, and each
         one's table of pages. The first `pooled` rows of each are pooled, by default all.
         """
-        assert sum(lengths) == len(tokens), (lengths, len(tokens))
-        assert len(lengths) == len(pages)
-        positions = np.concatenate([np.arange(length, dtype=np.int32) for length in lengths])
-        tables = [table for table, length in zip(pages, lengths, strict=True) for _ in range(length)]
-        self.begin(tokens, positions, tables, tail=len(lengths))
-        self.array(Buffer.LENGTHS).view(np.int32)[: len(tokens)] = np.repeat(lengths, lengths)
-        spans = self.array(Buffer.SPANS).view(np.int32).reshape(-1, 2)[: len(lengths)]
-        spans[:, 0] = np.cumsum([0, *lengths[:-1]])
-        spans[:, 1] = lengths if pooled is None else np.minimum(lengths, pooled)
+        rows = TextRows.of(tokens, lengths, pages, pooled)
+        self.begin(tokens, rows.positions, rows.tables, tail=len(lengths))
+        self.array(Buffer.LENGTHS).view(np.int32)[: len(tokens)] = rows.lengths
+        self.array(Buffer.SPANS).view(np.int32).reshape(-1, 2)[: len(lengths)] = rows.spans
         self.state[State.LONGEST] = max(lengths)
 
     def end_burst(self) -> None:

@@ -1,8 +1,13 @@
 """Every async test marked `anyio` runs on trio, on asyncio and on uvloop. No test leaves a thread of ours
 behind."""
 
+import os
+import signal
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +46,27 @@ def _no_thread_is_left() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _no_profile_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CORO_RT_PROFILE", "0")
+
+
+@pytest.fixture
+def child() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts a Python. One that hangs is ended, and says on standard error where each of its threads was."""
+    with ExitStack() as stack:
+
+        def start(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+            options = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE) | options
+            environment = os.environ | {"PYTHONFAULTHANDLER": "1"}
+            process = stack.enter_context(
+                subprocess.Popen([sys.executable, *arguments], env=environment, text=True, **options)
+            )
+            stack.callback(process.kill)
+            stuck = threading.Timer(600, process.send_signal, [signal.SIGABRT])
+            stuck.daemon = True
+            stuck.start()
+            stack.callback(stuck.cancel)
+            return process
+
+        yield start
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ def run(name: str, tmp_path: Path) -> None:
     path.write_text(PROGRAMS[name])
     ended = subprocess.run(
         [sys.executable, "-W", "error", name],
-        cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False,
+        cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr == ""

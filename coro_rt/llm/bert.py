@@ -17,7 +17,8 @@ from gguf.constants import PoolingType
 from coro_rt.errors import ModelFileError, UnsupportedModel
 from coro_rt.kernels.formats import BLOCK, Floats
 from coro_rt.kernels.kv import KVShape
-from coro_rt.kernels.program import Buffer, Program
+from coro_rt.kernels.operations import EncoderOperations, M
+from coro_rt.kernels.program import Buffer
 from coro_rt.kernels.workspace import Widths
 
 from .gguf_file import GGUFFile
@@ -98,14 +99,13 @@ def nbytes(file: GGUFFile, sizes: Hyperparameters) -> int:
     return sum(tensor.data.nbytes for tensor in file.tensors.values()) + sizes.context * sizes.hidden * 4
 
 
-def build(file: GGUFFile, sizes: Hyperparameters) -> Program:
-    """The program of one step, weights repacked for this CPU.
+def build(file: GGUFFile, sizes: Hyperparameters, program: EncoderOperations[M]) -> None:
+    """Put one step into a `program` and finish it: a CPU's or a GPU's.
 
     ModelFileError for missing tensors or wrong shapes, UnsupportedModel for a format without kernels. Nothing
     refers to the file afterwards.
     """
-    h, program = sizes, Program()
-    weights = Weights(file, program)
+    h, weights = sizes, Weights(file, program)
     square, up, down = (h.hidden, h.hidden), (h.feed_forward, h.hidden), (h.hidden, h.feed_forward)
     still = np.zeros((1, 0, 2), np.float32)  # no pairs turn: positions are in the embedding
 
@@ -123,13 +123,13 @@ def build(file: GGUFFile, sizes: Hyperparameters) -> Program:
     def norm(name: str, shift: Floats) -> None:
         program.layer_norm(
             weights.floats(f"{name}.weight", h.hidden), weights.floats(f"{name}.bias", h.hidden), h.norm_eps,
-            source=Buffer.HIDDEN, out=Buffer.HIDDEN, qout=Buffer.QNORMED, shift=shift,
+            out=Buffer.HIDDEN, qout=Buffer.QNORMED, shift=shift,
         )  # fmt: skip
 
     program.embed(weights.stack([("token_embd.weight", (h.vocabulary, h.hidden))])[0], out=Buffer.HIDDEN)
-    positions = weights.stack([("position_embd.weight", (h.context, h.hidden))])[0].dequantize()
+    positions = weights.table("position_embd.weight", (h.context, h.hidden))
     kinds = weights.shape("token_types.weight") or (1,)
-    types = weights.stack([("token_types.weight", (kinds[0], h.hidden))])[0].dequantize()
+    types = weights.table("token_types.weight", (kinds[0], h.hidden))
     norm("token_embd_norm", positions + types[0])
     for layer in range(h.layers):
         blk = f"blk.{layer}"
@@ -145,9 +145,9 @@ def build(file: GGUFFile, sizes: Hyperparameters) -> Program:
         norm(f"{output}_norm", bias(output, size=h.hidden))
         matmul(Buffer.HIDDEN, Buffer.QNORMED, Buffer.GATED, f"{blk}.ffn_up", shape=up)
         shift = bias(f"{blk}.ffn_up", size=h.feed_forward)
-        program.gelu(shift, source=Buffer.GATED, out=Buffer.GATED, qout=Buffer.QGATED)
+        program.gelu(shift, out=Buffer.GATED, qout=Buffer.QGATED)
         matmul(Buffer.GATED, Buffer.QGATED, Buffer.HIDDEN, f"{blk}.ffn_down", shape=down)
         norm(f"{blk}.layer_output_norm", bias(f"{blk}.ffn_down", size=h.hidden))
     program.pool(h.hidden, source=Buffer.HIDDEN, out=Buffer.POOLED)
     weights.all_used()
-    return program.finish()
+    program.finish()

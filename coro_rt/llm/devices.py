@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from coro_rt.devices.base import Device
 from coro_rt.devices.cpu import CpuDevice
-from coro_rt.errors import DeviceError, UnsupportedModel
+from coro_rt.errors import DeviceError
 
 __all__ = ["Devices", "choose_devices"]
 
@@ -28,9 +28,8 @@ class Devices:
 
 
 def choose_devices(
-    opened: Sequence[Device], device: str | None, devices: Sequence[str] | None, prefill_on: str | None,
-    kv_bits: int,
-) -> Devices:  # fmt: skip
+    opened: Sequence[Device], device: str | None, devices: Sequence[str] | None, prefill_on: str | None
+) -> Devices:
     """What the arguments of `load_model` name, of what is open.
 
     Without any: the first that models run on, and all others that have a memory of their own; further CPU
@@ -57,14 +56,12 @@ def choose_devices(
         places = [first]
         for each in others:
             again = each.kind == "cpu" and any(place.kind == "cpu" for place in places)
-            if not again and (kv_bits == 16 or each.kind == "cpu"):
+            if not again:
                 places.append(each)
         readers = [each for each in opened if each.kind == "npu"]
-    if kv_bits != 16 and any(each.kind == "gpu" for each in places):
-        raise UnsupportedModel("on a GPU keys and values are kept in 16 bits: leave kv_bits out")
     if any(each.kind == "cpu" for each in places):
         readers += [each for each in places if each.kind == "gpu"]
-    prefill = None if prefill_on is None else _reading(opened, prefill_on, places[0], kv_bits)
+    prefill = None if prefill_on is None else _reading(opened, prefill_on, places[0])
     if prefill is not None and prefill not in readers:
         readers.append(prefill)
     return Devices(tuple(places), tuple(readers), prefill, _borrowers(opened, places))
@@ -77,11 +74,9 @@ def _named(opened: Sequence[Device], name: str, kinds: Sequence[str]) -> Device:
     raise _unusable(opened, f"no model can run on {name!r}")
 
 
-def _reading(opened: Sequence[Device], name: str, first: Device, kv_bits: int) -> Device:
+def _reading(opened: Sequence[Device], name: str, first: Device) -> Device:
     for device in opened:
         if device.name == name and device.kind in ("npu", "gpu") and first.kind == "cpu":
-            if device.kind == "gpu" and kv_bits != 16:
-                raise UnsupportedModel("a GPU reads keys and values in 16 bits: leave kv_bits out")
             return device
     raise DeviceError(
         f"prompts cannot be read on {name!r} for {first.name!r}: that takes an 'npu' or a 'gpu', and a "

@@ -8,7 +8,8 @@ chunk of work.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,8 @@ from coro_rt.devices.base import Device
 from coro_rt.errors import ContextOverflow
 from coro_rt.kernels.formats import Floats
 from coro_rt.kernels.kv import PAGE_POSITIONS, new_page
+from coro_rt.kernels.operations import EncoderSteps
 from coro_rt.kernels.program import Program
-from coro_rt.kernels.workspace import Workspace
 from coro_rt.memory.budget import Kind
 from coro_rt.memory.residency import Residency
 from coro_rt.traps import current_job
@@ -37,7 +38,7 @@ STEP_TEXTS = 32
 
 
 class EncoderModel(Loaded):
-    """What the jobs of one encoder share."""
+    """What the jobs of one encoder share. Its program runs on the CPU; other devices have subclasses."""
 
     def __init__(
         self,
@@ -52,24 +53,32 @@ class EncoderModel(Loaded):
         super().__init__(device, file, size, sizes.widths, Words(sizes.vocabulary), context, residency)
         self.sizes, self.tokenizer = sizes, tokenizer
 
-    def build(self) -> Program:
-        return bert.build(self.file, self.sizes)
+    def build(self) -> Any:
+        program = Program()
+        bert.build(self.file, self.sizes, program)
+        return program
 
     def lose(self) -> None:
         super().lose()
         self.file.close()
 
     @asynccontextmanager
-    async def buffers(self, tokens: int, texts: int) -> AsyncIterator[tuple[Workspace, NDArray[np.int64]]]:
-        """A workspace for steps of so many tokens and texts, and the addresses of enough pages for them."""
+    async def buffers(self, tokens: int, texts: int) -> AsyncIterator[tuple[EncoderSteps, NDArray[np.int64]]]:
+        """A workspace for steps of so many tokens and texts, and enough pages, as tables have them."""
         pages = texts + tokens // PAGE_POSITIONS
         nbytes = self.workspace_bytes(tokens, texts) + pages * self.sizes.kv.page_bytes
         what = f"a step of {tokens} tokens"
         self.residency.check(self._nbytes + nbytes, f"{self.name} with {what}")
-        with await self.residency.room(what, lambda: nbytes, Kind.WORKSPACES):
-            kept = [new_page(self.sizes.kv) for _ in range(pages)]
-            addresses = np.array([page.ctypes.data for page in kept], np.int64)
-            yield self.new_workspace(tokens, texts), addresses
+        room = await self.residency.room(what, lambda: nbytes, Kind.WORKSPACES)
+        with room, self._buffers(tokens, texts, pages) as made:
+            yield made
+
+    @contextmanager
+    def _buffers(
+        self, tokens: int, texts: int, pages: int
+    ) -> Iterator[tuple[EncoderSteps, NDArray[np.int64]]]:
+        kept = [new_page(self.sizes.kv) for _ in range(pages)]
+        yield self.new_workspace(tokens, texts), np.array([page.ctypes.data for page in kept], np.int64)
 
 
 def checked_texts(texts: Sequence[str]) -> list[str]:
@@ -85,7 +94,9 @@ def checked_texts(texts: Sequence[str]) -> list[str]:
 
 
 async def embed(model: EncoderModel, texts: list[str], *, truncate: bool) -> Floats:
-    """float32 [texts, width]. Raises ContextOverflow for a text that is too long, unless `truncate`."""
+    """float32 [texts, width]. Raises ContextOverflow for a text that is too long, unless `truncate`;
+    DeviceLost.
+    """
     result = np.empty((len(texts), model.sizes.hidden), np.float32)
     done, entry = 0, current_job().entry
     async with model.in_use(), AsyncExitStack() as held:
@@ -98,13 +109,14 @@ async def embed(model: EncoderModel, texts: list[str], *, truncate: bool) -> Flo
                 more = done + len(batch) < len(texts)
                 room = (max(tokens, STEP_TOKENS), STEP_TEXTS) if more else (tokens, len(batch))
                 await held.aclose()
-                workspace, addresses = await held.enter_async_context(model.buffers(*room))
+                workspace, pages = await held.enter_async_context(model.buffers(*room))
             ends = np.cumsum([-(-length // PAGE_POSITIONS) for length in lengths])
-            tables = np.split(addresses[: ends[-1]], ends[:-1])
+            tables = np.split(pages[: ends[-1]], ends[:-1])
             # a guess: the texts to come are as long as these
             expected = tokens * (len(texts) - done) // len(batch)
             current_job().predict(model.pace.left_s(expected, 0))
             ids = np.concatenate([np.array(ids, np.int32) for ids in batch])
+            model.check_there()
             workspace.begin_texts(ids, lengths, tables, pooled=model.sizes.pooled)
             before = entry.served_s
             await step(model.program, workspace)

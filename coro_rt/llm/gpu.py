@@ -1,4 +1,4 @@
-"""A language model whose steps run on a GPU: weights, cache and buffers are there; here are tokens and text.
+"""Models whose steps run on a GPU: weights, cache and buffers are there; here are tokens and text.
 
 Greedy decoding reads back 16 bytes a token; a token that is drawn is drawn here, from logits that are read
 back.
@@ -6,12 +6,14 @@ back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as Tokens
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from coro_rt.devices.base import Device
 from coro_rt.devices.gpu.device import GpuDevice
@@ -21,9 +23,11 @@ from coro_rt.devices.gpu.workspace import GpuWorkspace
 from coro_rt.errors import DeviceLost, MemoryBudgetExceeded
 from coro_rt.kernels.kv import PAGE_POSITIONS
 
+from . import bert
 from .architecture import Hyperparameters
 from .build import build, nbytes
 from .decoder import Model
+from .embed import EncoderModel
 from .gguf_file import GGUFFile
 from .loaded import Words
 from .sequence import Sequence
@@ -33,7 +37,10 @@ from .step import ModelStep, advance, step
 @step.on("gpu")
 def _step_on_gpu(device: GpuDevice, launch: Any, slice_s: float) -> bool:
     program, workspace = launch.args
-    return _run(device, program, workspace, slice_s, [launch])
+    done = _run(device, program, workspace, slice_s, [launch])
+    if done:  # read here, where it is watched
+        device.check_numbers(workspace.outcome)
+    return done
 
 
 def _run(
@@ -101,6 +108,34 @@ class GpuModel(Model):
         pages = self.pages
         page = pages.take()
         return page, partial(pages.give_back, page)
+
+
+class GpuEncoder(EncoderModel):
+    """An encoder on one GPU. Pages belong to the buffers of a step, since no other needs them."""
+
+    device: GpuDevice
+
+    def build(self) -> GpuProgram:
+        program = GpuProgram(self.device, self.sizes.widths)
+        bert.build(self.file, self.sizes, program)
+        return program
+
+    def workspace_bytes(self, rows: int, tail: int) -> int:
+        return GpuWorkspace.nbytes_of(self.sizes.widths, rows=rows, tail=tail)
+
+    @contextmanager
+    def _buffers(
+        self, tokens: int, texts: int, pages: int
+    ) -> Iterator[tuple[GpuWorkspace, NDArray[np.int64]]]:
+        epoch = self.device.epoch
+        workspace = GpuWorkspace(
+            self.device, self.sizes.widths, rows=tokens, tail=texts, cache=(self.sizes.kv, pages)
+        )
+        try:
+            yield workspace, np.arange(pages)
+        finally:
+            if self.device.fenced is None and self.device.epoch == epoch:  # else it is not to be touched
+                workspace.release()
 
 
 class GpuSequence(Sequence):

@@ -1,7 +1,7 @@
 """Keys and values between a GPU and the CPU: a text that one has read is not read again by the other.
 
-They are the same float16 values on both, in another layout, and go layer by layer. So a generation that moves
-takes them along, and a GPU may read a prompt for the CPU that writes: into pages of its own, which live as
+They are the same bytes on both, in another layout, and go layer by layer. So a generation that moves takes
+them along, and a GPU may read a prompt for the CPU that writes: into pages of its own, which live as
 long as that takes.
 """
 
@@ -12,8 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
-
-import numpy as np
 
 from coro_rt.devices.gpu.device import GpuDevice
 from coro_rt.errors import DeviceLost, MemoryBudgetExceeded
@@ -82,22 +80,22 @@ def _fetch_layer(device: GpuDevice, handover: Handover, layer: int) -> None:
     kv, start = handover.model.sizes.kv, handover.start
     data = handover.model.pages.read(layer, handover.pages)
     found = slice(start % PAGE_POSITIONS, start % PAGE_POSITIONS + handover.stop - start)
-    k, v = (values[found] for values in kv_words.unpack(kv, data))
-    device.check_numbers(k)
-    device.check_numbers(v)
-    kv_arrays.write(kv, handover.ours.table, layer, start, k, v)
+    k, v, scales = kv_words.unpack(kv, data)
+    k, v, scales = k[found], v[found], None if scales is None else scales[:, :, found]
+    for numbers in (k, v) if scales is None else (scales,):
+        device.check_numbers(numbers)
+    kv_arrays.put(kv, handover.ours.table, layer, start, k, v, scales)
 
 
 @give.on("gpu")
 @_layer_by_layer
 def _give_layer(device: GpuDevice, handover: Handover, layer: int) -> None:
     kv, numbers = handover.model.sizes.kv, handover.pages
-    k = np.zeros((len(handover.theirs.table) * PAGE_POSITIONS, kv.heads, kv.head_size), np.float16)
-    v = np.zeros_like(k)
-    kv_arrays.read(kv, handover.ours.table, layer, handover.stop, k, v)
-    first = handover.start // PAGE_POSITIONS * PAGE_POSITIONS
-    new = slice(first, first + len(numbers) * PAGE_POSITIONS)
-    handover.model.pages.write(layer, numbers, kv_words.pack(kv, k[new], v[new]))
+    length = -(-handover.stop // PAGE_POSITIONS) * PAGE_POSITIONS
+    k, v, scales = kv_arrays.take(kv, handover.ours.table, layer, handover.stop, length)
+    new = slice(length - len(numbers) * PAGE_POSITIONS, length)
+    data = kv_words.pack(kv, k[new], v[new], None if scales is None else scales[:, :, new])
+    handover.model.pages.write(layer, numbers, data)
 
 
 async def hand_over(here: Sequence, there: Sequence) -> float:

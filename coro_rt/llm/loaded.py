@@ -208,6 +208,14 @@ class Loaded:
         device = self.device
         return self._epoch != device.epoch or (device.fenced is not None and not device.remembers)
 
+    def check_there(self) -> None:
+        """For jobs, inside `in_use`, after a wait that was not a launch's. Raises DeviceLost if what its
+        device held for it is lost, though that may be back.
+        """
+        if self._outdated:
+            reason = self.device.fenced or "lost"
+            raise DeviceLost(self.device.name, reason, f"what it held of {self.name} is gone")
+
     def forget_lost(self) -> None:
         """See `Unloadable`."""
         with self._gate:

@@ -210,7 +210,7 @@ async def load_model(
         raise ValueError(f"context is a number of tokens, at least 1, not {context!r}")
     if kv_bits not in (8, 16):
         raise ValueError(f"keys and values are kept in 16 bits or in 8, not in {kv_bits!r}")
-    found = choose_devices(runtime.devices, device, devices, prefill_on, kv_bits)
+    found = choose_devices(runtime.devices, device, devices, prefill_on)
     opening = partial(
         open_model, runtime._residency, resolve(source), found, context, kv_bits, prefix_reuse=prefix_reuse
     )

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from coro_rt.devices.base import Device
-from coro_rt.devices.cpu import CpuDevice
 from coro_rt.errors import ContextOverflow, ModelFileError, TemplateError, UnsupportedModel
 from coro_rt.memory.residency import Residency
 
@@ -35,8 +34,6 @@ def open_model(
     """
     file, device = open_gguf(path), found.places[0]
     if file.architecture == bert.ARCHITECTURE:
-        if not isinstance(device, CpuDevice):
-            raise UnsupportedModel(f"{path}: encoders run on the CPU: load it with device='cpu'")
         if found.prefill is not None:
             raise UnsupportedModel(f"{path}: an encoder has no prompts to read: leave prefill_on out")
         return _open_encoder(device, file, context, residency)
@@ -69,6 +66,14 @@ def _kind(device: Device) -> type[Model]:
     return GpuModel
 
 
+def _kind_of_encoder(device: Device) -> type[EncoderModel]:
+    if device.kind == "cpu":
+        return EncoderModel
+    from .gpu import GpuEncoder
+
+    return GpuEncoder
+
+
 def _open_encoder(device: Device, file: GGUFFile, context: int | None, residency: Residency) -> EncoderModel:
     sizes = bert.Hyperparameters.from_gguf(file)
     if context is not None and not 2 <= context <= sizes.context:
@@ -80,7 +85,8 @@ def _open_encoder(device: Device, file: GGUFFile, context: int | None, residency
         raise ModelFileError(
             f"{file.path}: {tokenizer.vocab_size} tokens in the vocabulary, embeddings for {sizes.vocabulary}"
         )
-    return EncoderModel(device, file, sizes, tokenizer, context or sizes.context, residency)
+    kind = _kind_of_encoder(device)
+    return kind(device, file, sizes, tokenizer, context or sizes.context, residency)
 
 
 def _template(file: GGUFFile) -> ChatTemplate | TemplateError:

@@ -19,7 +19,7 @@ from coro_rt.errors import MemoryBudgetExceeded
 from coro_rt.kernel import BatchKernel, BatchLaunch, Joint, Kernel
 from coro_rt.kernels.formats import Floats
 from coro_rt.kernels.gang import Outcome
-from coro_rt.kernels.operations import Steps
+from coro_rt.kernels.operations import EncoderSteps, Steps
 from coro_rt.kernels.workspace import LONGEST_BURST
 from coro_rt.schedulers.batch import Batch
 
@@ -32,7 +32,7 @@ PLANNED = 0.8
 """The part of a slice that a burst is planned for: one that takes a little longer than its slice comes back,
 and waits for the GIL, twice."""
 
-step: Kernel[[Any, Steps], None] = Kernel("llm.step")
+step: Kernel[[Any, Steps | EncoderSteps], None] = Kernel("llm.step")
 """One step in a workspace of the job's own: a program and a workspace, both of the device's kind."""
 
 

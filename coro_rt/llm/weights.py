@@ -40,6 +40,13 @@ class Weights(Generic[M]):
         values: Floats = self._format(tensor).dequantize(tensor.data, (1, size))[0]
         return values
 
+    def table(self, name: str, shape: tuple[int, int]) -> Floats:
+        """A matrix that is read row by row and multiplied with nothing."""
+        tensor = self._tensor(name, shape)
+        values: Floats = self._format(tensor).dequantize(tensor.data, shape)
+        self._file.drop_pages(tensor)
+        return values
+
     def positive(self, name: str, size: int) -> Floats:
         """Numbers to divide by."""
         values = self.floats(name, size)

@@ -10,6 +10,7 @@
 var<workgroup> query: array<f32, SIZE>;
 var<workgroup> scores: array<f32, 64>;
 var<workgroup> weights: array<f32, 64>;
+var<workgroup> pulls: array<f32, 64>; // what codes of V are multiplied with
 var<workgroup> shares: array<vec2<f32>, 64>;
 
 fn part_of(first: u32, length: u32, table: u32, kv_head: u32, at: u32) -> Part {
@@ -18,13 +19,11 @@ fn part_of(first: u32, length: u32, table: u32, kv_head: u32, at: u32) -> Part {
         let part = page_part(table, page, kv_head);
         let begin = max(first, page * 64u) - page * 64u;
         let end = min(length - page * 64u, 64u);
+        var scales = vec2(0.0);
         var score = -3.0e38;
         if at >= begin && at < end {
-            var two = vec2(0.0);
-            for (var i = 0u; i < SIZE / 2u; i++) {
-                two = fma(unpack2x16float(cache[key_at(part, at, i)]), vec2(query[2u * i], query[2u * i + 1u]), two);
-            }
-            score = two.x + two.y;
+            scales = scales_of(part, at);
+            score = times_key(part, at) * scales.x;
         }
         scores[at] = score;
         workgroupBarrier();
@@ -33,6 +32,7 @@ fn part_of(first: u32, length: u32, table: u32, kv_head: u32, at: u32) -> Part {
             highest = max(highest, scores[i]);
         }
         weights[at] = exp(scores[at] - highest);
+        pulls[at] = weights[at] * scales.y;
         workgroupBarrier();
         let shrink = exp(own.top - highest);
         own.top = highest;
@@ -46,7 +46,7 @@ fn part_of(first: u32, length: u32, table: u32, kv_head: u32, at: u32) -> Part {
                 var sum = own.sums[c] * shrink;
                 for (var i = at / (64u / SHARES); i < end; i += SHARES) {
                     if i >= begin {
-                        sum = fma(vec2(weights[i]), unpack2x16float(cache[value_at(part, i, pair)]), sum);
+                        sum = fma(vec2(pulls[i]), value_pair(part, i, pair), sum);
                     }
                 }
                 own.sums[c] = sum;

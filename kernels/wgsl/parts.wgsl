@@ -1,5 +1,6 @@
 // Attention in splits of positions: what a part of them gives, and how parts are put together, in order. One
 // workgroup goes through all splits, or each has its own and `fold.wgsl` puts them together: the same sums.
+// Constant: WHOLE: a row sees all of its text.
 
 const SPLIT = 256u; // positions: four pages
 const PAIRS = SIZE / 2u; // of columns of V: a word each
@@ -58,6 +59,9 @@ fn put_head(sum: Part, t: u32, head: u32, at: u32) {
 
 // Positions that row t sees: from the first to before the last.
 fn seen(t: u32) -> vec2<u32> {
+    if WHOLE {
+        return vec2(0u, row_of(t).length);
+    }
     let length = row_of(t).position + 1u;
     return vec2(length - min(length, op.window), length);
 }

@@ -6,13 +6,6 @@
 
 var<private> block_values: array<f32, 32>;
 
-// 1/x, correctly rounded but for a rare last bit: shaders' own division may be 2.5 units off, and then a value
-// that lies between two integers would be rounded to the wrong one.
-fn reciprocal(x: f32) -> f32 {
-    let r = 1.0 / x;
-    return fma(r, fma(-r, x, 1.0), r);
-}
-
 // Quantize `block_values` into block `block` of row t of q.
 fn put_block(t: u32, block: u32) {
     var largest = 0.0;
@@ -20,10 +13,7 @@ fn put_block(t: u32, block: u32) {
         largest = max(largest, abs(block_values[i]));
     }
     let scale = largest * (1.0 / 127.0);
-    var inverse = 0.0;
-    if scale > 0.0 {
-        inverse = reciprocal(scale);
-    }
+    let inverse = inverse_of(scale);
     let row = t * op.q_stride;
     var sums = vec2(0i);
     for (var i = 0u; i < 8u; i++) {

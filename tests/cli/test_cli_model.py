@@ -91,27 +91,17 @@ LONG = {
 
 
 @pytest.mark.parametrize("arguments", LONG.values(), ids=LONG)
-def test_ctrl_c_ends_with_130_and_no_noise(arguments):
-    with subprocess.Popen(
-        [sys.executable, "-m", "coro_rt", *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stderr is not None
-        try:
-            if arguments == ["chat"]:
-                process.stdin.write(b"Say hello.\n")
-                process.stdin.flush()
-            while (seen := process.stdout.read(1)) == b"\n":
-                pass
-            assert seen, process.stderr.read()
-            if arguments == ["chat"]:
-                process.stdout.readline()  # the answer's end
-            process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 130
-            assert process.stderr.read().strip().splitlines()[1:] == []
-        finally:
-            process.kill()
+def test_ctrl_c_ends_with_130_and_no_noise(child, arguments):
+    process = child("-m", "coro_rt", *arguments)
+    if arguments == ["chat"]:
+        process.stdin.write("Say hello.\n")
+        process.stdin.flush()
+    while (seen := process.stdout.read(1)) == "\n":
+        pass
+    assert seen, process.stderr.read()
+    if arguments == ["chat"]:
+        process.stdout.readline()  # the answer's end
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130, err
+    assert err.strip().splitlines()[1:] == []

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import gguf
@@ -77,24 +76,15 @@ def test_a_missing_source_or_folder_is_one_line(coro_rt_cli, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is another thing there")
-def test_ctrl_c_leaves_nothing_behind(tmp_path):
+def test_ctrl_c_leaves_nothing_behind(child, tmp_path):
     source, folder = write(tmp_path / "a.gguf", rows=400_000), tmp_path / "out"
     folder.mkdir()
-    command = [
-        sys.executable,
-        "-m",
-        "coro_rt",
-        "quantize",
-        str(source),
-        str(folder / "b.gguf"),
-        "--type",
-        "q5_1",
-    ]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        deadline = time.monotonic() + 60
-        while not os.listdir(folder) and time.monotonic() < deadline:
-            os.sched_yield()
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
-    assert (process.returncode, err.strip()) == (130, b"")
+    arguments = "quantize", str(source), str(folder / "b.gguf"), "--type", "q5_1"
+    process = child("-m", "coro_rt", *arguments, stdout=subprocess.DEVNULL)
+    while not os.listdir(folder):
+        assert process.poll() is None, process.stderr.read()
+        os.sched_yield()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert (process.returncode, err.strip()) == (130, "")
     assert list(folder.iterdir()) == []

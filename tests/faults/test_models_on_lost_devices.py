@@ -1,14 +1,20 @@
 """What a model has on a device that fails: given back, read anew when the device is back, never mixed up."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rt_tools import opened, until
 from tiny import Tiny
+from tiny_bert import TinyBert
 
-from coro_rt import DeviceLost, JobCancelled
+from coro_rt import DeviceLost, JobCancelled, sleep
 from coro_rt.devices.gpu import GpuDevice
+from coro_rt.faults import REASONS
+from coro_rt.llm.gpu import GpuEncoder
 from coro_rt.llm.model import LLM
 from coro_rt.llm.places import Chooser
 from coro_rt.testing import Fault, FaultInjection
@@ -43,7 +49,7 @@ async def ids(llm: LLM, prompt: list[int] = PROMPT, **options: Any) -> list[int]
 
 async def test_what_nobody_uses_is_given_back_at_once_and_loaded_again_when_it_is_wanted(path: Path) -> None:
     device = quick()
-    device.pauses_s = (0.2,)
+    device.pauses_s = (1e6,)
     async with opened(devices=["cpu", device]) as runtime:
         before = runtime.memory.used
         async with await runtime.load_model(path, device="gpu") as llm:
@@ -53,6 +59,10 @@ async def test_what_nobody_uses_is_given_back_at_once_and_loaded_again_when_it_i
             await until(lambda: runtime.memory.used < loaded)
             with pytest.raises(DeviceLost):
                 await ids(llm)
+            worker = runtime._engine.workers["gpu"]
+            assert worker.fence is not None
+            worker.fence.next_try = 0.0  # it has rested
+            worker.parker.unpark()
             await until(lambda: device.fenced is None)
             assert await ids(llm) == first
             assert runtime.memory.used == loaded
@@ -130,4 +140,50 @@ async def test_a_text_that_loses_its_device_goes_on_at_another_with_the_same_tok
                 assert await ids(llm) == first
                 assert faults.happened[-1].reason == reason
                 await until(lambda: device.fenced is None)
+        assert runtime.memory.used == 0
+
+
+@pytest.mark.parametrize("reason", REASONS)
+@pytest.mark.parametrize("at", [1, 2])  # a step; reading what it gave
+async def test_embeddings_end_with_the_error_and_are_what_they_were_when_it_is_back(
+    tmp_path: Path, reason: str, at: int
+) -> None:
+    device, texts = quick(quantum_s=1e3), ["the cat", "sat. " * 20, ""] * 12  # a step is one submission
+    faults = FaultInjection(device, hurry=True)
+    async with opened(devices=["cpu", device]) as runtime:
+        async with await runtime.load_model(TinyBert().write(tmp_path / "m.gguf"), device="gpu") as llm:
+            first, used = await llm.embed(texts), runtime.memory.used
+            faults.add(Fault(reason, at), from_now=True)
+            with pytest.raises(DeviceLost) as caught:
+                await llm.embed(texts)
+            assert caught.value.reason == reason
+            await until(lambda: device.fenced is None)
+            assert np.array_equal(await llm.embed(texts), first)
+            assert runtime.memory.used == used
+        assert runtime.memory.used == 0
+
+
+async def test_embeddings_that_wait_while_the_device_fails_and_comes_back_do_not_use_what_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = quick()
+    async with opened(devices=["cpu", device]) as runtime:
+        async with await runtime.load_model(TinyBert().write(tmp_path / "m.gguf"), device="gpu") as llm:
+            first = await llm.embed(["the cat"])
+            buffers = GpuEncoder.buffers
+
+            @asynccontextmanager
+            async def slow(*args: Any) -> AsyncIterator[Any]:
+                epoch = device.epoch
+                async with buffers(*args) as made:
+                    device.lose("lost", "says the test")
+                    while device.epoch == epoch or device.fenced is not None:
+                        await sleep(0.001)
+                    yield made
+
+            monkeypatch.setattr(GpuEncoder, "buffers", slow)
+            with pytest.raises(DeviceLost, match="what it held of m is gone"):
+                await llm.embed(["the cat"])
+            monkeypatch.undo()
+            assert np.array_equal(await llm.embed(["the cat"]), first)
         assert runtime.memory.used == 0

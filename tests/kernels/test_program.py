@@ -162,12 +162,13 @@ def test_steps_preempted_by_another_thread_at_random_go_on_where_they_were() -> 
     disturber = threading.Thread(target=disturb)
     disturber.start()
     try:
-        runs = 0
-        for _ in range(20):
+        steps = runs = 0
+        while steps < 20 or (runs == steps < 2000):  # on a busy machine the disturber may come late
             run = Run(program, gang)
             assert np.array_equal(run.step(TOKENS, tail=len(TOKENS)), want)
+            steps += 1
             runs += run.runs
-        assert runs > 20
+        assert runs > steps
     finally:
         over.set()
         disturber.join()

@@ -1,6 +1,7 @@
 """Whole models against plain NumPy, of every architecture and in every format; and files that are refused."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,14 @@ from coro_rt.llm.gguf_file import open_gguf
 TOKENS = [int(t) for t in np.random.default_rng(5).integers(0, 250, 90)]
 
 
-def logits_of(path: Path, tokens: list[int], cuts: Sequence[int] = (), threads: int = 1) -> np.ndarray:
+def logits_of(
+    path: Path, tokens: list[int], cuts: Sequence[int] = (), threads: int = 1, kv_bits: int = 16
+) -> np.ndarray:
     """Logits after each token; `cuts`: where the prompt is cut into steps."""
     gang = Gang(threads)
     gang.start()
     with open_gguf(path) as file:
-        sizes = Hyperparameters.from_gguf(file)
+        sizes = replace(Hyperparameters.from_gguf(file), kv_bits=kv_bits)
         program = Program()
         build(file, sizes, sizes.context, program)
     pages = [new_page(sizes.kv) for _ in range(-(-len(tokens) // 64))]

@@ -1,6 +1,7 @@
 """Generations that share steps, recorded: a replay decides the same again, with costs learned on the way."""
 
 import json
+import math
 import random
 from pathlib import Path
 
@@ -25,11 +26,19 @@ async def record(tiny_path: Path, path: Path, *, cancels: bool) -> None:
                     async for _ in stream:
                         pass
 
+    async def ask_for_one() -> None:
+        """Leaves in the middle of a launch, however late this task comes to read."""
+        for _ in range(4):
+            async with llm.generate([1] * 3, max_tokens=250, buffer=250, ignore_eos=True) as stream:
+                await anext(stream)
+
     async with open_runtime(threads=1, record=path) as runtime, await runtime.load_model(tiny_path) as llm:
         async with anyio.create_task_group() as group:
             for nth, level in enumerate([*QoS, QoS.BACKGROUND, QoS.BACKGROUND]):
-                patience_s = rng.uniform(0.0, 0.03) if cancels and nth % 2 else 60
+                patience_s = rng.uniform(0.0, 0.03) if cancels and nth % 2 else math.inf
                 group.start_soon(ask, level, rng.choice((3, 60, 200)), patience_s)
+            if cancels:
+                group.start_soon(ask_for_one)
         assert runtime.stats().rides > 10
 
 

@@ -60,8 +60,13 @@ async def encoder(runtime: Runtime, bert_path: Path) -> AsyncIterator[LLM]:
     assert runtime.memory.used == 0
 
 
-async def check(tiny: TinyBert, path: Path, *, bound: float, pooled: int | None = None, **more: Any) -> None:
-    async with open_runtime(threads=1) as runtime, await runtime.load_model(tiny.write(path, **more)) as llm:
+async def check(
+    tiny: TinyBert, path: Path, *, bound: float, pooled: int | None = None, device: str = "cpu", **more: Any
+) -> None:
+    async with (
+        open_runtime(devices=[device]) as runtime,
+        await runtime.load_model(tiny.write(path, **more)) as llm,
+    ):
         got = await llm.embed(TEXTS)
         want = np.stack([tiny.embed(llm.tokenizer.encode(text), pooled=pooled) for text in TEXTS])
     assert got.dtype == np.float32

@@ -11,9 +11,12 @@ from tiny import Tiny
 
 from coro_rt import QoS, Runtime, open_runtime, qos
 from coro_rt.devices.gpu import GpuDevice
-from coro_rt.devices.gpu.program import When
-from coro_rt.errors import DeviceError, MemoryBudgetExceeded, UnsupportedModel
+from coro_rt.devices.gpu.dispatch import When
+from coro_rt.devices.gpu.pages import ALWAYS
+from coro_rt.errors import DeviceError, MemoryBudgetExceeded
+from coro_rt.llm.architecture import Hyperparameters
 from coro_rt.llm.decoder import Model
+from coro_rt.llm.gguf_file import open_gguf
 from coro_rt.llm.model import LLM
 from coro_rt.llm.step import step
 
@@ -21,6 +24,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu")]
 
 DATA = Path(__file__).parent.parent / "data"
 CASES: list[dict[str, Any]] = json.loads((DATA / "smollm2-greedy.json").read_text())["cases"]
+UNROUNDED: list[list[int]] = json.loads((DATA / "smollm2-unrounded.json").read_text())["best"]
 
 
 async def ids(llm: LLM, prompt: str | list[int] = "hello", **options: object) -> list[int]:
@@ -89,8 +93,35 @@ async def test_company_and_urgency_do_not_change_its_tokens(tiny_path: Path) -> 
 
 
 @pytest.mark.anyio
-async def test_cancelled_halfway_it_gives_everything_back(tiny_path: Path) -> None:
-    async with open_runtime(devices=["gpu"]) as runtime, await runtime.load_model(tiny_path) as llm:
+async def test_keys_and_values_in_int8_take_half_the_memory_and_are_those_of_the_cpu(tmp_path: Path) -> None:
+    path = Tiny(form="F16", context=1024).write(tmp_path / "m.gguf")
+    text = [7 * at % 250 for at in range(200)]
+    async with open_runtime(devices=["cpu", "gpu"]) as runtime:
+        used, scores = [], []
+        for device, bits in (("gpu", 16), ("gpu", 8), ("cpu", 8)):
+            async with await runtime.load_model(path, device=device, kv_bits=bits) as llm:
+                before = runtime.memory.used
+                async with llm.generate([1] * 600, max_tokens=9, ignore_eos=True) as stream:
+                    await anext(stream)
+                    used.append(runtime.memory.used - before)
+                    assert len([token async for token in stream]) == 8
+                assert runtime.memory.used == before
+                scores.append(await llm.score(text))
+    with open_gguf(path) as file:
+        page = Hyperparameters.from_gguf(file).kv.page_bytes
+    assert used[0] - used[1] > 0.45 * page * ALWAYS  # as many again, of which half is not there
+    exact, ours, theirs = scores
+    assert 0 < np.abs(ours - exact).mean() < 0.05
+    np.testing.assert_allclose(ours, theirs, atol=0.05)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kv_bits", [8, 16])
+async def test_cancelled_halfway_it_gives_everything_back(kv_bits: int, tiny_path: Path) -> None:
+    async with (
+        open_runtime(devices=["gpu"]) as runtime,
+        await runtime.load_model(tiny_path, kv_bits=kv_bits) as llm,
+    ):
         before = runtime.memory.used
         for after in range(3):
             async with llm.generate("hello", max_tokens=100, ignore_eos=True) as stream:
@@ -140,8 +171,6 @@ async def test_weights_are_reserved_before_they_are_uploaded(tiny_path: Path) ->
 @pytest.mark.anyio
 async def test_what_it_cannot_do_is_said(tiny_path: Path) -> None:
     async with open_runtime(devices=["gpu"]) as runtime:
-        with pytest.raises(UnsupportedModel, match="16 bits"):
-            await runtime.load_model(tiny_path, kv_bits=8)
         with pytest.raises(DeviceError, match="no model can run on 'cpu', and open are: gpu"):
             await runtime.load_model(tiny_path, device="cpu")
 
@@ -164,39 +193,44 @@ async def best_of(model: Model, case: dict[str, Any]) -> list[int]:
     return best[len(case["prompt_tokens"]) - 1 :]
 
 
-async def agreement(path: Path, cases: list[dict[str, Any]]) -> dict[float, list[bool]]:
-    """Whether our best token is llama.cpp's, at positions whose margin is at least the key."""
-    agree: dict[float, list[bool]] = {0.3: [], 1.0: []}
+async def bests(path: Path, cases: list[dict[str, Any]]) -> list[list[int]]:
+    """Of each case."""
+    found = []
     async with open_runtime(devices=["gpu"]) as runtime, await runtime.load_model(path, context=512) as llm:
         model = llm._open()
         for case in cases:
-            best = await runtime.run(best_of, model, case)
-            for token, wanted, margin in zip(best, case["tokens"], case["margins"], strict=True):
-                for least, found in agree.items():
-                    if margin >= least:
-                        found.append(token == wanted)
-        rows = sum(-(-(len(case["prompt_tokens"]) + len(case["tokens"]) - 1) // 32) for case in cases)
-        assert gpu_of(runtime).counts.dispatches == rows * dispatches(model)
-    return agree
+            found.append(await runtime.run(best_of, model, case))
+        steps = sum(-(-(len(case["prompt_tokens"]) + len(case["tokens"]) - 1) // 32) for case in cases)
+        assert gpu_of(runtime).counts.dispatches == steps * dispatches(model)
+    return found
 
 
 @pytest.mark.model
 def test_the_default_models_best_token_is_llama_cpps_where_the_margin_is_clear(model_path: Path) -> None:
     short = [CASES[3], CASES[4]]
-    assert all(all(found) for found in anyio.run(agreement, model_path, short).values())
+    for case, best in zip(short, anyio.run(bests, model_path, short), strict=True):
+        for ours, wanted, margin in zip(best, case["tokens"], case["margins"], strict=True):
+            assert ours == wanted or margin < 0.3
 
 
 @pytest.mark.model
 @pytest.mark.soak
-def test_over_all_references_it_agrees_as_far_as_rounding_allows(model_path: Path) -> None:
+def test_over_all_references_it_disagrees_only_where_llama_cpps_rounding_decided(model_path: Path) -> None:
     """Activations are rounded to int8 on all devices and in llama.cpp. What lies on an edge may go the other
     way when a sum differs in its last bit, and in this model that moves margins by 0.16 (standard deviation),
-    on the CPU and on the GPU alike: see docs/design.md.
+    on the CPU and on the GPU alike: see docs/design.md. So llama.cpp's token may be the second best of the
+    model as it is without rounding, and then ours may be that one's.
     """
-    agree = anyio.run(agreement, model_path, CASES)
-    assert len(agree[0.3]) > 300
-    assert np.mean(agree[0.3]) >= 0.99
-    assert all(agree[1.0])
+    clear = [
+        (margin, ours, wanted, unrounded)
+        for case, best, other in zip(CASES, anyio.run(bests, model_path, CASES), UNROUNDED, strict=True)
+        for margin, ours, wanted, unrounded in zip(case["margins"], best, case["tokens"], other, strict=True)
+        if margin >= 0.3
+    ]
+    assert len(clear) > 300
+    assert [one for one in clear if one[1] not in one[2:]] == []
+    assert [one for one in clear if one[0] >= 1 and one[1] != one[2]] == []
+    assert np.mean([ours == wanted for _, ours, wanted, _ in clear]) >= 0.99
 
 
 @pytest.mark.model

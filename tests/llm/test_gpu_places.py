@@ -72,6 +72,22 @@ async def test_a_text_goes_on_as_it_would_have(llm: LLM, first: str, options: di
         assert await said(llm, **options) == alone
 
 
+@pytest.mark.parametrize("first", ["cpu", "gpu"])
+async def test_with_keys_and_values_in_int8_it_goes_from_one_to_the_other_too(
+    runtime: Runtime, first: str, tmp_path: Path
+) -> None:
+    path = Tiny(form="F16").write(tmp_path / "m.gguf")
+    counts = next(device for device in runtime.devices if isinstance(device, GpuDevice)).counts
+    async with await runtime.load_model(path, kv_bits=8) as llm:
+        assert llm.places.names == ["cpu", "gpu"]
+        llm.places.chooser = From(first, len(PROMPT) + 3)
+        async with llm.generate(PROMPT, max_tokens=COUNT, ignore_eos=True) as stream:
+            assert len([token async for token in stream]) == COUNT
+        assert stream.job is not None
+        assert stream.job.worker.name != first
+        assert counts.dispatches > 0
+
+
 @pytest.mark.parametrize("options", OPTIONS, ids=["greedy", "drawn"])
 @pytest.mark.parametrize("first", ["cpu", "gpu"])
 async def test_a_device_that_is_lost_costs_no_token(

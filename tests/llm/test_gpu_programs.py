@@ -1,20 +1,22 @@
 """Whole models on a GPU against plain NumPy; and a step is the same to the bit however it is cut."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from test_architectures import TOKENS, check
+from test_architectures import TOKENS, check, logits_of
 from tiny import TINIES, Tiny, TinyGemma3, TinyPhi3, TinyQwen2, TinyQwen3
 
 from coro_rt.devices.gpu import GpuDevice
 from coro_rt.devices.gpu.device import IN_FLIGHT
+from coro_rt.devices.gpu.dispatch import When
 from coro_rt.devices.gpu.pages import ALWAYS, GpuPages
 from coro_rt.devices.gpu.pipelines import Pipelines
-from coro_rt.devices.gpu.program import GpuProgram, When
+from coro_rt.devices.gpu.program import GpuProgram
 from coro_rt.devices.gpu.workspace import FEW, SPLIT, GpuWorkspace
 from coro_rt.errors import DeviceLost, MemoryBudgetExceeded
 from coro_rt.kernels.formats import Format
@@ -30,10 +32,10 @@ pytestmark = pytest.mark.gpu
 class Run:
     """One sequence of a model."""
 
-    def __init__(self, device: GpuDevice, path: Path) -> None:
+    def __init__(self, device: GpuDevice, path: Path, *, kv_bits: int = 16) -> None:
         self.device = device
         with open_gguf(path) as file:
-            self.sizes = Hyperparameters.from_gguf(file)
+            self.sizes = replace(Hyperparameters.from_gguf(file), kv_bits=kv_bits)
             self.program = GpuProgram(device, self.sizes.widths)
             build(file, self.sizes, self.sizes.context, self.program)
         self.table = self.new_table()
@@ -126,6 +128,20 @@ def test_long_contexts_give_the_same_bits_whoever_shares_them(
     end = len(tokens)
     cuts = [SPLIT - 1, SPLIT, SPLIT + 1, 2 * SPLIT, 2 * SPLIT + 1, end - FEW - 1, end - 1]
     assert np.array_equal(run.logits(tokens, cuts), whole)
+
+
+@pytest.mark.parametrize(("tiny", "options"), [(Tiny, {}), (TinyPhi3, {"window": 300, "head_size": 96})])
+def test_an_int8_cache_holds_what_the_cpus_does_and_gives_the_same_bits_however_it_is_filled(
+    tiny: type[Tiny], options: dict[str, Any], tmp_path: Path, gpu: GpuDevice
+) -> None:
+    path = tiny(context=SPLIT + 100, **options).write(tmp_path / "m.gguf")
+    tokens = np.random.default_rng(7).integers(0, 250, SPLIT + 20).tolist()
+    run = Run(gpu, path, kv_bits=8)
+    whole = run.logits(tokens)
+    check(whole, logits_of(path, tokens, kv_bits=8), integers=True)
+    assert not np.array_equal(whole, Run(gpu, path).logits(tokens))
+    end = len(tokens)
+    assert np.array_equal(run.logits(tokens, [63, 65, SPLIT, SPLIT + 1, end - FEW - 1, end - 1]), whole)
 
 
 @pytest.fixture

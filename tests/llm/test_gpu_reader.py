@@ -16,7 +16,6 @@ from coro_rt import (
     MemoryBudgetExceeded,
     QoS,
     Runtime,
-    UnsupportedModel,
     current_job,
     open_runtime,
     qos,
@@ -116,6 +115,19 @@ async def test_a_text_goes_on_as_if_the_cpu_had_read_it(
         assert [token.logprob for token in one] == pytest.approx([token.logprob for token in other], abs=0.01)
     assert rows.gpu == [1, 64, 128, 21]
     assert rows.cpu == [1] * 3 * COUNT, "the last token's logits are the CPU's, and nothing is read twice"
+
+
+async def test_an_int8_cache_is_handed_over_as_well(runtime: Runtime, tmp_path: Path, rows: Rows) -> None:
+    path = tiny_of("llama", tmp_path)
+    answers = []
+    for options in ({"prefix_reuse": False}, {"prefill_on": "gpu"}):
+        async with await runtime.load_model(path, device="cpu", kv_bits=8, **options) as llm:
+            rows.cpu.clear()
+            answers.append(await said(llm))
+    assert ids(answers[0]) == ids(answers[1])
+    for one, other in zip(*answers, strict=True):
+        assert one.logprob == pytest.approx(other.logprob, abs=0.05)
+    assert rows.cpu == [1] * COUNT
 
 
 async def test_a_conversations_next_turn_reads_only_what_is_new(
@@ -321,8 +333,6 @@ async def test_it_never_waits_for_memory_there_as_others_may_want_what_it_holds(
 
 async def test_what_cannot_be_is_an_error_at_loading(runtime: Runtime, tmp_path: Path) -> None:
     path = tiny_of("llama", tmp_path)
-    with pytest.raises(UnsupportedModel, match="a GPU reads keys and values in 16 bits"):
-        await runtime.load_model(path, device="cpu", prefill_on="gpu", kv_bits=8)
     with pytest.raises(DeviceError, match="prompts cannot be read on 'gpu' for 'gpu'"):
         await runtime.load_model(path, device="gpu", prefill_on="gpu")
 

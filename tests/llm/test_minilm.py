@@ -37,8 +37,8 @@ def minilm_path() -> Iterator[Path]:
         pytest.skip(f"no model: {error}")
 
 
-async def cosines(path: Path) -> np.ndarray:
-    async with open_runtime() as runtime, await runtime.load_model(path) as llm:
+async def cosines(path: Path, device: str = "cpu") -> np.ndarray:
+    async with open_runtime(devices=[device]) as runtime, await runtime.load_model(path) as llm:
         assert [llm.tokenizer.encode(text) for text in TEXTS] == [entry["ids"] for entry in REFERENCE]
         got = await llm.embed(TEXTS)
     return (got * VECTORS).sum(1) / np.linalg.norm(VECTORS, axis=1)
@@ -46,6 +46,12 @@ async def cosines(path: Path) -> np.ndarray:
 
 async def test_tokens_and_vectors_are_those_of_another_implementation(minilm_path: Path) -> None:
     assert (await cosines(minilm_path)).min() > 0.99999
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("gpu")
+async def test_so_are_those_of_a_gpu(minilm_path: Path) -> None:
+    assert (await cosines(minilm_path, "gpu")).min() > 0.99999
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import subprocess
-import sys
 import textwrap
 import threading
 import time
@@ -382,22 +381,18 @@ PROGRAM = """
 
 @pytest.mark.parametrize("busy", ["pass", "sum(range(100_000))"])
 @pytest.mark.parametrize("backend", [("trio", "-"), ("asyncio", "-"), ("asyncio", "uvloop")], ids="-".join)
-def test_ctrl_c_ends_the_jobs_and_the_threads_without_noise(backend: tuple[str, str], busy: str) -> None:
+def test_ctrl_c_ends_the_jobs_and_the_threads_without_noise(
+    child: Callable[..., subprocess.Popen[str]], backend: tuple[str, str], busy: str
+) -> None:
     program = textwrap.dedent(PROGRAM.replace("{busy}", busy))
-    process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", program, *backend],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = child("-W", "error", "-c", program, *backend, start_new_session=True)
     assert process.stdout is not None
     lines = []
     while "ready\n" not in lines:
         lines.append(process.stdout.readline())
         assert lines[-1], process.communicate()
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate()
     assert process.returncode == 130, err
     assert err == ""
     assert out.endswith("interrupted []\n")

@@ -14,7 +14,6 @@ from typing import Any
 
 from coro_rt.errors import DeviceLost, MemoryBudgetExceeded
 from coro_rt.kernels.kv import KVShape
-from coro_rt.kernels.kv_words import page_layer_bytes
 from coro_rt.memory import MemoryBudget, Reservation, format_bytes
 
 from .device import GpuDevice
@@ -29,11 +28,9 @@ class GpuPages:
     """`take` is called by the device's worker alone, `give_back` from any thread."""
 
     def __init__(self, device: GpuDevice, shape: KVShape, budget: MemoryBudget | None = None) -> None:
-        if shape.bits != 16:
-            raise ValueError(f"a GPU keeps keys and values in 16 bits, not in {shape.bits}")
         self._device, self.shape = device, shape
         self._budget = MemoryBudget() if budget is None else budget
-        self._layer_bytes = page_layer_bytes(shape)
+        self._layer_bytes = shape.layer_bytes
         self._most = device.max_binding // self._layer_bytes
         self._lock = threading.Lock()
         self._reservation: Reservation | None = None  # for what is more than ALWAYS

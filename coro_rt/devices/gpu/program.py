@@ -8,8 +8,6 @@ numbers, bind groups. A step then only sets them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -25,15 +23,10 @@ from coro_rt.kernels.workspace import Widths
 from coro_rt.memory import MemoryBudget
 
 from .device import GpuDevice
+from .dispatch import TILES, Dispatch, Operands, When
 from .matrix import GpuMatrix
 from .pages import GpuPages
 from .workspace import GpuWorkspace, row_words
-
-TILES = (1, 4, 8, 16)
-"""Rows of x that a workgroup of a product may do at once."""
-
-MOST = 65535
-"""Workgroups in one dimension of a dispatch: what is more goes into the third, as `matmul.wgsl` knows."""
 
 _WORKGROUP = 128
 _FIELDS = (
@@ -41,40 +34,6 @@ _FIELDS = (
     "heads", "kv_heads", "head_size", "pairs", "window", "shift_stride", "add", "tail", "quantize",
 )  # fmt: skip
 _SLOT = 256  # bytes from one operation's numbers to the next: how uniform bindings are aligned
-
-
-class When(Enum):
-    """In which steps a dispatch is made."""
-
-    ALWAYS = 0
-    TOGETHER = 1  # a workgroup attends to all positions
-    SPLIT = 2  # each has a split of them, the third dimension
-    FOLDED = 3  # as SPLIT, behind it
-
-
-Operands = tuple[Buffer | None, Buffer | None, Buffer | None]
-"""What a kernel binds as x, y and q."""
-
-
-@dataclass(frozen=True, slots=True)
-class Dispatch:
-    """One kernel call. `pipelines` by the rows that a workgroup does at once (1, but for products); `across`:
-    how many workgroups it takes for those. `cost`: bytes of weights, or a guess of what else it reads.
-    """
-
-    pipelines: dict[int, Any]
-    across: int
-    operands: Operands
-    group: Any
-    tail: bool
-    when: When
-    layer: int | None
-    cost: int
-
-
-def tile_for(rows: int) -> int:
-    """How many rows of x a workgroup does: as many as possible with little idle work."""
-    return min(TILES, key=lambda tile: -(-rows // tile) * (tile + 3))
 
 
 class GpuProgram:
@@ -175,27 +134,29 @@ class GpuProgram:
         self._add(
             "rope_kv", (None, qkv, None), weights=weights, number=eps, heads=heads, kv_heads=kv.heads,
             head_size=kv.head_size, pairs=turns.shape[1], layer=self._layer(kv, layer),
-            across=heads + 2 * kv.heads,
-            constants={"SIZE": kv.head_size, "HALVES": halves, "HEAD_NORMS": norms is not None},
+            across=heads + kv.heads,
+            constants={
+                "SIZE": kv.head_size, "KV_BITS": kv.bits, "HALVES": halves, "HEAD_NORMS": norms is not None,
+            },
         )  # fmt: skip
 
     def attend(
         self, kv: KVShape, layer: int, heads: int, *, qkv: Buffer, out: Buffer, qout: Buffer | None,
-        window: int = 0, scale: float | None = None,
+        window: int = 0, scale: float | None = None, whole: bool = False,
     ) -> None:  # fmt: skip
         """As for the CPU. A few rows with long contexts are shared out by split, with the same result."""
 
-        def add(kernel: str, operands: Operands, when: When, layer: int | None, **constants: bool) -> None:
+        def add(kernel: str, operands: Operands, when: When, layer: int | None, **constants: int) -> None:
             self._add(
                 kernel, operands, number=kv.head_size**-0.5 if scale is None else scale, heads=heads,
                 kv_heads=kv.heads, head_size=kv.head_size, window=window or EVERYTHING, when=when,
-                layer=layer, columns=heads * kv.head_size, constants={"SIZE": kv.head_size} | constants,
-                across=heads,
+                layer=layer, columns=heads * kv.head_size, across=heads,
+                constants={"SIZE": kv.head_size, "WHOLE": whole} | constants,
             )  # fmt: skip
 
         layer = self._layer(kv, layer)
-        add("attend", (qkv, out, qout), When.TOGETHER, layer, ALONE=False)
-        add("attend", (qkv, Buffer.PARTS, None), When.SPLIT, layer, ALONE=True)
+        add("attend", (qkv, out, qout), When.TOGETHER, layer, KV_BITS=kv.bits, ALONE=False)
+        add("attend", (qkv, Buffer.PARTS, None), When.SPLIT, layer, KV_BITS=kv.bits, ALONE=True)
         add("fold", (Buffer.PARTS, out, qout), When.FOLDED, None)
 
     def gate(
@@ -209,6 +170,25 @@ class GpuProgram:
 
     def summary(self, vocabulary: int, *, logits: Buffer, out: Buffer) -> None:
         self._add("summary", (logits, None, out), columns=vocabulary, tail=True, cost=vocabulary * 4)
+
+    def layer_norm(
+        self, weight: Floats, bias: Floats, eps: float, *, out: Buffer, qout: Buffer | None, shift: Floats
+    ) -> None:
+        columns = len(weight)
+        weights = self.device.upload(np.concatenate([weight, bias])), self._upload(shift)
+        self._add(
+            "layer_norm", (None, out, qout), weights=weights, number=eps, columns=columns,
+            shift_stride=columns if shift.ndim == 2 else 0,
+        )  # fmt: skip
+
+    def gelu(self, shift: Floats, *, out: Buffer, qout: Buffer | None) -> None:
+        self._add(
+            "gelu", (None, out, qout), weights=(self._upload(shift),), columns=len(shift),
+            across=-(-len(shift) // BLOCK // 32),
+        )  # fmt: skip
+
+    def pool(self, columns: int, *, source: Buffer, out: Buffer) -> None:
+        self._add("pool", (source, out, None), columns=columns, tail=True)
 
     def quantize(self, columns: int, *, source: Buffer, out: Buffer) -> None:
         """Rows as int8, for a product that stands alone."""
@@ -226,26 +206,10 @@ class GpuProgram:
         begun.set_bind_group(0, workspace.step_group)
         count, cost, most = 0, 0.0, self.device.quantum_s / self._seconds
         while workspace.at < len(self.dispatches) and (count == 0 or cost < most):
-            each = self.dispatches[workspace.at]
+            taken = self.dispatches[workspace.at].encode(begun, workspace, self.pages)
             workspace.at += 1
-            rows = workspace.step_tail if each.tail else workspace.step_rows
-            if (
-                rows == 0
-                or each.when is (When.TOGETHER if workspace.splits else When.SPLIT)
-                or (each.when is When.FOLDED and not workspace.splits)
-            ):
-                continue
-            deep = workspace.splits if each.when is When.SPLIT else -(-each.across // MOST)
-            tile = tile_for(rows) if len(each.pipelines) > 1 else 1
-            begun.set_pipeline(each.pipelines[tile])
-            begun.set_bind_group(1, workspace.group(*each.operands))
-            begun.set_bind_group(2, each.group)
-            if each.layer is not None:
-                assert self.pages is not None
-                begun.set_bind_group(3, self.pages.group(each.layer))
-            begun.dispatch_workgroups(min(each.across, MOST), -(-rows // tile), deep)
-            count += 1
-            cost += each.cost * (1 + rows / 16)
+            count += taken > 0
+            cost += taken
         return count, cost
 
     def learn(self, cost: float, seconds: float) -> None:

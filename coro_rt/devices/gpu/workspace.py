@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coro_rt.kernels.formats import BLOCK, Floats
-from coro_rt.kernels.kv import PAGE_POSITIONS
+from coro_rt.kernels.kv import PAGE_POSITIONS, KVShape
 from coro_rt.kernels.program import Buffer
-from coro_rt.kernels.workspace import Widths
+from coro_rt.kernels.workspace import TextRows, Widths
 
 from .device import GpuDevice
 
-_PER_TAIL = (Buffer.LOGITS, Buffer.SUMMARY)
+_PER_TAIL = (Buffer.LOGITS, Buffer.SUMMARY, Buffer.POOLED)
 
 SPLIT = 256
 """Positions that a workgroup attends to where there are too few rows to share out: as `parts.wgsl` has it."""
@@ -46,16 +46,23 @@ def row_words(widths: Widths) -> dict[Buffer, int]:
         Buffer.GATE_UP: 2 * widths.gated, Buffer.GATED: widths.gated,
         Buffer.QGATED: _quantized_words(widths.gated), Buffer.LOGITS: widths.vocabulary, Buffer.SUMMARY: 4,
         Buffer.PARTS: widths.heads * splits * (widths.attended // widths.heads + 2),
+        Buffer.POOLED: widths.pooled,
     }  # fmt: skip
     return {buffer: -(-count // 4) * 4 for buffer, count in words.items()}
 
 
 class GpuWorkspace:
-    """The buffers of one step of up to `rows` tokens, `tail` of them with logits. One step at a time:
-    `begin`, `GpuDevice.run`, then read.
+    """The buffers of one step of up to `rows` tokens, `tail` of them with logits, or `tail` texts. One step
+    at a time: `begin` or `begin_texts`, `GpuDevice.run`, then read.
+
+    `cache`: how many pages of which kind it has of its own, numbered from 0 on, for keys and values that no
+    later step needs. They are of one layer, which all layers use after each other.
     """
 
-    def __init__(self, device: GpuDevice, widths: Widths, *, rows: int, tail: int) -> None:
+    def __init__(
+        self, device: GpuDevice, widths: Widths, *, rows: int, tail: int,
+        cache: tuple[KVShape, int] | None = None,
+    ) -> None:  # fmt: skip
         self.rows, self.tail = rows, tail
         self.at = 0  # the next dispatch of the program
         self.step_rows = self.step_tail = 0
@@ -69,8 +76,10 @@ class GpuWorkspace:
         }
         self.step_buffer, self._rows = (
             device.buffer(16),
-            device.buffer((rows * (4 + self._pages) + self._pages) * 4),
+            device.buffer((rows * (4 + self._pages) + self._pages + 2 * tail) * 4),
         )
+        self._cache = None if cache is None else device.buffer(cache[0].page_bytes * cache[1])
+        self.cache_group = None if cache is None else device.pipelines.bind(3, self._cache)
         self._nothing = [device.buffer(16) for _ in range(3)]
         self._groups: dict[tuple[Buffer | None, ...], Any] = {}
         self.step_group = device.pipelines.bind(0, self.step_buffer, self._rows)
@@ -81,7 +90,7 @@ class GpuWorkspace:
         """Bytes that such a workspace will take on the device."""
         pages = -(-widths.context // PAGE_POSITIONS)
         words = sum(each * _count(buffer, rows, tail) for buffer, each in row_words(widths).items())
-        return 4 * (words + rows * (4 + pages) + pages)
+        return 4 * (words + rows * (4 + pages) + pages + 2 * tail)
 
     def begin(
         self,
@@ -94,6 +103,28 @@ class GpuWorkspace:
         """Set up a step: token ids, their positions, each token's table of pages (numbers), logits for the
         last `tail` tokens.
         """
+        self._begin(tokens, positions, pages, tail)
+
+    def begin_texts(
+        self,
+        tokens: NDArray[np.int32],
+        lengths: list[int],
+        pages: list[NDArray[np.int64]],
+        *,
+        pooled: int | None = None,
+    ) -> None:
+        """Set up a step of an encoder; see `kernels.workspace.Workspace`."""
+        texts = TextRows.of(tokens, lengths, pages, pooled)
+        self._begin(tokens, texts.positions, texts.tables, len(lengths), texts)
+
+    def _begin(
+        self,
+        tokens: NDArray[np.int32] | list[int],
+        positions: NDArray[np.int32] | list[int],
+        pages: list[NDArray[np.int64]],
+        tail: int,
+        texts: TextRows | None = None,
+    ) -> None:
         count = len(tokens)
         assert 0 < count <= self.rows, (count, self.rows)
         assert 0 <= tail <= min(count, self.tail), (tail, count, self.tail)
@@ -109,9 +140,12 @@ class GpuWorkspace:
                 parts.append(table.astype(np.uint32))
                 at += len(table)
             rows[t, 2] = tables[id(table)]
+        if texts is not None:
+            rows[:, 3] = texts.lengths
+            parts.append(texts.spans.reshape(-1).astype(np.uint32))
         self._device.write(self._rows, np.concatenate([rows.reshape(-1), *parts]))
         self._row_words, self._end = rows, at
-        self._device.write(self.step_buffer, np.array([count, tail, 0, 0], np.uint32))
+        self._device.write(self.step_buffer, np.array([count, tail, at, 0], np.uint32))
         self.at, self.step_rows, self.step_tail = 0, count, tail
         reach = int(np.max(positions)) + 1
         self.splits = -(-reach // SPLIT) if count <= FEW and reach > SPLIT else 0
@@ -169,10 +203,22 @@ class GpuWorkspace:
         words = self.words(Buffer.SUMMARY)
         return words[:, 0].astype(np.int64), words[:, 1].view(np.float32)
 
+    @property
+    def pooled(self) -> Floats:
+        """float32 [texts of this step, columns]. Waits."""
+        return self.floats(Buffer.POOLED)[:, : self._widths.pooled]
+
+    @property
+    def outcome(self) -> Floats:
+        """What is not finite if something went wrong in this step. Waits."""
+        return self.pooled if self._widths.pooled else self.summaries[1]
+
     def release(self) -> None:
         """Give the device's memory back when nothing submitted needs it any more."""
         for buffer in (*self._buffers.values(), *self._nothing, self.step_buffer, self._rows):
             buffer.destroy()
+        if self._cache is not None:
+            self._cache.destroy()
         self._groups.clear()
 
     def logprob(self, row: int, token: int) -> float:

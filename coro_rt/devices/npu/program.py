@@ -156,7 +156,7 @@ class NpuProgram:
         self, kv: KVShape, layer: int, heads: int, *, qkv: Buffer, out: Buffer, qout: Buffer | None,
         window: int = 0, scale: float | None = None, whole: bool = False,
     ) -> None:  # fmt: skip
-        assert not whole, "encoders run on the CPU"
+        assert not whole, "encoders do not run on an NPU"
         if window not in self.windows:
             self.windows.append(window)
         scale = kv.head_size**-0.5 if scale is None else scale

@@ -35,6 +35,7 @@ from coro_rt.placing import Placing
 from coro_rt.schedulers.ejection import Ejection
 from coro_rt.schedulers.entry import Entry, State
 from coro_rt.schedulers.explanation import Explanation, Known
+from coro_rt.schedulers.inheritance import last_waited_for
 from coro_rt.schedulers.power import PowerState
 from coro_rt.schedulers.qos import QoS
 from coro_rt.schedulers.registry import PolicyLike
@@ -160,6 +161,10 @@ class Engine:
         elif (gives_way or worker.alone) and not worker.deciding:
             worker.alone = False
             self.after(worker.device.preempt)
+
+    def taken_up_locked(self, entry: Entry) -> None:
+        """Somebody waits for a READY entry of another device, which should take it up now."""
+        self._made_ready(cast(JobEntry, entry).job.worker, gives_way=True)
 
     @property
     def ended(self) -> Ledger:
@@ -343,10 +348,14 @@ class Engine:
             now = self.clock()
             deadline = None if within_s is None else now + within_s
             gives_way = self.scheduler.set_qos(job.entry, now, qos=level, deadline=deadline)
-            if gives_way and not job.worker.deciding:
-                self.after(job.worker.device.preempt)
-            elif job.worker.idle and job.state is State.READY:  # it was put off, and is not any more
-                self._made_ready(job.worker, gives_way=False)
+            last = last_waited_for(job.entry)
+            if last.state is State.NEW or last.state is State.DONE:
+                return
+            worker = cast(JobEntry, last).job.worker
+            if gives_way and not worker.deciding:
+                self.after(worker.device.preempt)
+            elif worker.idle and last.state is State.READY:  # it was put off, and is not any more
+                self._made_ready(worker, gives_way=False)
 
     @protected
     def predict(self, job: Job[Any], seconds_left: float) -> None:

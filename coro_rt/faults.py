@@ -149,7 +149,10 @@ class FaultInjection:
                 self._under_way.discard(launch)
                 if self._poisoned:  # it did not look at its numbers itself
                     self._poisoned = False
-                    job.inbox, job.inbox_error = None, self.device.lose("nan", "injected")
+                    lost = self.device.lose("nan", "injected")
+                    if launch.joint is None and launch.kernel.idempotent:  # as for one that looks
+                        return launch
+                    job.inbox, job.inbox_error = None, lost
             return left
 
         return watched

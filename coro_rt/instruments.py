@@ -156,11 +156,12 @@ class Watched:
             self._wakes(leader, now)
         return leader
 
-    def park(self, entry: Entry, now: float, *, on: Entry | None = None) -> None:
+    def park(self, entry: Entry, now: float, *, on: Entry | None = None) -> Entry | None:
         ran = entry.state is State.RUNNING  # else it waits already, and now for somebody else
-        self._scheduler.park(entry, now, on=on)
+        last = self._scheduler.park(entry, now, on=on)
         if ran:
             self._tell("job_waits", _job(entry), now)
+        return last
 
     def wake(self, entry: Entry, now: float) -> bool:
         gives_way = self._scheduler.wake(entry, now)

@@ -37,9 +37,20 @@ class Launch(Trap, Generic[T]):
     `state` is the implementation's, kept while the launch is suspended; None at the first call. A device with
     a clock of its own says in `measured_s` how long it has worked in a call; None: as long as the call took.
     `device` is the name of the one that it is to run on; None: that is open. `spent_s`: on it so far.
+    `begun`: an implementation has been called for it.
     """
 
-    __slots__ = ("__weakref__", "args", "device", "kernel", "measured_s", "result", "spent_s", "state")
+    __slots__ = (
+        "__weakref__",
+        "args",
+        "begun",
+        "device",
+        "kernel",
+        "measured_s",
+        "result",
+        "spent_s",
+        "state",
+    )
 
     batch: Batch | None = None  # see BatchLaunch
     joint: Joint | None = None
@@ -48,6 +59,7 @@ class Launch(Trap, Generic[T]):
         self.kernel = kernel
         self.args = args
         self.device = device
+        self.begun = False
         self.spent_s = 0.0
         self.state: Any = None
         self.result: T | None = None
@@ -133,14 +145,22 @@ class Kernel(Generic[P, T]):
     """A kernel; calling it makes a Launch. Implementations are looked up by the device's kind.
 
     `size(*args)` is how much work a launch is, for placement, in a unit in which its time would grow in
-    proportion at best; by default all launches are alike.
+    proportion at best; by default all launches are alike. `idempotent`: whatever was done of a launch, to run
+    it again from the beginning gives the same. A launch that placement has sent to a device which then fails
+    is run on another one; without this only if it had not begun.
     """
 
     def __init__(
-        self, name: str, *, size: Callable[..., float] | None = None, **implementations: Implementation
+        self,
+        name: str,
+        *,
+        size: Callable[..., float] | None = None,
+        idempotent: bool = False,
+        **implementations: Implementation,
     ) -> None:
         self.name = name
         self.size = size
+        self.idempotent = idempotent
         self._implementations = implementations
 
     @overload
@@ -192,7 +212,7 @@ class BatchKernel(Kernel[P, T]):
     def __init__(
         self, name: str, batch: Callable[P, tuple[Batch, int]], **implementations: Implementation
     ) -> None:
-        super().__init__(name, **implementations)
+        super().__init__(name, idempotent=False, **implementations)
         self._batch = batch
         self.joints: dict[str, Callable[[list[BatchLaunch[Any]]], Joint]] = {}
 

@@ -72,6 +72,21 @@ class Placing:
             job.inbox_error = error
             return CHECKPOINT
 
+    def again(self, job: Job[Any], launch: Launch[Any]) -> Trap | None:
+        """How a launch comes to another device whose own is fenced; None: it does not, and its job is told.
+
+        Called by the job's worker. What was pinned goes nowhere, nor what may have left something half-done,
+        or still be at it.
+        """
+        if launch.batch is not None or launch.device is not None or job.home is not None:
+            return None
+        if launch.begun:
+            device, fence = job.worker.device, job.worker.fence
+            writes = device.remembers and fence is not None and fence.lost.reason == "hung"
+            if writes or not launch.kernel.idempotent:
+                return None
+        return self.sent(job, Launch(launch.kernel, launch.args))  # a thread that hangs has the other one
+
     def measured(self, engine: Engine, device: str, launch: Launch[Any], now: float) -> None:
         """Under the lock: a launch that ran alone is done."""
         if self._differ(self.among(launch)):
@@ -107,24 +122,36 @@ class Sent(Move):
 
     def arrive(self, job: Job[Any]) -> bool:
         if self._work is not None:
-            entry = job.entry
             try:
-                job.placed = choice = job.engine.scheduler.place(
-                    self._work,
-                    self._among,
-                    job.engine.clock(),
-                    qos=entry.effective_qos,
-                    deadline=entry.deadline,
-                    tenant=entry.tenant,
-                    without=entry,
-                )
+                self._choose(job, self._work)
             except SchedulerError as error:
                 fences = [job.engine.workers[device].fence for device in self._among]
                 lost = next((fence.error() for fence in fences if fence is not None), None)
                 job.inbox_error = lost or DeviceError(str(error))
                 return True
-            self.device = choice.device
         return super().arrive(job)
+
+    def turned_away(self, job: Job[Any]) -> bool:
+        if self._work is None:
+            return False
+        try:
+            self._choose(job, self._work)
+        except SchedulerError:
+            return False
+        return True
+
+    def _choose(self, job: Job[Any], work: Work) -> None:
+        entry = job.entry
+        job.placed = choice = job.engine.scheduler.place(
+            work,
+            self._among,
+            job.engine.clock(),
+            qos=entry.effective_qos,
+            deadline=entry.deadline,
+            tenant=entry.tenant,
+            without=entry,
+        )
+        self.device = choice.device
 
     def arrived(self, job: Job[Any]) -> None:
         job.launch = self._launch

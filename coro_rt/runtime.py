@@ -128,7 +128,8 @@ class Runtime:
         It is loaded for the first open device that models run on ("cpu" or "gpu"); on others with a memory of
         their own it may go on (`LLM.places`), when one is lost or `LLM.places.chooser` says so, and is loaded
         there then. `devices=` names those that it may use, the first one first; `device=` pins it to one.
-        `prefill_on=` is the NPU that reads all prompts. An encoder stays on the first device.
+        `prefill_on=` is the NPU or the GPU that reads all prompts for a CPU. An encoder stays on the first
+        device.
 
         If the memory budget is spent, it waits for it while jobs are using what it needs. A model that
         neither a job nor an open conversation uses may be unloaded for others; its next use loads it again.

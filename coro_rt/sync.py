@@ -88,7 +88,7 @@ class Lock:
             self._holder = heir
             for waiter in self._waiting:  # they wait for another job now
                 engine.scheduler.park(waiter.entry, engine.clock(), on=heir.entry)
-            engine.wake_locked(heir)
+            engine.wake_locked(heir)  # which is as urgent as they are
 
     async def __aenter__(self) -> Self:
         await self.acquire()

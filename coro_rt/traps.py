@@ -122,6 +122,10 @@ class Move(Trap):
         """Under the lock: it goes on there, and stays unless it says otherwise."""
         job.home = self.device
 
+    def turned_away(self, job: Job[Any]) -> bool:
+        """Under the lock: the device has failed meanwhile. True: it is to another one."""
+        return False
+
     def leave(self, job: Job[Any]) -> bool:
         return True  # and `_go` finds that it is not waited for any more
 
@@ -134,6 +138,8 @@ class Move(Trap):
             if job.trap is not self:  # cancelled meanwhile, or taken along by its device
                 return
             worker = engine.workers[self.device]
+            if worker.fence is not None and self.turned_away(job):
+                worker = engine.workers[self.device]
             error: DeviceError | None = None
             if worker.fence is not None:
                 error = worker.fence.error()

@@ -254,12 +254,16 @@ class Worker:
         if self._since >= self._look_at:
             self._look(self._since)
         engine, launch = self.engine, job.launch
-        if launch is not None and (job.cancelled is not None or self.fence is not None):
-            with self._lock:
-                self._give_up(job, self._clock())
-            launch = None
         trap: Any = launch
-        if launch is None:
+        if launch is not None and (job.cancelled is not None or self.fence is not None):
+            trap = (
+                None if job.cancelled is not None or not self._places else engine.placing.again(job, launch)
+            )
+            if trap is None:
+                with self._lock:
+                    self._give_up(job, self._clock())
+            launch = job.launch = None
+        if trap is None:
             trap = self._step(job)
             if isinstance(trap, Launch):
                 sent = None
@@ -268,7 +272,7 @@ class Worker:
                 if sent is not None:
                     trap = sent
                 elif self.fence is None and (trap.batch is None or not self._may_run_jointly(trap)):
-                    launch = trap
+                    launch = job.launch = trap  # known to another thread, should this one hang
             elif trap is _END:
                 self.read_energy()  # so that its ledger is right when somebody looks at it
         joint: Joint | None = None
@@ -400,6 +404,7 @@ class Worker:
         left_s = self.sleepers.until - began
         slice_s = self._slice_s if self._slice_s < left_s else max(0.0, left_s)
         joint = launch.joint
+        launch.begun = True
         try:
             if self.guard.around is not None:
                 done = self.guard.call(launch, slice_s)
@@ -410,10 +415,12 @@ class Worker:
         except GivenUp:
             raise
         except BaseException as exc:
+            done = True
             if isinstance(exc, DeviceLost) and exc.device == self.name:
                 self._lost = exc
-            job.inbox_error = exc
-            done = True
+                done = joint is not None or not launch.kernel.idempotent  # else it may go on elsewhere
+            if done:
+                job.inbox_error = exc
         else:
             if done:
                 job.inbox = launch.result
@@ -468,11 +475,13 @@ class Worker:
         if trap.on is not None and trap.on.waits_on is not None:
             loosen(job, trap.on)
         try:
-            engine.scheduler.park(job.entry, now, on=trap.on)
+            last = engine.scheduler.park(job.entry, now, on=trap.on)
         except DeadlockError as exc:
             trap.leave(job)
             job.inbox_error = exc
             return True
+        if last is not None:
+            engine.taken_up_locked(last)
         job.trap = trap
         job.parked_at = now
         return False

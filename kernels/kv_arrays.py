@@ -22,27 +22,45 @@ def write(kv: KVShape, table: NDArray[np.int64], layer: int, start: int, k: Any,
     `table`: addresses of the sequence's pages, which must be there and stay there.
     """
     assert k.shape == v.shape == (len(k), kv.heads, kv.head_size), (k.shape, v.shape, kv)
+    scales = None
+    if kv.bits == 8:
+        (k, k_scales), (v, v_scales) = _to_int8(k), _to_int8(v)
+        scales = np.stack((k_scales, v_scales), 1)
+    put(kv, table, layer, start, k, v, scales)
+
+
+def put(kv: KVShape, table: NDArray[np.int64], layer: int, start: int, k: Any, v: Any, scales: Any) -> None:
+    """The same with what is stored: float16; or int8, with scales, float16 [heads, 2, n] (K, V)."""
     for page, slots, rows in _spans(table, start, start + len(k)):
-        keys, values, scales = _views(kv, page, layer)
-        new_k, new_v = k[rows], v[rows]
+        keys, values, page_scales = _views(kv, page, layer)
+        keys[:, slots // 16, :, slots % 16] = k[rows]
+        values[:, slots] = v[rows].transpose(1, 0, 2)
         if kv.bits == 8:
-            new_k, scales[:, 0, slots] = _to_int8(new_k)
-            new_v, scales[:, 1, slots] = _to_int8(new_v)
-        keys[:, slots // 16, :, slots % 16] = new_k
-        values[:, slots] = new_v.transpose(1, 0, 2)
+            page_scales[:, :, slots] = scales[:, :, rows]
+
+
+def take(kv: KVShape, table: NDArray[np.int64], layer: int, stop: int, length: int) -> tuple[Any, Any, Any]:
+    """What is stored at the positions before `stop`, as `put` takes it, and zeros up to `length`."""
+    k = np.zeros((length, kv.heads, kv.head_size), np.float16 if kv.bits == 16 else np.int8)
+    v = np.zeros_like(k)
+    scales = np.zeros((kv.heads, 2, length), np.float16) if kv.bits == 8 else None
+    for page, slots, rows in _spans(table, 0, stop):
+        keys, values, page_scales = _views(kv, page, layer)
+        k[rows] = keys[:, slots // 16, :, slots % 16]
+        v[rows] = values[:, slots].transpose(1, 0, 2)
+        if scales is not None:
+            scales[:, :, rows] = page_scales[:, :, slots]
+    return k, v, scales
 
 
 def read(kv: KVShape, table: NDArray[np.int64], layer: int, stop: int, k: Halves, v: Halves) -> None:
     """Keys and values of the positions before `stop` into the first rows of k and v, float16 [.., heads,
     head size].
     """
-    for page, slots, rows in _spans(table, 0, stop):
-        keys, values, scales = _views(kv, page, layer)
-        k[rows] = keys[:, slots // 16, :, slots % 16]
-        v[rows] = values[:, slots].transpose(1, 0, 2)
-        if kv.bits == 8:
-            k[rows] *= scales[:, 0, slots].T[..., None]
-            v[rows] *= scales[:, 1, slots].T[..., None]
+    k[:stop], v[:stop], scales = take(kv, table, layer, stop, stop)
+    if scales is not None:
+        k[:stop] *= scales[:, 0].T[..., None]
+        v[:stop] *= scales[:, 1].T[..., None]
 
 
 def _spans(table: NDArray[np.int64], start: int, stop: int) -> Iterator[tuple[int, NDArray[np.int64], slice]]:

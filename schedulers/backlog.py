@@ -7,6 +7,10 @@ with time. With whom it is equal it takes turns, slice by slice; and of the othe
 slice at a time, whose key is smaller because they have waited. Under policies that look at the service
 received, everybody takes turns with everybody. Of another tenant's entries, all together take turns with it.
 
+Those who write with one model count once (company.py). They do not hand over the device in the middle of a
+launch: of equals' turns theirs are whole launches, each for `_SLICES` of the newcomer's. Who asks for itself
+and writes along with them only has longer launches.
+
 Found in bounded time, too: who stands first in a queue is looked at, and the others are thought to be alike.
 """
 
@@ -17,14 +21,14 @@ from math import ceil, inf
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from coro_rt.schedulers.batch import Batch
+from coro_rt.schedulers.company import LEAST_S, LOOKED_AT, left, together, unseen_others, writes
 from coro_rt.schedulers.entry import Entry
 
 if TYPE_CHECKING:
     from coro_rt.schedulers.ready import ReadyQueue
 
-LOOKED_AT = 4  # entries of a heap that are looked at one by one
-
-_LEAST_S = 0.0005  # that somebody is thought to take who has said nothing, or said less than it was
+_SLICES = 2  # for somebody who shares launches to run, and to bring the next one
 
 
 class Aged(NamedTuple):
@@ -44,15 +48,22 @@ class Ahead(NamedTuple):
     lead_s: float
 
 
+class Shared(NamedTuple):
+    """Several who share launches of `launch_s` with each other: together they have `left_s` to run."""
+
+    left_s: float
+    launch_s: float
+
+
 class Backlog(NamedTuple):
     """What a newcomer would wait for on one device.
 
     `before_s` is served before it whatever its own length; then come those `ahead`, the longest lead first.
-    `turns_s` are the seconds left of those with whom
-    it takes turns of `slice_s`; `more` others are like the average of these. If who runs is one of them, it
-    is the first, and of its slice `rest_s` are left. Background is owed `owed_s` (negative: it has had more
-    than its share), and gets the part `share` of what is served from now on. `busy`: somebody runs there
-    now, whom it may preempt or not.
+    `turns_s` are the seconds left of those with whom it takes turns of `slice_s`; `more` others are like the
+    average of these. If who runs is one of them, it is the first, and of its slice `rest_s` are left. It
+    takes turns with those that are `shared`, too. For those in its own launches what it runs takes longer by
+    the part `company`. Background is owed `owed_s` (negative: it has had more than its share), and gets the
+    part `share` of what is served from now on. `busy`: somebody runs there now, whom it may preempt or not.
     """
 
     device: str
@@ -61,6 +72,8 @@ class Backlog(NamedTuple):
     more: int = 0
     aged: tuple[Aged, ...] = ()
     ahead: tuple[Ahead, ...] = ()
+    shared: tuple[Shared, ...] = ()
+    company: float = 0.0
     slice_s: float = 0.002
     owed_s: float = 0.0
     share: float = 0.0
@@ -70,11 +83,12 @@ class Backlog(NamedTuple):
     @property
     def idle(self) -> bool:
         """Whether nobody is there."""
-        return not (self.busy or self.before_s or self.ahead or self.turns_s or self.aged)
+        others = self.before_s or self.ahead or self.turns_s or self.aged or self.shared or self.company
+        return not (self.busy or others)
 
     def wait_s(self, run_s: float) -> float:
         """For how long somebody who runs for `run_s` is ready there without running."""
-        wait_s = self.before_s
+        wait_s = self.before_s + run_s * self.company
         slices = ceil(run_s / self.slice_s - 1e-9)
         for other in self.ahead:
             wait_s += max(0.0, min(other.left_s, slices * other.lead_s - wait_s))
@@ -85,6 +99,8 @@ class Backlog(NamedTuple):
             if self.rest_s is not None:
                 first_s = self.turns_s[0]
                 wait_s += min(first_s, turn_s - self.slice_s + self.rest_s) - min(first_s, turn_s)
+        for left_s, launch_s in self.shared:
+            wait_s += min(left_s, ceil(slices / _SLICES) * launch_s)
         for late in self.aged:
             stay_s = wait_s + run_s - late.first_s
             if stay_s > 0.0:
@@ -108,6 +124,9 @@ def backlog(
     """What `newcomer`, an entry that is nobody's, with its lane and key, would find. `key` is the policy's,
     who counts service if `by_service`. `without` is left out: it asks for itself."""
     before_s, ahead, turns_s, more, aged = 0.0, list[Ahead](), list[float](), 0, list[Aged]()
+    shared: tuple[Shared, ...] = ()
+    counted: tuple[Batch, ...] = ()  # whose writers were
+    company = 0.0
     running = None if queue.running is without else queue.running
     unbooked_s, rest_s = 0.0, None
     own, own_lane, foreground = newcomer.key, newcomer.lane, not newcomer.background
@@ -125,7 +144,7 @@ def backlog(
             if not heap:
                 continue
             seen = [entry for _, ticket, entry in heap[:LOOKED_AT] if ticket == entry.ticket]
-            unseen = max(0, len(heap) - LOOKED_AT)
+            unseen = 0 if len(heap) <= LOOKED_AT else unseen_others(queue, seen, len(heap) - LOOKED_AT)
             if lane is own_lane:
                 crowds.append((seen, unseen))
             elif heap is lane.foreground or not foreground:
@@ -139,18 +158,40 @@ def backlog(
             left_s = entry.predicted_seconds_left - entry.served_s + entry.predicted_at_s  # see `left`
             if entry is running:
                 left_s -= unbooked_s
-            if not left_s > _LEAST_S:
-                left_s = _LEAST_S
+            if not left_s > LEAST_S:
+                left_s = LEAST_S
+            launch_s = 0.0
+            if entry.batch is not None and writes(entry):
+                if entry.batch in counted:
+                    continue
+                counted += (entry.batch,)
+                found = together(queue, entry.batch, without)
+                if without is not None and without is queue.running and without.batch is entry.batch:
+                    company = found.stretch - 1.0
+                    continue
+                if found.writers > 1:
+                    left_s, launch_s = found.left_s, found.launch_s
             if by_service:
                 turns_s.append(left_s)
                 continue
-            renewed = _key_if_ready(entry, now, key)
-            if renewed == own:
+            since, lead_s = entry.ready_since, inf
+            try:
+                entry.ready_since = now
+                renewed = key(entry, now)
+                if renewed < own and type(renewed) is float:
+                    entry.ready_since = now + 1.0
+                    each_s: float = key(entry, now + 1.0) - renewed
+                    if each_s > 0.0:  # until its renewed key has grown to the newcomer's
+                        lead_s = (own - renewed) / each_s
+            finally:
+                entry.ready_since = since
+            if renewed == own and launch_s:
+                shared += (Shared(left_s, launch_s),)
+            elif renewed == own:
                 if entry is running:
                     rest_s = max(0.0, slice_s - queue.used_s - unbooked_s)
                 turns_s.append(left_s)
             elif renewed < own:
-                lead_s = _lead_s(entry, renewed, own, now, key)
                 if lead_s < inf:
                     ahead.append(Ahead(left_s, lead_s))
                 else:
@@ -171,32 +212,11 @@ def backlog(
     owed_s = share = 0.0
     if foreground and queue.background_count:
         owed_s, share = queue.background_owed_s, queue.guaranteed_share
-    ahead.sort(key=attrgetter("lead_s"), reverse=True)
+    if len(ahead) > 1:
+        ahead.sort(key=attrgetter("lead_s"), reverse=True)
     turns = (*turns_s, *tenants_s)
     busy = running is not None
     return Backlog(
-        queue.name, before_s, turns, more, tuple(aged), tuple(ahead), slice_s, owed_s, share, busy, rest_s
-    )
-
-
-def _key_if_ready(entry: Entry, since: float, key: Callable[[Entry, float], Any]) -> Any:
-    """An entry's key, had it become ready then."""
-    before, entry.ready_since = entry.ready_since, since
-    try:
-        return key(entry, since)
-    finally:
-        entry.ready_since = before
-
-
-def _lead_s(entry: Entry, renewed: Any, own: Any, now: float, key: Callable[[Entry, float], Any]) -> float:
-    """How long it takes until the renewed key of an entry has grown to the newcomer's."""
-    if type(renewed) is not float:
-        return inf
-    each_s: float = _key_if_ready(entry, now + 1.0, key) - renewed
-    return (own - renewed) / each_s if each_s > 0.0 else inf
-
-
-def left(entry: Entry) -> float:
-    """The device seconds that an entry will still take, as far as anybody said."""
-    left_s = entry.predicted_seconds_left - entry.served_s + entry.predicted_at_s
-    return left_s if left_s > _LEAST_S else _LEAST_S  # a NaN prediction is none
+        queue.name, before_s, turns, more, tuple(aged), tuple(ahead), shared, company, slice_s, owed_s,
+        share, busy, rest_s,
+    )  # fmt: skip

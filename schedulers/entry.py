@@ -57,6 +57,7 @@ class Entry:
         "aboard",
         "background",
         "batch",
+        "brought",
         "deadline",
         "deferred",
         "device",
@@ -135,6 +136,7 @@ class Entry:
         # Launches that may run as one: see batch.py. `rows` without `aboard`: a launch that has not begun.
         self.batch: Batch | None = None  # of its last launch; the next is likely to be of the same
         self.rows = 0  # that its launch wants
+        self.brought = 0  # the same of its last launch, or of this one: who writes brings one
         self.aboard = 0  # that it has in the launch under way, its own or one that it rides in
         self.riders: tuple[Entry, ...] = ()  # who rides in its launch
         self.expected_s = 0.0  # of its launch under way, and what was spent on it

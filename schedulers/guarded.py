@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from coro_rt.schedulers.dynamic import Dynamic
 from coro_rt.schedulers.ejection import Ejection, Stopwatch, TooSlow, key_kind
-from coro_rt.schedulers.entry import Entry
+from coro_rt.schedulers.entry import Entry, State
 from coro_rt.schedulers.errors import SchedulerError
 from coro_rt.schedulers.inheritance import inherit, inherit_keys
 from coro_rt.schedulers.policy import Policy
@@ -21,6 +21,8 @@ from coro_rt.schedulers.registry import POLICIES
 
 if TYPE_CHECKING:
     from coro_rt.schedulers.ready import ReadyQueue
+
+_WAITING = State.WAITING  # looking up a member of an Enum takes as long as a call
 
 
 class GuardedPolicy:
@@ -105,7 +107,7 @@ class GuardedPolicy:
                 self.ready(entry, now)
                 if self.policy is not policy:
                     return
-        self._order_anew(policy, now)
+        self._order_anew(policy, now, sleepers=True)
 
     def set_power(self, state: PowerState, now: float) -> None:
         """What the machine runs on and how warm it is. A policy that listens is asked anew for all keys, and
@@ -118,7 +120,7 @@ class GuardedPolicy:
         if policy.guarantees_background is not guaranteed:
             for queue in self._queues.values():
                 self.promise_share(queue)
-        self._order_anew(policy, now)
+        self._order_anew(policy, now, sleepers=False)
 
     def promise_share(self, queue: ReadyQueue) -> None:
         """Background has its share of a device if the policy wants that; what it was owed is forgotten."""
@@ -157,18 +159,16 @@ class GuardedPolicy:
         except Exception as error:
             self._eject("on_ready", entry, _raised(error), now)
 
-    def put_off(self, queue: ReadyQueue, entry: Entry, now: float) -> bool:
-        """Asks whether a READY entry has to wait for a time, and sees to it. Only with `defer_until`."""
+    def put_off_until(self, entry: Entry, now: float) -> float | None:
+        """Until when a READY entry is put off; None: it is not. Only with `defer_until`."""
         assert self.defer_until is not None
         try:
             until = self.defer_until(entry, now)
             later = bool(until > now)
         except Exception as error:
             self._eject("defer_until", entry, _raised(error), now)
-            return False
-        if later:
-            queue.defer(entry, until)
-        return later
+            return None
+        return until if later else None
 
     def preempts(self, candidate: Entry, running: Entry, now: float) -> bool:
         """Whether a candidate takes the device from the running entry within its slice. Only with
@@ -220,19 +220,28 @@ class GuardedPolicy:
         if not kept:
             self._eject("bound_s", entry, f"let it wait {waited:.3f} s and promises at most {bound!r} s", now)
 
-    def _order_anew(self, policy: Policy, now: float) -> None:
-        """Gives every entry a key from its policy, and puts off those that it wants to."""
+    def _order_anew(self, policy: Policy, now: float, *, sleepers: bool) -> None:
+        """Gives entries keys from their policy, and puts off those that it wants to. `sleepers`: also those
+        that wait for no other entry, and have no use for a key until they wake with a new one; but keys of
+        two policies cannot be compared."""
         for entry in self._entries:
+            if not sleepers and entry.state is _WAITING and entry.waits_on is None:
+                continue
             entry.own_key = entry.key = self.key(entry, now)
             if self.policy is not policy:
                 return  # ejected on the way: its successor has done all this
         inherit_keys(self._entries)
+        put_off: dict[Entry, float] = {}
+        if self.defer_until is not None:
+            for entry in self._entries:
+                if entry.ticket and not entry.started and not entry.waiters:
+                    until = self.put_off_until(entry, now)
+                    if self.policy is not policy:
+                        return  # as above
+                    if until is not None:
+                        put_off[entry] = until
         for queue in self._queues.values():
-            queue.rebuild()
-            if self.defer_until is not None:
-                for entry in list(queue):
-                    if not entry.started and not entry.waiters and self.policy is policy:
-                        self.put_off(queue, entry, now)
+            queue.rebuild(put_off)
 
     def _tell_power(self, now: float) -> bool:
         """False: the policy was ejected for it."""

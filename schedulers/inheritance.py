@@ -41,6 +41,13 @@ def unlink(entry: Entry) -> None:
         inherit(on)
 
 
+def last_waited_for(entry: Entry) -> Entry:
+    """Whom an entry waits for in the end; itself, if it waits for nobody."""
+    while entry.waits_on is not None:
+        entry = entry.waits_on
+    return entry
+
+
 def release(entry: Entry) -> None:
     """Nobody waits for this entry any more."""
     for waiter in entry.waiters:
@@ -49,7 +56,8 @@ def release(entry: Entry) -> None:
 
 
 def inherit(entry: Entry) -> None:
-    """Works out the key and level of an entry, of whom it waits for, and so on."""
+    """Works out the key and level of an entry, of whom it waits for, and so on; who is waited for is not put
+    off any more."""
     link: Entry | None = entry
     while link is not None and link.lane is not None:  # before it is submitted it has no key
         key, qos = link.own_key, link.qos
@@ -63,7 +71,7 @@ def inherit(entry: Entry) -> None:
         if not link.ticket:
             link.key = key
             link.background = background
-        elif key != link.key or background is not link.background:
+        elif key != link.key or background is not link.background or (link.deferred and link.waiters):
             link.lane.queue.rekey(link, key, background=background)
         link = link.waits_on
 

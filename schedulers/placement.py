@@ -5,8 +5,10 @@ longer where others use the same memory meanwhile. Of devices that are done near
 that needs the least energy; how nearly, urgency and power say (`_PATIENCE`). Somebody urgent never pays more
 for it than `_TIE`.
 
-What was never measured on a device is tried there by work that nobody waits for: not urgent, with time
-before its deadline, short as far as other devices show, on an idle device, one at a time, a few times only.
+What was never measured on a device, or long ago, is tried there by work that nobody waits for: not urgent,
+with time before its deadline, short as far as other devices show, on an idle device, one at a time, a few
+times only. All tries together take `_TRYING_S` and the part `_TRYING_SHARE` of the time: one that takes
+longer than it may is made up for before the next one, and none is begun that is known to.
 
 A sequence that is under way stays where it is, unless what a move gains pays for the move a second time, and
 it has been there for a while.
@@ -43,6 +45,7 @@ _RETRY_S = 60.0
 _TRIED_S = 1.0  # what takes longer elsewhere, once, is not used to try a device
 _ROOM = 4.0  # times as long as elsewhere: the time that somebody must have who tries a device
 _STALE_S = 600.0  # what was measured so long ago is measured again
+_TRYING_S, _TRYING_SHARE = 10.0, 0.01  # that tries may take: at once, and of the time since
 
 _GAIN = 0.1  # of the time that is left: what a move gains at least
 _REST_S = 1.0  # a sequence that was moved stays for so long, or for _RESTS times what its next move takes
@@ -75,7 +78,9 @@ class Placement:
         self.traits = dict(traits or {})
         self.profile = Profile() if profile is None else profile
         self.fenced: dict[str, str] = {}  # and why; by `fence` and `readmit` alone
-        self._tried: dict[tuple[str, str], tuple[int, float]] = {}  # since nothing came of it: times, last
+        # Since nothing came of it: times, when last, and what that was expected to take.
+        self._tried: dict[tuple[str, str], tuple[int, float, float]] = {}
+        self._credit_s, self._credited_at = _TRYING_S, -inf  # that tries may take now
         self._power = 0  # a column of _PATIENCE
 
     def choose(
@@ -115,7 +120,8 @@ class Placement:
             once_s = best.transfer_s + best.run_s / max(1.0, work.times)  # then it may go elsewhere
             if once_s <= _TRIED_S and now + room_s < deadline:
                 for option, backlog in zip(options, backlogs, strict=True):
-                    if backlog.idle and self._tries(work.kernel, option.device, now):
+                    in_time = now + option.finish_s + NEAR_S < deadline
+                    if backlog.idle and in_time and self._tries(work, option, now):
                         return Choice(work.kernel, option, Reason.TRIED, options)
         patience = _TIE if urgent else _PATIENCE[qos][self._power]
         latest_s = best.finish_s * (1.0 + patience)
@@ -155,7 +161,9 @@ class Placement:
             )
         if not (work.times and work.size and seconds):  # it says nothing
             return
-        self._tried.pop((work.kernel, device), None)
+        tried = self._tried.pop((work.kernel, device), None)
+        if tried is not None:
+            self._credit_s += tried[2] - seconds
         watts = None if joules is None else joules / seconds
         seconds /= work.times
         if work.behind:  # what it would have taken from the beginning
@@ -231,17 +239,27 @@ class Placement:
             return Choice(work.kernel, best, Reason.EARLIEST, options)
         return Choice(work.kernel, here, Reason.STAYS, options)
 
-    def _tries(self, kernel: str, device: str, now: float) -> bool:
-        """Whether to try a device for a kernel; if so, nobody else does until something has come of it."""
-        curve = self.profile.curve(kernel, device)
-        if curve is not None and curve.samples >= KNOWN and now - curve.seen_at < _STALE_S:
+    def _tries(self, work: Work, option: Option, now: float) -> bool:
+        """Whether to try a device for a work; if so, nobody else does until something has come of it."""
+        place = work.kernel, option.device
+        curve = self.profile.curve(*place)
+        known = curve is not None and curve.samples >= KNOWN
+        if curve is not None and known and now - curve.seen_at < _STALE_S:
             return False
-        times, last = self._tried.get((kernel, device), (0, -inf))
+        times, last, _ = self._tried.get(place, (0, -inf, 0.0))
         if times >= _TRIES or now - last < _RETRY_S:
             return False
+        earned_s = (now - self._credited_at) * _TRYING_SHARE
+        self._credit_s, self._credited_at = min(_TRYING_S, self._credit_s + earned_s), now
+        cost_s = option.transfer_s + option.run_s / max(1.0, work.times) if known else 0.0
+        if (
+            self._credit_s <= cost_s
+        ):  # a few samples say little: what was compiled in one is not the next time
+            return False
+        self._credit_s -= cost_s
         if len(self._tried) >= MOST_CURVES:
             self._tried.clear()
-        self._tried[kernel, device] = times + 1, now
+        self._tried[place] = times + 1, now, cost_s
         return True
 
     def _given(self, device: str) -> Traits:

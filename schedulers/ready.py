@@ -255,20 +255,31 @@ class ReadyQueue:
         if turn is _POLICY and lane is not None and lane.vtime > self.vtime:
             self.vtime = lane.vtime
 
-    def rebuild(self) -> None:
-        """Fills the heaps again from the ready entries and their keys."""
+    def rebuild(self, put_off: Mapping[Entry, float]) -> None:
+        """Fills the heaps again from the ready entries and their keys. `put_off`: until when some are."""
+        heaps = [self.deferred]
         for lane in self.lanes.values():
-            lane.foreground.clear()
-            lane.background.clear()
-        self.deferred.clear()
+            heaps += lane.foreground, lane.background
+        for heap in heaps:
+            heap.clear()
+        self.crowds.clear()
         self.stale = 0
         self.background_count = 0
-        ready = list(self)
-        self.line.older = self.line.newer = self.line
-        self.count = 0
-        for entry in ready:
-            entry.deferred = False
-            self.push(entry)
+        for entry in self:
+            entry.ticket = ticket = next(self.tickets)
+            until = put_off.get(entry)
+            entry.deferred = until is not None
+            if until is not None:
+                self.deferred.append((until, ticket, entry))
+                continue
+            own = entry.lane
+            assert own is not None
+            self.background_count += entry.background
+            (own.background if entry.background else own.foreground).append((entry.key, ticket, entry))
+            if entry.batch is not None:
+                self._join_crowd(entry, entry.batch)
+        for heap in heaps:
+            heapify(heap)
 
     def pick(self, now: float) -> tuple[Entry, Turn] | None:
         """Who would be granted the device now, and why; nobody is taken out."""

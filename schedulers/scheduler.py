@@ -23,7 +23,7 @@ from coro_rt.schedulers.errors import SchedulerError
 from coro_rt.schedulers.explanation import Explanation, Known, explain
 from coro_rt.schedulers.giving_way import gives_way, intruder, preempts, successor
 from coro_rt.schedulers.guarded import GuardedPolicy
-from coro_rt.schedulers.inheritance import check_circle, inherit, link, release, unlink
+from coro_rt.schedulers.inheritance import check_circle, inherit, last_waited_for, link, release, unlink
 from coro_rt.schedulers.placement import Placement
 from coro_rt.schedulers.policy import Policy
 from coro_rt.schedulers.power import PowerState
@@ -235,11 +235,12 @@ class Scheduler:
         if self._policy.observes:
             self._policy.ran(entry, seconds, now)
 
-    def park(self, entry: Entry, now: float, *, on: Entry | None = None) -> None:
+    def park(self, entry: Entry, now: float, *, on: Entry | None = None) -> Entry | None:
         """RUNNING to WAITING. `on` is the entry that it waits for, which inherits its urgency while it does.
 
-        A WAITING entry may be parked again on somebody else: a lock was handed on. Raises DeadlockError, and
-        changes nothing, if `on` waits for this entry already.
+        Returns whom it waits for in the end, if that is READY on another device that should take it up now:
+        nobody runs there, or who does should give way. A WAITING entry may be parked again on somebody else:
+        a lock was handed on. Raises DeadlockError, and changes nothing, if `on` waits for this entry already.
         """
         if not self._inheritance:
             on = None
@@ -250,8 +251,18 @@ class Scheduler:
         else:
             self._leave_device(entry)
             entry.state = _WAITING
-        if on is not None and on.state is not _DONE:
-            link(entry, on)
+        if on is None or on.state is _DONE:
+            return None
+        link(entry, on)
+        last = last_waited_for(on)
+        if last.state is not _READY:
+            return None
+        assert last.lane is not None
+        assert entry.lane is not None
+        queue = last.lane.queue
+        if queue is entry.lane.queue:  # whose worker is about to decide
+            return None
+        return last if queue.running is None or gives_way(queue, self._policy, last, now) else None
 
     def wake(self, entry: Entry, now: float) -> bool:
         """WAITING to READY, on the device that it names now; the inheriting ends. Returns like `submit`."""
@@ -284,7 +295,7 @@ class Scheduler:
         assert entry.lane is not None
         queue = entry.lane.queue
         assert queue.running is entry, f"{entry!r} does not run"
-        entry.batch, entry.rows = batch, rows
+        entry.batch, entry.rows, entry.brought = batch, rows, rows
         if batch not in queue.crowds:
             self._board(queue, entry, now)
             return True
@@ -361,7 +372,8 @@ class Scheduler:
     ) -> bool:
         """Changes how urgent an entry is, and whoever inherits from it. Returns like `submit`.
 
-        For a RUNNING entry: whether it should itself give way now.
+        For a RUNNING entry: whether it should itself give way now. For a WAITING one: the same of whom it
+        waits for in the end.
         """
         if qos is not None:
             entry.qos = qos
@@ -371,14 +383,17 @@ class Scheduler:
             return False
         entry.own_key = self._policy.key(entry, now)
         inherit(entry)
-        queue = entry.lane.queue
-        if entry.state is _READY:
-            if entry.deferred:
-                queue.rekey(entry, entry.key, background=entry.background)
-            return gives_way(queue, self._policy, entry, now)
-        if entry.state is _RUNNING and queue.turn is _POLICY:
+        if entry.deferred:
+            entry.lane.queue.rekey(entry, entry.key, background=entry.background)
+        last = last_waited_for(entry)
+        if last.lane is None:
+            return False
+        queue = last.lane.queue
+        if last.state is _READY:
+            return gives_way(queue, self._policy, last, now)
+        if last.state is _RUNNING and queue.turn is _POLICY:
             head = queue.head()
-            return head is not None and preempts(queue, self._policy, head, entry, now)
+            return head is not None and preempts(queue, self._policy, head, last, now)
         return False
 
     def predict(self, entry: Entry, seconds_left: float, now: float) -> None:
@@ -392,7 +407,7 @@ class Scheduler:
 
     def set_power(self, state: PowerState, now: float) -> None:
         """What the machine runs on and how warm it is. A policy that listens is asked anew for all keys and
-        whom it puts off, which takes as long as a change of policy."""
+        whom it puts off, which takes some microseconds for each entry that is ready or waits for another."""
         if state == self._policy.power:
             return
         self.placement.set_power(state)
@@ -506,8 +521,11 @@ class Scheduler:
         lane = entry.lane
         assert lane is not None
         lane.queue.push(entry)
-        if policy.defer_until is not None and policy.put_off(lane.queue, entry, now):
-            return False
+        if policy.defer_until is not None and not entry.waiters:
+            until = policy.put_off_until(entry, now)
+            if until is not None:
+                lane.queue.defer(entry, until)
+                return False
         return gives_way(lane.queue, policy, entry, now)
 
     def _grant(self, queue: ReadyQueue, entry: Entry, turn: Turn, now: float) -> Grant:

@@ -24,6 +24,7 @@ from coro_rt.schedulers.batch import Batch
 from coro_rt.schedulers.ejection import Ejection
 from coro_rt.schedulers.entry import Entry, Grant, State
 from coro_rt.schedulers.errors import SchedulerError
+from coro_rt.schedulers.inheritance import last_waited_for
 from coro_rt.schedulers.launch_times import LaunchTimes
 from coro_rt.schedulers.live import Happen, Launch, Live
 from coro_rt.schedulers.outcome import ChipOutcome, Outcome, Span
@@ -249,9 +250,12 @@ class Simulation:
         if change.qos is not None or change.deadline_s is not None:
             deadline_s = None if change.deadline_s is None else change.deadline_s + live.later_s
             gives_way = scheduler.set_qos(entry, now, qos=change.qos, deadline=deadline_s)
+            last = last_waited_for(entry)
+            device = self._devices[self._live[last.id].device]
             if gives_way:
-                device = self._devices[live.device]
                 self._give_way(device, next(device.give_way_s))
+            elif last.state is State.READY and device.running is None:  # it was put off, and is not any more
+                self._made_ready(self._live[last.id], gives_way=False)
         if not change.cancel:
             return
         live.cancelled = True
@@ -281,7 +285,10 @@ class Simulation:
             self._at(now + wait.seconds, wake)
         elif not self._when(wait.until, wake):
             return False
-        self._scheduler.park(live.entry, now, on=None if wait.on is None else self._live[wait.on].entry)
+        on = None if wait.on is None else self._live[wait.on].entry
+        last = self._scheduler.park(live.entry, now, on=on)
+        if last is not None:
+            self._made_ready(self._live[last.id], gives_way=True)
         return True
 
     def _wake(self, live: Live, number: int, at_once: bool, now: float) -> None:

@@ -45,14 +45,14 @@ class Chooser:
     def begin(
         self, wanted: Wanted, places: Sequence[Place], readers: Sequence[str]
     ) -> tuple[str, str | None]:
-        """Before a generation begins, and when it has lost its device: the place, and who reads the prompt if
-        that is on a CPU; None: the place itself.
+        """Before a generation begins, and when it has lost its device: the place, and who of the `readers`
+        (NPUs and GPUs) reads the prompt if that is on a CPU; None: the place itself.
         """
         return places[0].name, None
 
     def next(self, here: str, wanted: Wanted, places: Sequence[Place]) -> str:
         """Between two steps, or bursts of them: where to go on. If not `here`, the text so far is read anew
-        there.
+        there, or handed over between a GPU and a CPU.
         """
         return here
 
@@ -60,4 +60,9 @@ class Chooser:
         """On a device all of a text was computed that was not `behind` already, in so many seconds of that
         device's, in which nobody else had a part; and then it gave so many tokens, all but the first in steps
         of their own.
+        """
+
+    def handed(self, device: str, tokens: int, seconds: float) -> None:
+        """Between a GPU and a CPU keys and values of so many tokens were handed over, in so many seconds of
+        the GPU's; reading them is not in it.
         """

@@ -17,8 +17,8 @@ PLACES = ("cpu", "gpu")
 
 @dataclass(frozen=True, slots=True)
 class Devices:
-    """`places`: where it may run, where it is loaded first. `readers`: NPUs that may read its prompts;
-    `prefill`: the one that reads all of them. `borrowers`: see `Places`.
+    """`places`: where it may run, where it is loaded first. `readers`: NPUs and GPUs that may read its
+    prompts for a CPU; `prefill`: the one that reads all of them. `borrowers`: see `Places`.
     """
 
     places: tuple[Device, ...]
@@ -59,6 +59,8 @@ def choose_devices(
             if not again:
                 places.append(each)
         readers = [each for each in opened if each.kind == "npu"]
+    if any(each.kind == "cpu" for each in places):
+        readers += [each for each in places if each.kind == "gpu"]
     prefill = None if prefill_on is None else _reading(opened, prefill_on, places[0])
     if prefill is not None and prefill not in readers:
         readers.append(prefill)
@@ -74,11 +76,11 @@ def _named(opened: Sequence[Device], name: str, kinds: Sequence[str]) -> Device:
 
 def _reading(opened: Sequence[Device], name: str, first: Device) -> Device:
     for device in opened:
-        if device.name == name and device.kind == "npu" and first.kind == "cpu":
+        if device.name == name and device.kind in ("npu", "gpu") and first.kind == "cpu":
             return device
     raise DeviceError(
-        f"prompts cannot be read on {name!r} for {first.name!r}: that takes an 'npu' and a 'cpu', and open "
-        f"are: {_names(opened)}; see open_runtime(devices=...)"
+        f"prompts cannot be read on {name!r} for {first.name!r}: that takes an 'npu' or a 'gpu', and a "
+        f"'cpu', and open are: {_names(opened)}; see open_runtime(devices=...)"
     )
 
 

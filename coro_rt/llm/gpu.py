@@ -143,7 +143,7 @@ class GpuSequence(Sequence):
 
     def __init__(self, model: GpuModel) -> None:
         super().__init__(model, None)
-        self._gpu = model
+        self.gpu = model
         self._numbers: list[int] = []
         self._store_of_numbers: GpuPages | None = None
         self._epoch = model.device.epoch  # of the device, when its pages were taken
@@ -153,7 +153,7 @@ class GpuSequence(Sequence):
         return len(self._numbers) * PAGE_POSITIONS - len(self.tokens)
 
     async def begin(self, prompt: Tokens[int], limit: int) -> int:
-        device = self._gpu.device
+        device = self.gpu.device
         if self._epoch != device.epoch:  # a conversation's, from before the device failed
             self.release()
             self._epoch = device.epoch
@@ -164,13 +164,19 @@ class GpuSequence(Sequence):
         DeviceLost if it is the device that has none. That it also does when the device has been lost since
         `begin`.
         """
-        device = self._gpu.device
-        if self._epoch != device.epoch:
-            raise DeviceLost(device.name, "lost", "it is back, but what it held of this text is gone")
+        self.check_there()
         await super().make_room(0, rows, own=own, logits=logits)
+        self.take_pages(length, rows)
+
+    def take_pages(self, length: int, rows: int) -> None:
+        """Have pages for `length` tokens, and room on the device for a step of `rows`. Waits for nobody;
+        raises like `make_room`.
+        """
+        self.model.check_lost()
+        self.check_there()
         missing = -(-length // PAGE_POSITIONS) - len(self._numbers)
         if missing > 0:
-            pages = self._store_of_numbers = self._gpu.pages
+            pages = self._store_of_numbers = self.gpu.pages
             for _ in range(missing):
                 try:
                     page = pages.take()
@@ -180,13 +186,19 @@ class GpuSequence(Sequence):
                 self._numbers.append(page)
             self._set_table()
 
+    def check_there(self) -> None:
+        """Raise DeviceLost if what the device held of it is gone."""
+        device = self.gpu.device
+        if self._epoch != device.epoch:
+            raise DeviceLost(device.name, "lost", "it is back, but what it held of this text is gone")
+
     def _take(self, pages: GpuPages) -> int:
         """A page, or else the device is full, and fenced."""
         try:
             return pages.take()
         except DeviceLost as error:
             if error.reason == "memory":
-                raise self._gpu.device.lose("memory", error.detail) from error
+                raise self.gpu.device.lose("memory", error.detail) from error
             raise
 
     def release(self) -> None:

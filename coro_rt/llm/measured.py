@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 LOOK_S = 0.25  # between two looks of a generation whether it should go elsewhere
 _LOADED_BYTES_S = 2e8  # of weights, into a device that does not have them: a cautious guess, not measured
+_HANDED_MB_S = 500.0  # of keys and values, between a GPU and a CPU: another, until it has been measured
 
 
 class Amounts:
@@ -47,15 +48,19 @@ class Amounts:
         # so many positions to look back at cost as much as a token's products
         self._positions = products / (2.0 * sizes.layers * sizes.heads * sizes.head_size)
 
-    def reading(self, text: int, behind: int = 0) -> Work:
+    def reading(self, text: int, behind: int = 0, *, transfer: Mapping[str, float] | None = None) -> Work:
         """A text of so many tokens, without those that are there already."""
-        return Work(f"read {self._name}", self._read(text), self._read(behind))
+        return Work(f"read {self._name}", self._read(text), self._read(behind), transfer=transfer or {})
 
     def writing(self, text: int, tokens: int, *, transfer: Mapping[str, float] | None = None) -> Work:
         """So many tokens behind a text."""
         middle = text + tokens / 2
         size = (self.nbytes + middle * self._position_bytes) / 1e6
         return Work(f"write {self._name}", size, times=tokens, transfer=transfer or {})
+
+    def handing(self, tokens: int) -> Work:
+        """Keys and values of so many tokens, between a GPU and a CPU."""
+        return Work(f"hand over {self._name}", tokens * self._position_bytes / 1e6)
 
     def _read(self, tokens: int) -> float:
         return tokens * (1.0 + tokens / (2.0 * self._positions))
@@ -64,7 +69,7 @@ class Amounts:
 class Measured(Chooser):
     """Generations go where placement expects them to be done first, and move when that pays.
 
-    Who reads a prompt, a place itself or an NPU for it, is chosen for each place first.
+    Who reads a prompt, a place itself or an NPU or a GPU for it, is chosen for each place first.
     """
 
     def __init__(self, engine: Engine, amounts: Amounts) -> None:
@@ -84,7 +89,12 @@ class Measured(Chooser):
         if len(places) == 1 and not (readers and places[0].kind == "cpu"):
             return places[0].name, None
         urgency = self._urgency()
-        reading = self._amounts.reading(wanted.text, wanted.text - wanted.read)
+        to_gpus = {
+            place.name: self._handing_s(place.name, wanted.text) + self._loading_s(place)
+            for place in places
+            if place.kind == "gpu"
+        }
+        reading = self._amounts.reading(wanted.text, wanted.text - wanted.read, transfer=to_gpus)
         transfer: dict[str, float] = {}
         reader: dict[str, str] = {}
         for place in places:
@@ -107,9 +117,14 @@ class Measured(Chooser):
             return here
         self._looks[job] = now, moved_at
         reading = self._amounts.reading(wanted.text)
+        kinds = {place.name: place.kind for place in places}
         transfer: dict[str, float] = {}
         for place in places:
-            seconds = self._engine.scheduler.placement.predict(reading, place.name)
+            if {kinds.get(here), place.kind} == {"cpu", "gpu"}:
+                gpu = here if kinds[here] == "gpu" else place.name
+                seconds: float | None = self._handing_s(gpu, wanted.text)
+            else:
+                seconds = self._engine.scheduler.placement.predict(reading, place.name)
             if place.name != here and seconds is not None:  # else nobody knows what it is to get there
                 transfer[place.name] = seconds + self._loading_s(place)
         if not transfer:
@@ -133,6 +148,11 @@ class Measured(Chooser):
         with engine.lock:
             engine.scheduler.measured(work, device, seconds, engine.clock())
 
+    def handed(self, device: str, tokens: int, seconds: float) -> None:
+        engine = self._engine
+        with engine.lock:
+            engine.scheduler.measured(self._amounts.handing(tokens), device, seconds, engine.clock())
+
     def _place(
         self, work: Work, among: Any, urgency: dict[str, Any], *, without: Entry | None = None, **more: Any
     ) -> Choice:
@@ -152,6 +172,12 @@ class Measured(Chooser):
         within_s = min(urgency.within_s(), self._engine.host.within_s())
         level: QoS = urgency.level
         return {"qos": level, "deadline": self._engine.clock() + within_s, "tenant": urgency.tenant}
+
+    def _handing_s(self, gpu: str, text: int) -> float:
+        """What it takes to hand over a text between a GPU and a CPU."""
+        handing = self._amounts.handing(text)
+        seconds = self._engine.scheduler.placement.predict(handing, gpu)
+        return handing.size / _HANDED_MB_S if seconds is None else seconds
 
     def _loading_s(self, place: Place) -> float:
         return 0.0 if place.loaded else self._amounts.nbytes / _LOADED_BYTES_S

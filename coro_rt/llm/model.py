@@ -223,7 +223,11 @@ async def load_model(
         else:
             await runtime.run(_load, held, device=held.device.name)
         if isinstance(held, Places) and found.prefill is not None:
-            await anyio.to_thread.run_sync(held.load_reader, found.prefill)
+            if found.prefill.kind == "npu":
+                await anyio.to_thread.run_sync(held.load_reader, found.prefill)
+            else:
+                name = found.prefill.name
+                await runtime.run(_load, held.model(name), device=name)
     except BaseException:
         held.give_back()
         raise

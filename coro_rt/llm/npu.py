@@ -36,6 +36,7 @@ from coro_rt.traps import current_job, move_to
 from .architecture import Hyperparameters
 from .build import build
 from .gguf_file import GGUFFile, open_gguf
+from .reader import ReadingTimes
 from .sequence import Sequence
 from .tokenizer import Tokenizer
 
@@ -125,14 +126,14 @@ class NpuReader:
 
     # In a job.
 
-    async def read(self, sequence: Sequence, tokens: list[int], following_s: float) -> None:
+    async def read(self, sequence: Sequence, tokens: list[int], following_s: float) -> ReadingTimes:
         """Put keys and values of `tokens` behind what the sequence holds, on the NPU; then go back to the
         device that the job came from. What comes then is predicted to take `following_s`. The sequence has
         room for them, and is pinned.
 
         If the NPU fails, the sequence holds fewer of them: who decodes reads the rest.
         """
-        home = current_job().worker.name
+        home, before_s = current_job().worker.name, current_job().kernel_s
         try:
             await move_to(self.device.name)
             await self._read(sequence, tokens, following_s)
@@ -140,6 +141,7 @@ class NpuReader:
             if lost.device != self.device.name:
                 raise
         await move_to(home)
+        return ReadingTimes(current_job().kernel_s - before_s)
 
     async def _read(self, sequence: Sequence, tokens: list[int], following_s: float) -> None:
         job, at = current_job(), 0

@@ -54,7 +54,8 @@ def open_model(
     first = kinds[device.name][1](
         device, file, sizes, tokenizer, _template(file), length, residency, prefix_reuse=prefix_reuse
     )
-    return Places(first, kinds, found.readers, found.borrowers, found.prefill, prefix_reuse=prefix_reuse)
+    readers = {each.name: (each, None if each.kind == "npu" else _kind(each)) for each in found.readers}
+    return Places(first, kinds, readers, found.borrowers, found.prefill, prefix_reuse=prefix_reuse)
 
 
 def _kind(device: Device) -> type[Model]:

@@ -1,8 +1,8 @@
 """The places of a language model: the devices that it may run on, with a model for each.
 
 The first is loaded with the file; the others share that file, its tokenizer and template, and are loaded when
-somebody goes there for the first time. NPUs are no places, since they only read prompts: they are readers for
-the places on CPUs.
+somebody goes there for the first time. The places on CPUs have readers, which read prompts for them: NPUs,
+which are no places, as they can do nothing else, and GPUs.
 
 Where generations go is up to a `Chooser`. One whose device is lost goes on elsewhere whatever that says.
 """
@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping
 from collections.abc import Sequence as Listed
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 
@@ -32,7 +32,8 @@ from .loaded import closed_error
 
 if TYPE_CHECKING:
     from .decoder import Model
-    from .sequence import Sequence
+    from .npu import NpuReader
+    from .reader import Reader
 
 __all__ = ["Chooser", "Place", "Places", "Route", "Wanted"]
 
@@ -41,21 +42,13 @@ logger = logging.getLogger("coro_rt")
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a generation begins: `decode` names the place, `prefill` an NPU that reads the prompt for it.
+    """Where a generation begins: `decode` names the place, `prefill` who reads the prompt for it.
     `pinned`: it is to go nowhere else.
     """
 
     decode: str
     prefill: str | None = None
     pinned: bool = False
-
-
-class Reader(Protocol):
-    """A device that reads prompts for the one that decodes: see `npu.NpuReader`."""
-
-    async def read(self, sequence: Sequence, tokens: list[int], following_s: float) -> None: ...
-
-    def close(self) -> None: ...
 
 
 class Places:
@@ -65,27 +58,27 @@ class Places:
         self,
         first: Model,
         kinds: Mapping[str, tuple[Device, type[Model]]],
-        readers: Listed[Device],
+        readers: Mapping[str, tuple[Device, type[Model] | None]],
         borrowers: Listed[Device],
         prefill: Device | None,
         *,
         prefix_reuse: bool,
     ) -> None:
-        """`kinds`: each place's device and its class of model, the first one's first. `readers` are NPUs, of
-        which `prefill` reads all prompts, if given; it is to be loaded at once.
+        """`kinds`: each place's device and its class of model, the first one's first. `readers`: the same,
+        but NPUs have no model. Of these `prefill` reads all prompts, if given; it is to be loaded at once.
         `borrowers`: CPU devices that are no places; who is sent there works with the first one's model.
         """
         self.first = first
         self.chooser = Chooser()
         self.prefill_on = None if prefill is None else prefill.name
         self.closed = False
-        self._kinds, self._npus = dict(kinds), {npu.name: npu for npu in readers}
+        self._kinds, self._reading = dict(kinds), dict(readers)
         self._borrowers = [device.name for device in borrowers]
         self._prefix_reuse = prefix_reuse
         self._lock = threading.RLock()  # a `__del__` may come while it is held
         self._models: dict[str, Model] = {first.device.name: first}
         self._lost: list[Model] = []
-        self._readers: dict[str, Reader] = {}
+        self._readers: dict[str, NpuReader] = {}
         self._unreadable: set[str] = set()  # NPUs that cannot read for this model
 
     @property
@@ -152,15 +145,23 @@ class Places:
             except Exception:
                 self._replace_chooser(device)
 
+    def handed(self, device: str, tokens: int, seconds: float) -> None:
+        """See `Chooser.handed`; NaN says nothing."""
+        if seconds > 0.0:
+            try:
+                self.chooser.handed(device, tokens, seconds)
+            except Exception:
+                self._replace_chooser(device)
+
     @property
     def differ(self) -> bool:
         """Whether there are several kinds of device to choose from."""
         return len({device.kind for device, _ in self._kinds.values()}) > 1 or (
-            bool(self._npus) and self.prefill_on is None
+            bool(self._reading) and self.prefill_on is None
         )
 
     def _begin(self, wanted: Wanted, places: list[Place]) -> Route:
-        readers = [name for name, npu in self._npus.items() if npu.fenced is None]
+        readers = [name for name, (device, _) in self._reading.items() if device.fenced is None]
         decode, prefill = self.chooser.begin(wanted, places, readers)
         self._known(decode, [place.name for place in places])
         if prefill is not None and prefill != decode:
@@ -202,16 +203,17 @@ class Places:
     # Models.
 
     def model(self, name: str) -> Model:
-        """The model for a device; its weights are loaded when it is used first. Raises RuntimeClosed, and
-        MemoryBudgetExceeded if there can never be room for it.
+        """The model for a place or a GPU that reads; its weights are loaded when it is used first. Raises
+        RuntimeClosed, and MemoryBudgetExceeded if there can never be room for it.
         """
-        at = name if name in self._kinds else self.names[0]
+        device, kind = self._kinds.get(name) or self._reading.get(name) or self._kinds[self.names[0]]
+        assert kind is not None, f"{name} has no model"
+        at = device.name
         with self._lock:
             if self.closed:
                 raise closed_error(self.first.name)
             model = self._models.get(at)
             if model is None:
-                device, kind = self._kinds[at]
                 model = self._models[at] = self.first.on(device, kind, prefix_reuse=self._prefix_reuse)
             return model
 
@@ -242,7 +244,7 @@ class Places:
     # Readers.
 
     def load_reader(self, device: Device) -> None:
-        """In a thread of its own: have a device read prompts. Raises what loading does."""
+        """In a thread of its own: have an NPU read prompts. Raises what loading does."""
         from .npu import load  # here: it needs an extra
 
         first = self.first
@@ -255,10 +257,14 @@ class Places:
         reader.close()
 
     async def reader(self, name: str) -> Reader | None:
-        """For jobs: who reads prompts on an NPU, loaded now if need be; None if that cannot be done."""
-        device = self._npus[name]
+        """For jobs: who reads prompts there, loaded now if need be; None if that cannot be done."""
+        device, kind = self._reading[name]
         if device.fenced is not None or name in self._unreadable:
             return None
+        if kind is not None:
+            from .gpu_reader import GpuReader  # here: it needs an extra
+
+            return GpuReader(self, name)
         if name not in self._readers:
             async with self.first.residency.loading:
                 if name not in self._readers:

@@ -1,8 +1,9 @@
 """A seat: where a generation is, the model that it works with and its sequence there.
 
 One idea: everything that a generation needs again after it went elsewhere is its text. So going elsewhere is
-to sit down there and read the text anew, and whoever lost its device does the same. What is drawn depends on
-seed and position, so the text goes on as it would have.
+to sit down there and read the text anew, and whoever lost its device does the same; between a GPU and the
+CPU, what has been read is handed over. What is drawn depends on seed and position, so the text goes on as it
+would have.
 """
 
 from __future__ import annotations
@@ -162,11 +163,14 @@ class Seat:
             if not self._places.fits(aim, len(text) + 1):
                 raise MemoryBudgetExceeded(f"there is no room for {len(text)} tokens at {aim!r}")
             with here.sequence.set_aside():
-                there = await self._sit(aim, text)
+                hands_over = {here.model.device.kind, self._places.model(aim).device.kind} == {"cpu", "gpu"}
+                there = await self._sit(aim, text, reuse=not hands_over)
                 try:
+                    if hands_over:
+                        await self._hand_over(here, there)
                     found = await self._put(there, text, to_write)
                 except BaseException as error:
-                    if isinstance(error, DeviceLost):
+                    if isinstance(error, DeviceLost) and error.device == aim:
                         self._places.drop(there.model, error)
                     await there.leave()
                     raise
@@ -177,10 +181,22 @@ class Seat:
             logger.debug("%s stays on %r: %s", current_job().name, here.name, error)
             self._refused.add(aim)
             if isinstance(error, DeviceLost):
-                self._gone.add(aim)
+                self._gone.add(error.device)
             await self._return(here, text, to_write)
             return None
         return found
+
+    async def _hand_over(self, here: _Place, there: _Place) -> None:
+        """To where it sits down, from where it was: what has been computed. (What is shared has to be the
+        same to the bit, so nothing is handed over to a sequence that shares.)"""
+        from .gpu_reader import hand_over  # here: it needs an extra
+
+        if there.sequence.shares:
+            return
+        with there.sequence.pinned():
+            seconds = await hand_over(here.sequence, there.sequence)
+        gpu = here if here.model.device.kind == "gpu" else there
+        self._places.handed(gpu.name, len(there.sequence.tokens), seconds)
 
     async def _return(self, here: _Place, text: list[int], to_write: int) -> None:
         """Back to where it was; if that is lost by now, elsewhere."""
@@ -215,15 +231,15 @@ class Seat:
             raise nowhere
         logger.info("%s goes on at %r: %s", current_job().name, self._name, lost)
 
-    async def _sit(self, name: str, text: list[int]) -> _Place:
+    async def _sit(self, name: str, text: list[int], *, reuse: bool = True) -> _Place:
         """Go there, and have the model loaded and a sequence with room for the text. Raises DeviceLost,
-        MemoryBudgetExceeded."""
+        MemoryBudgetExceeded. `reuse`: see `Model.new_sequence`."""
         await go_to(name)
         model = self._places.model(name)
         try:
             async with AsyncExitStack() as stack:
                 await stack.enter_async_context(model.in_use())
-                sequence = self._lender.lend(model, reuse=self._route.prefill is None)
+                sequence = self._lender.lend(model, reuse=reuse and self._route.prefill is None)
                 stack.callback(self._lender.take_back, sequence)
                 stack.enter_context(sequence.used_by(current_job()))
                 kept = await sequence.begin(text, self._limit)
@@ -274,8 +290,9 @@ class Seat:
                 return done
 
     async def _have_read(self, place: _Place, name: str, text: list[int], to_write: int) -> None:
-        """Have all read on an NPU but the last token, whose logits are needed; what it cannot read is left.
-        (What is shared has to be the same to the bit, so nothing is read there for a sequence that shares.)
+        """Have all read elsewhere but the last token, whose logits are needed; what is not read there is
+        left. (What is shared has to be the same to the bit, so nothing is read there for a sequence that
+        shares.)
         """
         sequence = place.sequence
         missing = text[len(sequence.tokens) : -1]
@@ -286,8 +303,8 @@ class Seat:
             return
         # it may have been parked meanwhile
         await sequence.make_room(len(text), rows=min(len(missing), CHUNK), logits=self._wants_logits)
-        job, behind = current_job(), len(sequence.tokens)
-        spent_s = job.kernel_s
+        behind = len(sequence.tokens)
         with sequence.pinned():
-            await reader.read(sequence, missing, place.model.pace.left_s(0, to_write))
-        self._places.took(name, len(sequence.tokens), behind, job.kernel_s - spent_s, 0)
+            times = await reader.read(sequence, missing, place.model.pace.left_s(0, to_write))
+        self._places.took(name, len(sequence.tokens), behind, times.read_s, 0)
+        self._places.handed(name, len(sequence.tokens), times.handed_s)

@@ -271,7 +271,11 @@ class Sequence:
         """Take what is missing from `grant`, bringing parked pages back one by one."""
         if nbytes := self._own_missing(rows, own=own, logits=logits):
             paid = grant.split(nbytes, Kind.WORKSPACES)
-            made = self.model.new_workspace(rows, rows) if own else np.empty(nbytes // 4, np.float32)
+            try:
+                made = self.model.new_workspace(rows, rows) if own else np.empty(nbytes // 4, np.float32)
+            except BaseException:  # as in `Workspaces`
+                paid.release()
+                raise
             self._own = made, paid
         if not own:
             self.model.workspaces.provide(rows, grant)

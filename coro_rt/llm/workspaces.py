@@ -125,7 +125,11 @@ class Workspaces:
             return self._nowhere[0]
 
     def _add(self, rows: int, tail: int, paid: Reservation) -> Steps:
-        workspace: Steps = self._model.new_workspace(rows, tail)
+        try:
+            workspace: Steps = self._model.new_workspace(rows, tail)
+        except BaseException:  # a device is found to be lost, or has no room
+            paid.release()
+            raise
         self._reservations[workspace] = paid
         return workspace
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from coro_rt.kernels import kv_arrays
+from coro_rt.kernels import kv_arrays, kv_words
 from coro_rt.kernels.gang import Gang
 from coro_rt.kernels.kv import KVShape, new_page, round_reference
 from coro_rt.kernels.program import Buffer, Program
@@ -56,3 +56,27 @@ def test_what_was_written_is_read_back_as_the_cache_rounds_it(bits: int) -> None
         want = round_reference(given, bits)
         assert np.abs(mine[:100] - want).max() <= np.abs(want).max() * 2**-11  # float16
         assert not mine[100:].any()
+
+
+@pytest.mark.parametrize("bits", [16, 8])
+def test_what_a_cpu_keeps_goes_to_a_gpu_and_back_to_the_byte(bits: int) -> None:
+    kv = KVShape(LAYERS, HEADS, SIZE, bits)
+    k, v = rows(100)
+    ours, theirs = ([new_page(kv) for _ in range(2)] for _ in range(2))
+    tables = [np.array([page.ctypes.data for page in pages], np.int64) for pages in (ours, theirs)]
+    kv_arrays.write(kv, tables[0], 1, 0, k, v)
+    data = kv_words.pack(kv, *kv_arrays.take(kv, tables[0], 1, 100, 128))
+    assert data.shape == (2, kv.layer_bytes)
+    kv_arrays.put(kv, tables[1], 1, 0, *kv_words.unpack(kv, data))
+    assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    assert any(page.any() for page in theirs)
+
+    stored_k, stored_v, scales = kv_arrays.take(kv, tables[0], 1, 100, 128)
+    position, head, at = 70, 1, 6
+    page, slot, per = position // 64, position % 64, 32 // bits
+    words = data.view(stored_k.dtype).reshape(2, HEADS, -1)[page, head]  # as `cache.wgsl` finds them
+    assert words[((at // per) * 64 + slot) * per + at % per] == stored_k[position, head, at]
+    assert words[64 * SIZE + slot * SIZE + at] == stored_v[position, head, at]
+    if bits == 8:
+        pairs = data.view(np.float16).reshape(2, HEADS, -1)[page, head, 64 * SIZE :]
+        assert list(pairs[2 * slot : 2 * slot + 2]) == list(scales[head, :, position])

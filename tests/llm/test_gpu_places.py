@@ -119,6 +119,38 @@ async def test_a_device_that_is_lost_costs_no_token(
         assert left < 0
 
 
+@pytest.mark.parametrize("pause_s", [0.0, None], ids=["back", "gone"])
+async def test_a_gpu_that_went_away_while_nobody_used_it_costs_no_token(
+    llm: LLM, pause_s: float | None
+) -> None:
+    alone = await said(llm)
+    llm.places.chooser = From("gpu")
+    assert await said(llm) == alone
+    gpu = next(device for device in llm._runtime.devices if isinstance(device, GpuDevice))
+    if pause_s is None:
+        gpu.pauses_s = ()
+    gpu.device.destroy()
+    assert gpu.fenced is None, "nobody has looked"
+    assert await said(llm) == alone
+    assert llm._runtime.stats().device_losses == 1
+    assert await said(llm) == alone
+
+
+async def test_a_conversation_that_rests_on_a_gpu_that_went_away_goes_on(llm: LLM) -> None:
+    answers: list[list[int]] = []
+    for lost in (False, True):
+        llm.places.chooser = From("gpu")
+        with llm.conversation() as talk:
+            for question in ("hello", "he"):
+                async with talk.ask(question, max_tokens=6, ignore_eos=True) as stream:
+                    answers.append([token.id async for token in stream])
+                if lost and question == "hello":
+                    gpu = next(each for each in llm._runtime.devices if isinstance(each, GpuDevice))
+                    gpu.pauses_s = ()
+                    gpu.device.destroy()
+    assert answers[:2] == answers[2:]
+
+
 async def test_what_is_no_number_is_computed_elsewhere_before_it_counts(
     llm: LLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:

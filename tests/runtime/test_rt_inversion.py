@@ -6,6 +6,7 @@ among the cases: a task makes it, not a job, so there is nobody to lend the urge
 """
 
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -15,7 +16,7 @@ from rt_tools import simulated, until
 
 import coro_rt
 from coro_rt import Event, Job, Lock, QoS
-from coro_rt.schedulers import Scheduler
+from coro_rt.schedulers import PowerSave, Scheduler
 from coro_rt.schedulers.entry import State
 from coro_rt.testing import SimDevice, VirtualClock, sim_work
 
@@ -165,3 +166,66 @@ async def test_an_urgent_job_that_is_cancelled_takes_its_urgency_along() -> None
     assert scene.waited_s == 0.0
     assert not scene.lock.locked()
     assert scene.ended_s["holder"] > ASKED_AT_S + PIECE_S  # later than with the urgency that it lost
+
+
+WINDOW_S, COMES_S, RAISED_S, CANCELLED_S = 8.0, 1.0, 2.0, 2.05
+"""Background is put off until the window ends; meanwhile somebody comes who waits for it, and so on."""
+
+
+async def put_off_elsewhere(level: QoS, *, cancel: bool = False) -> dict[str, float]:
+    """A job of this level waits for background work that is put off on another device, which is idle. It is
+    made urgent a second later, if it is not yet, and perhaps cancelled then. Who ended, and when."""
+    ended_s: dict[str, float] = {}
+    devices = [SimDevice("near"), SimDevice("far")]
+    policy = PowerSave(window_s=WINDOW_S)
+
+    async def work(clock: VirtualClock) -> None:
+        await sim_work(PIECE_S)
+        ended_s["put off"] = clock.now()
+
+    async def ask(clock: VirtualClock, other: Job[None]) -> None:
+        await other
+        ended_s["asking"] = clock.now()
+
+    async def scene(clock: VirtualClock, other: Job[None]) -> None:
+        await coro_rt.sleep(COMES_S)
+        with coro_rt.qos(level):
+            asking = coro_rt.spawn(ask, clock, other)
+        await coro_rt.sleep(RAISED_S - COMES_S)
+        asking.set_qos(QoS.USER_INTERACTIVE)
+        await coro_rt.sleep(CANCELLED_S - RAISED_S)
+        if cancel:
+            asking.cancel()
+        with suppress(coro_rt.JobCancelled):
+            await asking
+
+    async with (
+        simulated(policy=policy, devices=devices, max_wait_s=100.0) as (runtime, clock),
+        AsyncExitStack() as stack,
+    ):
+        with clock.hold():
+            with coro_rt.qos(QoS.BACKGROUND):
+                far = await stack.enter_async_context(runtime.start(work, clock, device="far"))
+            with coro_rt.qos(QoS.USER_INTERACTIVE):
+                near = await stack.enter_async_context(runtime.start(scene, clock, far.job))
+        await near.result()
+        await far.result()
+    return ended_s
+
+
+async def test_what_is_put_off_on_an_idle_device_begins_when_somebody_urgent_waits_for_it() -> None:
+    ended_s = await put_off_elsewhere(QoS.USER_INTERACTIVE)
+    assert ended_s["put off"] == pytest.approx(COMES_S + PIECE_S)
+    assert ended_s["asking"] == pytest.approx(COMES_S + PIECE_S)
+
+
+async def test_it_begins_when_who_waits_for_it_becomes_urgent() -> None:
+    ended_s = await put_off_elsewhere(QoS.BACKGROUND)
+    assert ended_s["put off"] <= RAISED_S + PIECE_S + 1e-6
+    assert ended_s["asking"] == pytest.approx(ended_s["put off"])
+
+
+@pytest.mark.parametrize("level", [QoS.USER_INTERACTIVE, QoS.BACKGROUND])
+async def test_it_ends_though_who_waited_for_it_is_cancelled(level: QoS) -> None:
+    ended_s = await put_off_elsewhere(level, cancel=True)
+    assert ended_s["put off"] <= RAISED_S + PIECE_S + 1e-6

@@ -1,5 +1,6 @@
 """Of several devices, a launch of a free job runs where it is done first; a pinned one where it is told."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from coro_rt import (
     Runtime,
     current_job,
 )
+from coro_rt.faults import REASONS
 from coro_rt.kernel import Launch
+from coro_rt.placing import Sent
 from coro_rt.schedulers import Reason
 from coro_rt.schedulers.entry import State
-from coro_rt.testing import SimDevice, sim_work
+from coro_rt.testing import Fault, FaultInjection, SimDevice, sim_work
 from coro_rt.trace.reader import Trace
 from coro_rt.trace.replay import replay
 
@@ -197,6 +200,136 @@ async def test_a_device_that_is_lost_is_not_chosen_until_it_is_back() -> None:
         assert await runtime.run(asks, 2) == ["slow"] * 2
         engine.tried(quick, sound=True, failure=None)
         assert await runtime.run(asks, 2) == ["quick"] * 2
+
+
+# A device that is lost while it is idle is found out by who uses it next.
+
+again: Kernel[[float], str] = Kernel("again", size=work.size, idempotent=True, slow=spend, quick=spend)
+
+
+async def repeats(times: int, units: float = 20.0) -> list[str]:
+    return [await again(units) for _ in range(times)]
+
+
+def losing(reason: str) -> tuple[dict[str, Any], FaultInjection]:
+    """Devices of which the quick one, should it fail, stays out."""
+    options = several()
+    quick = OfKind("quick", watchdog_s=0.5)
+    quick.pauses_s, quick.remembers = (), False  # as a GPU
+    options["devices"][1] = quick
+    return options, FaultInjection(quick, hurry=reason == "hung")
+
+
+@pytest.mark.parametrize("reason", REASONS)
+async def test_who_finds_out_that_a_device_is_lost_runs_its_launch_again_elsewhere(reason: str) -> None:
+    options, faults = losing(reason)
+    async with simulated(**options) as (runtime, _):
+        assert (await runtime.run(repeats, 20))[-1] == "quick"
+        faults.add(Fault(reason), from_now=True)
+        assert await runtime.run(repeats, 3) == ["slow"] * 3
+        assert [fault.reason for fault in faults.happened] == [reason]
+        assert runtime.stats().device_losses == 1
+
+
+@pytest.mark.parametrize("reason", REASONS)
+async def test_a_launch_that_may_be_half_done_is_not_run_again_and_one_that_has_not_begun_is(
+    reason: str,
+) -> None:
+    options, faults = losing(reason)
+    found: list[str] = []
+
+    async def ask() -> None:
+        try:
+            found.append(await work(20.0))
+        except DeviceLost as lost:
+            found.append(lost.reason)
+
+    async def several_ask() -> None:
+        asking = [coro_rt.spawn(ask) for _ in range(4)]
+        for each in asking:
+            await each
+
+    async with simulated(**options) as (runtime, _):
+        await runtime.run(asks, 20)
+        faults.add(Fault(reason), from_now=True)
+        await runtime.run(several_ask)
+    assert sorted(found) == sorted([reason, "slow", "slow", "slow"])
+
+
+@pytest.mark.parametrize("reason", ["lost", "hung"])
+async def test_so_is_a_launch_that_is_suspended_but_not_one_that_is_pinned(reason: str) -> None:
+    options, faults = losing(reason)
+    found: list[str] = []
+
+    async def long() -> None:
+        found.append(await again(10_000.0))
+
+    async def pinned() -> None:
+        with pytest.raises(DeviceLost):
+            await again(10_000.0, on="quick")
+        found.append("pinned")
+
+    async def scene() -> None:
+        with coro_rt.qos(QoS.UTILITY):
+            asking = [coro_rt.spawn(long), coro_rt.spawn(pinned)]
+        await coro_rt.sleep(0.1)
+        faults.add(Fault(reason), from_now=True)
+        for each in asking:
+            await each
+
+    async with simulated(**options) as (runtime, _):
+        await runtime.run(repeats, 20)
+        await runtime.run(scene)
+    assert sorted(found) == ["pinned", "slow"]
+
+
+async def test_where_no_device_is_left_its_job_is_told() -> None:
+    options, faults = losing("lost")
+    async with simulated(**options) as (runtime, _):
+        await runtime.run(repeats, 20)
+        engine = runtime._engine
+        engine.fence(engine.workers["slow"], DeviceLost("slow", "lost"))
+        faults.add(Fault("lost"), from_now=True)
+        with pytest.raises(DeviceLost):
+            await runtime.run(repeats, 1)
+
+
+async def test_a_device_that_is_lost_while_a_job_is_on_its_way_there_sends_it_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options, _ = losing("lost")
+    go = Sent._go
+
+    def going(sent: Sent) -> None:
+        assert sent.job is not None
+        engine = sent.job.engine
+        if sent.device == "quick":
+            engine.fence(engine.workers["quick"], DeviceLost("quick", "lost"))
+        go(sent)
+
+    async with simulated(**options) as (runtime, _):
+        await runtime.run(asks, 20)
+        monkeypatch.setattr(Sent, "_go", going)
+        assert await runtime.run(asks, 1) == ["slow"]
+
+
+@pytest.mark.parametrize("reason", REASONS)
+@pytest.mark.parametrize("at", range(0, 50, 7))
+async def test_a_job_that_is_cancelled_while_its_launch_goes_elsewhere_ends(at: int, reason: str) -> None:
+    options, faults = losing(reason)
+
+    async def cancels(target: coro_rt.Job[Any]) -> None:
+        await coro_rt.sleep(at * 0.00097)
+        target.cancel()
+        with suppress(JobCancelled):
+            await target
+
+    async with simulated(**options) as (runtime, _):
+        await runtime.run(repeats, 20)
+        faults.add(Fault(reason, at=2), from_now=True)
+        async with runtime.start(repeats, 20) as handle:
+            await runtime.run(cancels, handle.job, device="odd")
+        assert runtime.stats().jobs_waiting == 0
 
 
 @pytest.mark.parametrize("at", range(0, 60, 7))

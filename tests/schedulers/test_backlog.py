@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from coro_rt.schedulers import (
     POLICIES,
     Backlog,
+    BatchTiming,
     DeviceTiming,
     Entry,
     Policy,
     QoS,
+    Rows,
     Run,
     Scheduler,
     SchedulerError,
@@ -20,6 +22,7 @@ from coro_rt.schedulers import (
     WorkloadJob,
     simulate,
 )
+from coro_rt.schedulers.batch import KnownCosts
 
 ids = iter(range(1, 1 << 30))
 
@@ -116,6 +119,81 @@ def test_a_crowd_is_looked_at_in_part_and_thought_to_be_alike() -> None:
     assert scheduler.backlog("cpu", 0.0).wait_s(0.01) == pytest.approx(10.0)
     assert scheduler.backlog("cpu", 0.0, qos=QoS.UTILITY).wait_s(10.0) == pytest.approx(500.0)
     assert scheduler.backlog("cpu", 0.0, qos=QoS.USER_INTERACTIVE).wait_s(0.01) == 0.0
+
+
+# Those who write with one model.
+
+COSTS = tuple(0.01 + 0.001 * row for row in range(32))  # of a launch with so many rows, from one on
+STEPS = 400
+
+
+def writer(qos: QoS, rows: int = 1) -> WorkloadJob:
+    """Writes `STEPS` tokens, and has some code of its own after each."""
+    steps = (Rows(0, rows, rows), Run(0.0)) * STEPS
+    return WorkloadJob("writes", 0.0, steps, qos=qos, predicted_s=STEPS * COSTS[rows - 1], batch=0)
+
+
+def foreseen_and_took(
+    writers: list[WorkloadJob], qos: QoS, run_s: float, at_s: float
+) -> tuple[Backlog, float, float]:
+    """For a plain job that comes."""
+    devices, batches = {"cpu": DeviceTiming(give_way_s=(0.0,))}, (BatchTiming(COSTS),)
+    found: list[Backlog] = []
+    simulate(
+        Workload(tuple(writers), devices, batches=batches),
+        looks=[(at_s, lambda scheduler, now: found.append(scheduler.backlog("cpu", now, qos=qos)))],
+    )
+    plain = WorkloadJob("plain", at_s, (Run(run_s),), qos=qos, predicted_s=run_s)
+    outcome = simulate(Workload((*writers, plain), devices, batches=batches))
+    return found[0], found[0].wait_s(run_s) + run_s, outcome.jobs[-1].ended_s - at_s
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 8, 20])
+@pytest.mark.parametrize("at_s", [0.3003, 0.307, 0.33, 0.345])
+@pytest.mark.parametrize(
+    ("level", "qos"),
+    [(QoS.DEFAULT, QoS.DEFAULT), (QoS.USER_INITIATED, QoS.DEFAULT), (QoS.DEFAULT, QoS.USER_INTERACTIVE)],
+)
+def test_who_writes_with_others_takes_their_time_once_at_any_moment(
+    level: QoS, qos: QoS, count: int, at_s: float
+) -> None:
+    """Between two launches all of them are ready, and in one, one of them runs."""
+    found, foreseen_s, took_s = foreseen_and_took([writer(level)] * count, qos, 0.2, at_s)
+    assert foreseen_s == pytest.approx(took_s, rel=0.1, abs=0.02), found
+
+
+def test_those_who_read_prompts_take_their_own_time() -> None:
+    scheduler, batch = Scheduler(), KnownCosts(COSTS)
+    for rows in (1, 1, 30, 30):
+        entry = Entry(next(ids), predicted_seconds_left=1.0)
+        entry.batch, entry.rows, entry.brought = batch, rows, rows
+        scheduler.submit(entry, 0.0)
+    found = scheduler.backlog("cpu", 0.0)
+    assert found.turns_s == (1.0, 1.0)
+    assert found.shared == ((pytest.approx(1.1), pytest.approx(0.011)),)
+
+
+def test_a_crowd_of_writers_is_looked_at_in_part_and_counted_whole() -> None:
+    scheduler, batch = Scheduler(), KnownCosts(COSTS)
+    for _ in range(100):
+        entry = Entry(next(ids), predicted_seconds_left=1.0)
+        entry.batch, entry.brought = batch, 1
+        scheduler.submit(entry, 0.0)
+    found = scheduler.backlog("cpu", 0.0)
+    assert (found.turns_s, found.more) == ((), 0)
+    assert found.shared == ((pytest.approx(4 * 4.1), pytest.approx(4 * 0.041)),), "four launches of 32"
+
+
+def test_who_asks_for_itself_and_writes_with_others_has_longer_launches_and_no_turns() -> None:
+    scheduler, batch = Scheduler(), KnownCosts(COSTS)
+    entries = [Entry(next(ids), predicted_seconds_left=1.0) for _ in range(5)]
+    for entry in entries:
+        entry.batch, entry.brought = batch, 1
+        scheduler.submit(entry, 0.0)
+    assert scheduler.next("cpu", 0.0) is not None
+    found = scheduler.backlog("cpu", 0.0, without=entries[0])
+    assert (found.before_s, found.turns_s, found.shared) == (0.0, (), ())
+    assert found.wait_s(1.0) == pytest.approx(0.4), "a launch of five takes 0.014 s"
 
 
 def test_a_device_that_there_is_not_is_an_error() -> None:

@@ -158,6 +158,44 @@ def test_a_device_is_not_tried_where_it_could_hurt(why_not: dict[str, object]) -
     assert choice.device == "cpu"
 
 
+def test_a_device_that_is_known_to_be_slow_is_not_tried_again_by_who_has_no_time_for_it() -> None:
+    placement = trained({"cpu": 0.01, "gpu": 5.0})
+    for now in (1000.0, 2000.0):  # it is long ago that it was measured
+        hurried = placement.choose(WORK, [CPU, GPU], now, qos=QoS.BACKGROUND, deadline=now + 5.5)
+        assert hurried.device == "cpu"
+    assert placement.choose(WORK, [CPU, GPU], 2000.0, qos=QoS.BACKGROUND).reason is Reason.TRIED
+
+
+def test_a_device_that_is_known_to_take_longer_than_all_tries_may_is_not_tried_again() -> None:
+    placement = trained({"cpu": 0.01, "gpu": 20.0})
+    for number in range(1, 100):
+        assert placement.choose(WORK, [CPU, GPU], 1000.0 * number, qos=QoS.BACKGROUND).device == "cpu"
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_all_tries_together_take_a_hundredth_of_the_time_and_ten_seconds(data: st.DataObject) -> None:
+    """And what a single one takes longer than anybody could know before."""
+    kernels = [Work(f"k{number}", 100.0) for number in range(data.draw(st.integers(1, 5)))]
+    slow = data.draw(st.floats(0.1, 30.0))
+    placement, now, spent_s, longest_s = Placement(), 0.0, 0.0, 0.0
+    for work in kernels:
+        placement.ran(work, "cpu", 0.01, 0.0)
+    for _ in range(data.draw(st.integers(1, 200))):
+        now += data.draw(st.sampled_from([0.01, 1.0, 70.0, 700.0]))
+        work = data.draw(st.sampled_from(kernels))
+        choice = placement.choose(work, ALL, now, qos=QoS.BACKGROUND)
+        if choice.device == "cpu":
+            placement.ran(work, "cpu", 0.01, now)
+            continue
+        took_s = slow * data.draw(st.floats(0.5, 2.0))
+        spent_s += took_s
+        longest_s = max(longest_s, took_s)
+        assert spent_s <= 10.0 + 0.01 * now + longest_s + 1e-9
+        now += took_s
+        placement.ran(work, choice.device, took_s, now)
+
+
 def test_a_long_work_of_short_pieces_may_try_a_device_as_it_can_go_back() -> None:
     placement = trained({"cpu": 0.01})
     assert placement.choose(Work("k", 100.0, times=1000.0), [CPU, GPU], 1.0).device == "gpu"

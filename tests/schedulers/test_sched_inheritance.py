@@ -5,7 +5,7 @@ from math import inf
 import pytest
 from sched_sim import Simulation, give_way
 
-from coro_rt.schedulers import Entry, QoS, Scheduler
+from coro_rt.schedulers import Entry, Policy, PowerSave, QoS, Scheduler
 
 policies = pytest.mark.parametrize("policy", ["strict", "dynamic"])
 
@@ -178,3 +178,79 @@ def test_an_urgent_entry_waits_for_a_holder_one_quantum_and_what_is_left_of_its_
 @pytest.mark.parametrize("policy", ["strict", "dynamic", "laxity"])
 def test_with_inheritance_off_it_waits_for_the_crowd_until_somebody_is_overdue(policy: str) -> None:
     assert inversion(policy, inheritance=False) > 1.0
+
+
+class PutsOff(Policy):
+    """First come, first served, but nobody before a second has passed; and levels do not count."""
+
+    def key(self, job: Entry, now: float) -> float:
+        return job.submitted_at
+
+    def defer_until(self, job: Entry, now: float) -> float:
+        return job.submitted_at + 1.0
+
+
+def put_off_elsewhere() -> tuple[Scheduler, Entry, Entry]:
+    """A background entry that is put off on an idle GPU, and an urgent one that runs on the CPU."""
+    scheduler = Scheduler(PowerSave(window_s=8.0), devices=["cpu", "gpu"], max_wait_s=100.0)
+    holder = Entry(1, qos=QoS.BACKGROUND, device="gpu")
+    urgent = Entry(2, qos=QoS.USER_INTERACTIVE)
+    for entry in (holder, urgent):
+        scheduler.submit(entry, 1.0)
+    assert scheduler.next("gpu", 1.0) is None
+    assert scheduler.next("cpu", 1.0) is not None
+    return scheduler, holder, urgent
+
+
+def test_who_is_put_off_on_an_idle_device_is_to_be_taken_up_when_somebody_urgent_waits_for_it() -> None:
+    scheduler, holder, urgent = put_off_elsewhere()
+    assert scheduler.park(urgent, 1.0, on=holder) is holder
+    grant = scheduler.next("gpu", 1.0)
+    assert grant is not None
+    assert grant.entry is holder
+
+
+def test_so_is_who_is_waited_for_by_a_chain_and_when_its_end_becomes_urgent() -> None:
+    scheduler, holder, urgent = put_off_elsewhere()
+    scheduler.set_qos(urgent, 1.0, qos=QoS.BACKGROUND)
+    between = Entry(3, qos=QoS.BACKGROUND)
+    scheduler.submit(between, 1.0)
+    scheduler.park(urgent, 1.0, on=between)
+    assert scheduler.next("cpu", 1.0) is not None
+    assert scheduler.park(between, 1.0, on=holder) is holder
+    assert scheduler.next("gpu", 1.0) is not None
+    other = Entry(4, device="gpu")
+    scheduler.submit(other, 1.0)
+    assert scheduler.turn(holder, 0.0, 1.0) is not None, "it is background as yet"
+    assert scheduler.set_qos(urgent, 1.0, qos=QoS.USER_INTERACTIVE), "what runs on the GPU gives way to it"
+    grant = scheduler.turn(other, 0.0, 1.0)
+    assert grant is not None
+    assert grant.entry is holder
+
+
+def test_one_that_runs_on_another_device_gives_way_to_whom_somebody_more_urgent_waits_for() -> None:
+    scheduler = Scheduler(devices=["cpu", "gpu"])
+    holder, busy = Entry(1, qos=QoS.BACKGROUND, device="gpu"), Entry(2, device="gpu")
+    urgent, idle = Entry(3, qos=QoS.USER_INTERACTIVE), Entry(4, qos=QoS.BACKGROUND)
+    for entry in (busy, holder, urgent, idle):
+        scheduler.submit(entry, 0.0)
+    assert scheduler.next("gpu", 0.0) is not None
+    assert scheduler.next("cpu", 0.0) is not None
+    assert scheduler.park(urgent, 0.0, on=holder) is holder
+    assert scheduler.next("cpu", 0.0) is not None
+    assert scheduler.park(idle, 0.0, on=busy) is None, "which runs"
+
+
+def test_who_is_waited_for_is_not_put_off_whoever_waits() -> None:
+    scheduler = Scheduler(PutsOff(), devices=["cpu", "gpu"])
+    first, second = Entry(1), Entry(2, device="gpu")
+    scheduler.submit(first, 0.0)
+    scheduler.submit(second, 0.5)
+    assert scheduler.next("cpu", 1.0) is not None
+    assert scheduler.next("gpu", 1.0) is None
+    assert scheduler.park(first, 1.0, on=second) is second
+    grant = scheduler.next("gpu", 1.0)
+    assert grant is not None
+    scheduler.park(second, 1.0)
+    scheduler.wake(second, 1.2)
+    assert scheduler.next("gpu", 1.2) is not None, "it is waited for still"

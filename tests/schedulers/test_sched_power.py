@@ -93,6 +93,34 @@ def test_a_policy_that_listens_hears_each_change_once_and_orders_all_anew() -> N
     assert started(scheduler, 2.0) == entries[::-1]
 
 
+def test_who_waits_for_nobody_gets_its_key_when_it_wakes() -> None:
+    class Counts(Listens):
+        asked = 0
+
+        def key(self, job: Entry, now: float) -> float:
+            self.asked += 1
+            return super().key(job, now)
+
+    policy = Counts()
+    scheduler = Scheduler(policy)
+    entries = [Entry(i) for i in range(1, 101)]
+    for entry in entries[:-3]:
+        scheduler.submit(entry, 0.0)
+        assert scheduler.next("cpu", 0.0) is not None
+        scheduler.park(entry, 0.0)
+    waits, holds, ready = entries[-3:]
+    for entry in (waits, holds, ready):
+        scheduler.submit(entry, 0.0)
+    assert scheduler.next("cpu", 0.0) is not None
+    scheduler.park(waits, 0.0, on=holds)
+    policy.asked = 0
+    scheduler.set_power(UNPLUGGED, 1.0)
+    assert policy.asked == 3
+    scheduler.wake(entries[50], 2.0)
+    scheduler.wake(entries[40], 2.0)
+    assert started(scheduler, 2.0) == [ready, holds, entries[50], entries[40]]
+
+
 def test_a_policy_that_begins_later_hears_what_is_known() -> None:
     scheduler, before, after = Scheduler("fifo"), Listens(), Listens()
     scheduler.set_policy(before, 0.5)

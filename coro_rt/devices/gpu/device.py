@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -184,25 +185,31 @@ class GpuDevice(Device):
 
     def read(self, buffer: Any, nbytes: int) -> np.ndarray[Any, Any]:
         """uint8 [nbytes]: what a buffer holds when everything submitted is done. Waits. Raises DeviceLost."""
+        data: np.ndarray[Any, Any] = self.read_parts(buffer, [0], -(-nbytes // 16) * 16)[0, :nbytes]
+        return data
+
+    def read_parts(self, buffer: Any, offsets: Sequence[int], nbytes: int) -> np.ndarray[Any, Any]:
+        """uint8 [offsets, nbytes]: the same of parts of a buffer, at multiples of 4. Waits. Raises
+        DeviceLost."""
         if self._device is None:
             raise DeviceError(f"the device {self.name!r} is not started, or was closed")
         try:
-            return self._read(buffer, nbytes)
+            return self._read(buffer, offsets, nbytes)
         except Exception as error:
             raise self._failure("reading failed", error) from error
 
-    def _read(self, buffer: Any, nbytes: int) -> np.ndarray[Any, Any]:
+    def _read(self, buffer: Any, offsets: Sequence[int], nbytes: int) -> np.ndarray[Any, Any]:
         import wgpu
 
-        size = -(-nbytes // 16) * 16
         usage = wgpu.BufferUsage.MAP_READ | wgpu.BufferUsage.COPY_DST
-        staging = self.device.create_buffer(size=size, usage=usage)
+        staging = self.device.create_buffer(size=len(offsets) * nbytes, usage=usage)
         encoder = self.device.create_command_encoder()
-        encoder.copy_buffer_to_buffer(buffer, 0, staging, 0, size)
+        for at, offset in enumerate(offsets):
+            encoder.copy_buffer_to_buffer(buffer, offset, staging, at * nbytes, nbytes)
         self.device.queue.submit([encoder.finish()])
         with self.waiting():
             staging.map_sync(wgpu.MapMode.READ)
-        data = np.frombuffer(staging.read_mapped(), np.uint8)[:nbytes].copy()
+        data = np.frombuffer(staging.read_mapped(), np.uint8).reshape(len(offsets), nbytes).copy()
         staging.unmap()
         staging.destroy()
         return data

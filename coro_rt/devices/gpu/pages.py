@@ -9,6 +9,7 @@ page any more they are as small as in the beginning.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 from coro_rt.errors import DeviceLost, MemoryBudgetExceeded
@@ -56,6 +57,17 @@ class GpuPages:
     def group(self, layer: int) -> Any:
         """The bind group of a layer's pages; asked for anew at every dispatch, because pages may move."""
         return self._groups[layer]
+
+    def read(self, layer: int, numbers: Iterable[int]) -> Any:
+        """uint8 [pages, bytes]: what pages hold of a layer, as `kernels/kv_words.py` has it. Waits. By the
+        device's worker. Raises DeviceLost."""
+        offsets = [int(number) * self._layer_bytes for number in numbers]
+        return self._device.read_parts(self._buffers[layer], offsets, self._layer_bytes)
+
+    def write(self, layer: int, numbers: Iterable[int], data: Any) -> None:
+        """The opposite. By the device's worker. Raises DeviceLost."""
+        for number, page in zip(numbers, data, strict=True):
+            self._device.write(self._buffers[layer], page, int(number) * self._layer_bytes)
 
     def release(self) -> None:
         """Give all memory back, at once. Nobody may use the pages any more."""

@@ -105,12 +105,16 @@ async def test_what_ends_between_two_readings_pays_as_in_the_last_interval() -> 
 
 
 async def test_a_cancelled_job_pays_for_what_it_had() -> None:
-    async with measured(Counter(10.0)) as (runtime, clock):
-        with anyio.CancelScope() as scope:
-            async with runtime.start(work, 5.0) as job:
-                while clock.now() < 2.0:
-                    await anyio.lowlevel.checkpoint()
-                scope.cancel()
+    async def cancel() -> coro_rt.Job[None]:
+        child = coro_rt.spawn(work, 5.0)
+        await coro_rt.sleep(2.0)
+        child.cancel()
+        with pytest.raises(coro_rt.JobCancelled):
+            await child
+        return child
+
+    async with measured(Counter(10.0)) as (runtime, _):
+        job = await runtime.run(cancel)
         assert 2.0 <= job.ledger.device_s < 5.0
         assert job.ledger.joules == pytest.approx(10 * job.ledger.device_s, rel=0.01)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import anyio
@@ -12,19 +12,26 @@ import anyio
 T = TypeVar("T")
 
 BACKENDS = ("trio", "asyncio", "uvloop")
-CAN_PIN = hasattr(os, "sched_setaffinity")
+CAN_PIN = hasattr(os, "sched_setaffinity")  # Linux
 PINNED = ", on one core"
 
 
 @contextmanager
 def one_core() -> Iterator[None]:
-    """This thread, and those that it starts in the block, share a core."""
+    """All threads of this process, those that it starts in the block and those that are kept for reuse, share
+    a core."""
     allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(allowed)})
+    _allow({max(allowed)})
     try:
         yield
     finally:
-        os.sched_setaffinity(0, allowed)
+        _allow(allowed)
+
+
+def _allow(cpus: set[int]) -> None:
+    for thread in os.listdir("/proc/self/task"):
+        with suppress(ProcessLookupError):  # it has ended
+            os.sched_setaffinity(int(thread), cpus)
 
 
 def placements(who: str) -> tuple[str, ...]:

@@ -149,7 +149,8 @@ def _decisions(figures: Figures) -> Plot | None:
     for panel, kind in zip(axes, there, strict=True):
         found = figures.of(kind)
         for who in dict.fromkeys(figure.who for figure in found):
-            _line(panel, [figure for figure in found if figure.who == who], who)
+            label = who if who in COLOURS else "the other policies"
+            _line(panel, [figure for figure in found if figure.who == who], who, label=label)
         fitted = decisions.growth(figures, kind, "dynamic")
         if fitted is not None:
             once, each = fitted
@@ -169,7 +170,7 @@ def _decisions(figures: Figures) -> Plot | None:
     return Plot(
         "What a decision costs",
         "Of the scheduler alone, by policy; the lower axis is logarithmic, so log n is a straight line: the "
-        "dotted one is fitted to `dynamic`, beyond what fits into the caches it is somewhat more.",
+        "dotted one is fitted to dynamic; beyond what fits into the caches it is somewhat more.",
         _svg(canvas),
     )
 
@@ -286,7 +287,7 @@ def _bars(panel: Any, some: list[tuple[str, Figure]], *, logarithmic: bool = Fal
         panel.set_xlim(0, top * 1.2)
 
 
-def _line(panel: Any, lines: list[Figure], who: str, *, least: float = 0.0) -> None:
+def _line(panel: Any, lines: list[Figure], who: str, *, label: str | None = None, least: float = 0.0) -> None:
     lines = sorted(lines, key=lambda figure: figure.at or 0.0)
     pinned = who.endswith(PINNED)
     colour = COLOURS.get(who.removesuffix(PINNED), OTHERS)
@@ -294,7 +295,7 @@ def _line(panel: Any, lines: list[Figure], who: str, *, least: float = 0.0) -> N
     panel.plot(
         at, [max(least, figure.median) for figure in lines], marker="o", markersize=3, color=colour,
         linewidth=2 if colour == OURS else 1.3, linestyle="--" if pinned else "-",
-        label="_" if pinned else who, zorder=3 if colour == OURS else 2,
+        label="_" if pinned else label or who, zorder=3 if colour == OURS else 2,
     )  # fmt: skip
     panel.fill_between(
         at, [max(least, figure.quartiles[0]) for figure in lines],

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from itertools import count, pairwise
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -54,7 +55,7 @@ class Setting:
     patience_s: float = 20.0  # after the window: an answer that has not ended then is given up
 
     def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "model": str(self.model)}
+        return {**asdict(self), "model": Path(self.model).name}  # in whose folder it lies is not said
 
 
 @dataclass(slots=True)
